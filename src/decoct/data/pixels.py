@@ -1,0 +1,32 @@
+"""PIL images to uint8 pixels of one size."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+from PIL import Image, ImageOps
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["to_pixels"]
+
+
+def to_pixels(images: Sequence[Image.Image], image_size: int, channels: int) -> torch.Tensor:
+    """Pixels of shape `(batch, channels, image_size, image_size)`, uint8.
+
+    Images of another size are resized so that the shorter side fits, then centre-cropped; grey becomes RGB, or RGB
+    grey, as `channels` asks.
+    """
+    import torch
+
+    mode = "L" if channels == 1 else "RGB"
+    rows = []
+    for image in images:
+        image = image if image.mode == mode else image.convert(mode)
+        if image.size != (image_size, image_size):
+            image = ImageOps.fit(image, (image_size, image_size), Image.Resampling.BICUBIC)
+        rows.append(np.asarray(image).reshape(image_size, image_size, channels))
+    return torch.from_numpy(np.stack(rows)).permute(0, 3, 1, 2).contiguous()

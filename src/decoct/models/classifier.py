@@ -1,0 +1,77 @@
+"""Any image classifier as one callable: pixels in [0, 1] to logits, with its features, label names and fingerprint."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from decoct.data.spec import ImageSpec
+
+__all__ = ["Classifier"]
+
+
+class Classifier(nn.Module):
+    """A transformers classifier that takes pixels in [0, 1] and normalises them itself.
+
+    Args:
+        model: Network whose `forward(pixel_values)` returns an output with `logits`.
+        spec: The images it was trained on.
+        name: Folder or Hub id it came from; kept in manifests.
+
+    Raises:
+        ValueError: If the network has no linear layer with one output per label.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, model: nn.Module, spec: ImageSpec, name: str = "in memory") -> None:
+        super().__init__()
+        self.model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.spec = spec
+        self.name = name
+        self.register_buffer("mean", torch.tensor(spec.mean).view(1, -1, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(spec.std).view(1, -1, 1, 1), persistent=False)
+        heads = [layer for layer in model.modules() if isinstance(layer, nn.Linear)]
+        heads = [layer for layer in heads if layer.out_features == spec.num_classes]
+        if not heads:
+            raise ValueError(
+                f"model must end in a linear layer with {spec.num_classes} outputs, one per label. "
+                f"Got {type(model).__name__}, which has none."
+            )
+        self.head = heads[-1]
+
+    @property
+    def device(self) -> torch.device:
+        """Where the network's weights are."""
+        return self.mean.device
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """Logits of shape `(batch, classes)` for pixels in [0, 1] of shape `(batch, channels, side, side)`."""
+        normalised = (pixels - self.mean) / self.std
+        return self.model(normalised.contiguous(memory_format=torch.channels_last)).logits
+
+    def features_and_logits(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        """The head's input of shape `(batch, width)` (pooled penultimate layer), and the logits."""
+        seen: list[Tensor] = []
+
+        def keep(layer: nn.Module, inputs: tuple[Any, ...]) -> None:
+            seen.append(inputs[0])
+
+        hook = self.head.register_forward_pre_hook(keep)
+        try:
+            logits = self(pixels)
+        finally:
+            hook.remove()
+        return seen[-1], logits
+
+    def fingerprint(self) -> str:
+        """Sha256 over names, shapes and values of all weights and buffers."""
+        digest = hashlib.sha256()
+        for key, tensor in sorted(self.model.state_dict().items()):
+            digest.update(f"{key}{tuple(tensor.shape)}".encode())
+            digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+        return digest.hexdigest()

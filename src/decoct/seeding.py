@@ -1,0 +1,31 @@
+"""One random generator per item, so that results do not depend on batch size, worker or process count."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["item_seed", "numpy_generator", "torch_generator"]
+
+
+def item_seed(run_seed: int, stage: str, *item: int | str) -> int:
+    """A 63-bit seed for one item of one stage of a run; equal arguments give equal seeds on every machine."""
+    text = "/".join([str(run_seed), stage, *map(str, item)])
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little") >> 1
+
+
+def numpy_generator(run_seed: int, stage: str, *item: int | str) -> np.random.Generator:
+    """A NumPy generator seeded by `item_seed`."""
+    return np.random.default_rng(item_seed(run_seed, stage, *item))
+
+
+def torch_generator(run_seed: int, stage: str, *item: int | str) -> torch.Generator:
+    """A CPU torch generator seeded by `item_seed`."""
+    import torch
+
+    return torch.Generator().manual_seed(item_seed(run_seed, stage, *item))
