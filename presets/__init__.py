@@ -1,0 +1,1 @@
+"""Ready settings by name (`--preset`), one YAML file each."""

@@ -1,0 +1,1 @@
+"""The commands; run them by `accelerate launch` or as `decoct NAME`."""

@@ -1,0 +1,32 @@
+"""Distil a dataset into a few images per class with soft labels.
+
+On the embedded sample, for 1 and 10 images per class:
+
+    accelerate launch scripts/distill.py --dataset sample --teacher runs/teacher --ipc 1 10 --output_dir runs/sample
+
+CIFAR-10 by InfoUtil, and a baseline made by the same code:
+
+    accelerate launch scripts/distill.py --preset cifar10 --teacher runs/teacher --output_dir runs/infoutil
+    accelerate launch scripts/distill.py --preset cifar10 --teacher runs/teacher --method rded --output_dir runs/rded
+
+What it would compute and what that would cost:
+
+    accelerate launch scripts/distill.py --preset cifar10 --teacher runs/teacher --dry_run
+
+The same command continues a run that was interrupted. Read the result with
+`load_dataset("runs/infoutil", "ipc_10", split="train")`.
+"""
+
+from decoct.arguments import parse_config, run
+from decoct.config import DistillConfig
+
+
+def main() -> None:
+    config = parse_config(DistillConfig, description=__doc__)
+    from decoct.synthesis.distill import distill
+
+    distill(config)
+
+
+if __name__ == "__main__":
+    run(main)

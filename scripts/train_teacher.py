@@ -1,0 +1,30 @@
+"""Train a teacher on the whole dataset; one run saves the converged teacher and early ones.
+
+On the embedded sample:
+
+    accelerate launch scripts/train_teacher.py --dataset sample --epochs 10 --save_epochs 3 --output_dir runs/teacher
+
+CIFAR-10 from the Hub, with the settings of a preset:
+
+    accelerate launch scripts/train_teacher.py --preset cifar10 --output_dir runs/teacher
+
+A local folder with one sub-folder of images per class, resized to 64 pixels:
+
+    accelerate launch scripts/train_teacher.py --dataset path/to/folder --image_size 64 --model convnet4
+
+The same command continues a run that was interrupted.
+"""
+
+from decoct.arguments import parse_config, run
+from decoct.config import TeacherConfig
+
+
+def main() -> None:
+    config = parse_config(TeacherConfig, description=__doc__)
+    from decoct.training.teacher import train_teacher
+
+    train_teacher(config)
+
+
+if __name__ == "__main__":
+    run(main)

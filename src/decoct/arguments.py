@@ -1,0 +1,140 @@
+"""A configuration from the command line and presets, and errors of a command as one line."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import difflib
+import os
+import sys
+from collections.abc import Callable, Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+
+__all__ = ["parse_config", "read_preset", "run"]
+
+Config = TypeVar("Config")
+
+
+def parse_config(
+    config_class: type[Config], argv: Sequence[str] | None = None, description: str | None = None
+) -> Config:
+    """The configuration of one stage: its defaults, overridden by `--preset`, overridden by the command line.
+
+    Args:
+        config_class: Flat dataclass, for example `DistillConfig`; its preset section is the name without `Config`.
+        argv: Arguments without the command's name. Default: the process's own.
+        description: Text that `--help` shows as it is, usually the script's docstring.
+
+    Raises:
+        SystemExit: with code 2 and one line on stderr for a value, option or preset that is not valid; with code 0
+            after `--help`.
+    """
+    from transformers.hf_argparser import HfArgumentParser  # 0.6 s, so not at import
+
+    parser: Any = HfArgumentParser(
+        config_class,  # type: ignore[arg-type]
+        description=description,
+        formatter_class=HelpFormatter,
+        usage="%(prog)s [--preset NAME_OR_PATH] [--option value ...]",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--preset", metavar="NAME_OR_PATH", help="Preset by name, or a YAML file; options override it.")
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    fields = [field.name for field in dataclasses.fields(config_class)]  # type: ignore[arg-type]
+    try:
+        preset = parser.parse_known_args(arguments)[0].preset
+        if preset is not None:
+            section = config_class.__name__.removesuffix("Config").lower()
+            arguments = [*as_arguments(read_preset(preset, section, fields)), *arguments]
+        config, *_, unknown = parser.parse_args_into_dataclasses(
+            arguments, return_remaining_strings=True, look_for_args_file=False
+        )
+        if unknown:
+            raise ValueError(
+                f"unknown argument {unknown[0]!r}. The nearest option is '--{nearest(unknown[0], fields)}'."
+            )
+        return config
+    except (ValueError, FileNotFoundError) as error:
+        parser.exit(2, f"{parser.prog}: error: {error}\n")
+        raise
+
+
+def read_preset(name: str, section: str, fields: Sequence[str]) -> dict[str, Any]:
+    """The values that a preset gives to one stage.
+
+    Args:
+        name: Name of a preset that decoct ships, or path of a YAML file.
+        section: Stage, for example `distill`; the file maps stages to their settings.
+        fields: Keys that the stage knows.
+
+    Raises:
+        FileNotFoundError: if there is no such preset.
+        ValueError: if the file is not such a mapping, or has a key that the stage does not know.
+    """
+    shipped = {
+        Path(entry.name).stem: entry for entry in files("decoct.presets").iterdir() if entry.name.endswith(".yaml")
+    }
+    path = Path(name) if Path(name).suffix in (".yaml", ".yml") else shipped.get(name)
+    if path is None or not path.is_file():
+        raise FileNotFoundError(f"preset must be one of {sorted(shipped)}, or an existing YAML file. Got {name!r}.")
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path} must be valid YAML. {error}") from None
+    if not isinstance(content, dict) or not isinstance(content.get(section), dict):
+        found = list(content) if isinstance(content, dict) else type(content).__name__
+        raise ValueError(f"{path} must have a section `{section}:` with settings. Got {found}.")
+    for key in content[section]:
+        if key not in fields:
+            near = nearest(str(key), fields)
+            raise ValueError(f"{path}: unknown key {key!r} in section `{section}:`. The nearest key is {near!r}.")
+    return content[section]
+
+
+def nearest(word: str, words: Sequence[str]) -> str:
+    """The most similar of the words."""
+    return difflib.get_close_matches(word, words, n=1, cutoff=0)[0]
+
+
+def as_arguments(values: dict[str, Any]) -> list[str]:
+    """Preset values as command-line arguments, so that both pass the same checks; null leaves a default as it is."""
+    arguments: list[str] = []
+    for key, value in values.items():
+        if value is not None:
+            arguments += [f"--{key}", *map(str, value)] if isinstance(value, list) else [f"--{key}={value}"]
+    return arguments
+
+
+def run(main: Callable[[], None]) -> None:
+    """Runs a script's `main`; its expected errors become one line on stderr and exit code 1.
+
+    `DECOCT_TRACEBACK=1` shows where such an error came from.
+    """
+    # Python puts the script's folder first on the path, where scripts/evaluate.py hides the library `evaluate`.
+    folder = Path(sys.argv[0]).resolve().parent
+    sys.path[:] = [entry for entry in sys.path if not entry or Path(entry).resolve() != folder]
+    try:
+        main()
+    except (ValueError, OSError) as error:
+        if os.environ.get("DECOCT_TRACEBACK"):
+            raise
+        sys.stderr.write(f"{Path(sys.argv[0]).name}: error: {error}\n")
+        raise SystemExit(1) from None
+
+
+class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
+    """Keeps the description's lines, one spelling of each option, and no default that is `None`."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        return action.help if action.default in (None, []) else super()._get_help_string(action)
+
+    def _format_action_invocation(self, action: argparse.Action) -> str:
+        if len(action.option_strings) < 2 or action.nargs == 0:
+            return super()._format_action_invocation(action)
+        one_spelling = argparse.Action(action.option_strings[:1], action.dest, action.nargs, metavar=action.metavar)
+        one_spelling.choices = action.choices
+        return super()._format_action_invocation(one_spelling)

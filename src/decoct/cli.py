@@ -1,0 +1,115 @@
+"""`decoct COMMAND ...`: the scripts through `accelerate launch`, for people who prefer one command."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from importlib.resources import as_file, files
+
+from decoct import __version__
+
+__all__ = ["main"]
+
+COMMANDS = {
+    "train-teacher": "train the network that attributes, scores and labels",
+    "distill": "make a distilled dataset by InfoUtil or a baseline (RDED, random, herding)",
+    "evaluate": "train students on a distilled dataset and measure them on real images",
+}
+
+# Said once here, `accelerate launch` does not warn about having chosen them itself.
+LAUNCH_DEFAULTS = ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Replaces this process by the script that a command stands for."""
+    parser = argparse.ArgumentParser(
+        prog="decoct",
+        usage="decoct COMMAND [--processes N] [--option value ...]",
+        description="Distil an image-classification dataset into a few images per class, and measure what they are "
+        "worth.\n\ncommands:\n" + "".join(f"  {name:<15} {text}\n" for name, text in COMMANDS.items()),
+        epilog="`decoct COMMAND --help` lists the options of a command.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=f"decoct {__version__}")
+    parser.add_argument(
+        "--processes", type=int, metavar="N", help="processes on this machine, one per GPU (default: 1)"
+    )
+    parser.add_argument("command", choices=COMMANDS, metavar="COMMAND", help=argparse.SUPPRESS)
+    parser.add_argument("arguments", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
+    options = parser.parse_args((sys.argv[1:] if argv is None else argv) or ["--help"])
+    launcher = argparse.ArgumentParser(prog=f"decoct {options.command}", add_help=False, allow_abbrev=False)
+    launcher.add_argument("--processes", type=int, default=options.processes)
+    launch, script_arguments = launcher.parse_known_args(options.arguments)
+    with as_file(files("decoct.scripts") / f"{options.command.replace('-', '_')}.py") as script:
+        if {"-h", "--help"} & set(script_arguments):
+            command, environment = [sys.executable, str(script), "--help"], dict(os.environ)
+        else:
+            try:
+                command, environment = launch_command(str(script), script_arguments, launch.processes)
+            except ValueError as error:
+                parser.error(str(error))
+        os.execve(command[0], command, environment)
+
+
+def launch_command(
+    script: str, arguments: Sequence[str], processes: int | None = None
+) -> tuple[list[str], dict[str, str]]:
+    """The `accelerate launch` command and environment that run a script in one or several processes.
+
+    Args:
+        script: Path of the script.
+        arguments: The script's own arguments.
+        processes: Processes on this machine. Default: 1, or what `accelerate config` has stored.
+
+    Raises:
+        ValueError: if there are fewer GPUs than processes, but not none.
+    """
+    environment = dict(os.environ)
+    command = [sys.executable, "-m", "accelerate.commands.launch"]
+    if processes is None and has_accelerate_config():
+        return [*command, "--quiet", script, *arguments], environment
+    processes = 1 if processes is None else processes
+    if processes < 1:
+        raise ValueError(f"--processes must be at least 1. Got {processes}.")
+    if processes == 1:
+        command.append("--quiet")
+    else:
+        command += ["--multi_gpu", "--main_process_port", "0"]
+        # `accelerate launch --cpu --num_processes 2` runs one process; this variable with --multi_gpu runs two.
+        gpus = 0 if environment.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true", "yes") else gpu_count()
+        if gpus == 0:
+            environment["ACCELERATE_USE_CPU"] = "true"
+        elif gpus < processes:
+            raise ValueError(
+                f"--processes must be at most {gpus}, the number of GPUs here. Got {processes}. "
+                "Set ACCELERATE_USE_CPU=true to run on the CPU."
+            )
+    # Without it `accelerate launch` gives each process one thread.
+    environment.setdefault("OMP_NUM_THREADS", str(max(1, cpu_count() // processes)))
+    return [*command, "--num_processes", str(processes), *LAUNCH_DEFAULTS, script, *arguments], environment
+
+
+def has_accelerate_config() -> bool:
+    """Whether `accelerate config` has stored this machine's setting."""
+    from accelerate.commands.config.config_args import default_config_file
+
+    return os.path.isfile(default_config_file)
+
+
+def gpu_count() -> int:
+    """CUDA devices of this machine."""
+    import torch
+
+    return torch.cuda.device_count()
+
+
+def cpu_count() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,255 @@
+"""From a Hub id, a folder, a file, the sample or a `Dataset` in memory to checked images with class labels."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+import datasets
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from datasets.exceptions import DatasetsError
+
+from decoct.data.columns import SHOWN, find_image_column, find_label_column, listed, read_labels
+from decoct.data.inspection import inspect_images, to_eight_bits
+from decoct.data.measuring import measure_spec
+
+__all__ = [
+    "check_label_names",
+    "class_counts",
+    "eval_split_name",
+    "load_images",
+    "measure_spec",
+    "require_class_count",
+    "unreadable_rows",
+]
+
+logger = logging.getLogger(__name__)
+
+SAMPLE = Path(__file__).parent / "sample"
+UNREADABLE = "Unreadable rows left out: "
+
+
+def load_images(
+    source: str | datasets.Dataset,
+    split: str = "train",
+    *,
+    config_name: str | None = None,
+    image_column: str | None = None,
+    label_column: str | None = None,
+    image_size: int | None = None,
+    skip_unreadable: bool = False,
+) -> datasets.Dataset:
+    """A checked dataset with exactly the columns `image`, `label` and `source_index`.
+
+    `image` is RGB, or grey (mode L) if every image is grey; alpha channels are dropped, 16-bit grey keeps its upper
+    byte. `label` is a `ClassLabel`, labels 0 … n-1 without names are named "0" … "n-1". `source_index` is the row in
+    the original split. Images keep their sizes. Every image is decoded once to check it (see `inspect_images`).
+
+    Args:
+        source: Hub id, local image folder, local parquet folder or file, `sample` (embedded), or a dataset in memory.
+        split: Split by name; slices such as `train[:1000]` are allowed. Not used for a dataset in memory.
+        config_name: Configuration of a dataset that has several.
+        image_column: Column of the images. Default: the only image column.
+        label_column: Column of the labels. Default: the only `ClassLabel` column, else `label` or `labels`.
+        image_size: Side that images will be resized to, in pixels; allows images of different sizes or not square.
+        skip_unreadable: Leave unreadable images out with a warning; `unreadable_rows` lists them.
+
+    Raises:
+        ValueError: For anything that cannot be loaded or trained on, with the rows or columns at fault and the remedy.
+    """
+    dataset = _open(source, split, config_name) if isinstance(source, str) else source.with_format(None)
+    if len(dataset) == 0:
+        raise ValueError(f"split must have at least one image. Got {split!r} of {_name(source)}, which is empty.")
+    image_column = find_image_column(dataset, image_column)
+    label_column = find_label_column(dataset, label_column)
+    labels, label_feature = read_labels(dataset, label_column)
+    source_index = _source_index(dataset)
+
+    undecoded = datasets.Image(decode=False)
+    images = dataset.select_columns([image_column])
+    if image_column != "image":
+        images = images.rename_column(image_column, "image")
+    images = images.cast_column("image", undecoded)
+    inspected: pa.Table = inspect_images(images).with_format("arrow")[:]
+    readable = _check_readable(images, inspected["error"], source_index, skip_unreadable)
+    modes, widths, heights = (inspected[key].take(readable).to_numpy() for key in ("mode", "width", "height"))
+    if image_size is None:
+        _check_sizes(widths, heights, source_index[readable])
+    images = _to_one_mode(images, modes, readable, source_index)
+
+    images = images.add_column("label", labels, feature=label_feature)  # type: ignore[call-arg]
+    images = images.add_column("source_index", source_index, feature=datasets.Value("int64"))  # type: ignore[call-arg]
+    skipped = source_index[np.setdiff1d(np.arange(len(images)), readable)].tolist()
+    if skipped:
+        images = images.select(readable)
+        images.info.description = f"{UNREADABLE}{json.dumps(skipped)}"
+    return images
+
+
+def unreadable_rows(images: datasets.Dataset) -> list[int]:
+    """Rows of the original split that `load_images(..., skip_unreadable=True)` left out; kept in the description."""
+    description = images.info.description or ""
+    return json.loads(description.removeprefix(UNREADABLE)) if description.startswith(UNREADABLE) else []
+
+
+def eval_split_name(source: str | datasets.Dataset, config_name: str | None = None, given: str | None = None) -> str:
+    """The split to measure accuracy on: `given`, else `test`, else `validation` (`valid`, `val`).
+
+    Raises:
+        ValueError: If none is given and the dataset has none of these.
+    """
+    if given is not None:
+        return given
+    names = list(_builder(source, config_name).info.splits) if isinstance(source, str) else []
+    for name in ("test", "validation", "valid", "val"):
+        if name in names:
+            return name
+    raise ValueError(
+        f"{_name(source)} must have a split named test or validation to measure accuracy on. Got {names}. "
+        "Name one with --eval_split."
+    )
+
+
+def class_counts(images: datasets.Dataset) -> list[int]:
+    """Images of each class, in label order."""
+    labels = images.with_format("numpy")["label"][:]
+    return np.bincount(labels, minlength=images.features["label"].num_classes).tolist()
+
+
+def require_class_count(images: datasets.Dataset, needed: int) -> None:
+    """Raises ValueError that names every class with fewer than `needed` images, and how many it has."""
+    names = images.features["label"].names
+    short = [f"{name} ({count})" for name, count in zip(names, class_counts(images), strict=True) if count < needed]
+    if short:
+        raise ValueError(
+            f"Every class must have at least {needed} images. Got fewer in {len(short)} of {len(names)} classes: "
+            f"{listed(short)}. Ask for fewer images per class, or leave these classes out."
+        )
+
+
+def check_label_names(expected: Sequence[str], got: Sequence[str], expected_of: str, got_of: str) -> None:
+    """Raises ValueError that shows both lists, unless they hold the same names in the same order.
+
+    Args:
+        expected: Label names that count, for example a teacher's.
+        got: Label names to compare.
+        expected_of: Whose `expected` are, for the message; likewise `got_of`.
+    """
+    expected, got = list(expected), list(got)
+    if expected == got:
+        return
+    if sorted(expected) == sorted(got):
+        reason = "the same names in another order, so every label would mean another class"
+    else:
+        missing = [name for name in expected if name not in got]
+        extra = [name for name in got if name not in expected]
+        reason = f"missing: {missing}; unknown: {extra}"
+    raise ValueError(
+        f"Label names of {got_of} must be those of {expected_of}, in the same order ({reason}).\n"
+        f"{expected_of}: {expected}\n{got_of}: {got}\n"
+        "Cast the labels with `ds.cast_column('label', datasets.ClassLabel(names=...))`, or use a matching pair."
+    )
+
+
+def _open(source: str, split: str, config_name: str | None) -> datasets.Dataset:
+    builder = _builder(source, config_name)
+    names = list(builder.info.splits)
+    if any(part.split("[")[0] not in names for part in split.split("+")):
+        raise ValueError(f"split must be one of {names}, the splits of {_name(source)}. Got {split!r}.")
+    return builder.as_dataset(split=split)
+
+
+def _builder(source: str, config_name: str | None) -> datasets.DatasetBuilder:
+    path = Path(source).expanduser()
+    files = {name: str(SAMPLE / f"{name}.parquet") for name in ("train", "test")} if source == "sample" else None
+    if files is None and path.is_file():
+        if path.suffix != ".parquet":
+            raise ValueError(f"A dataset file must be a .parquet file. Got {source!r}.")
+        files = {_split_of(path): str(path)}
+    try:
+        if files is not None:
+            builder = datasets.load_dataset_builder("parquet", data_files=files)
+        else:
+            builder = datasets.load_dataset_builder(str(path) if path.exists() else source, config_name)
+        builder.download_and_prepare()
+    except (OSError, ValueError, DatasetsError) as error:
+        missing = not path.exists() and files is None
+        where = "there is no such folder or file here, and as a Hub id it " if missing else "it "
+        raise ValueError(
+            "dataset must be a Hub id, a local image folder, a local parquet folder or file, or 'sample'. "
+            f"Got {source!r}: {where}cannot be opened: {error}"
+            + (" (Name a configuration with --dataset_config.)" if "onfig" in str(error) else "")
+        ) from error
+    return builder
+
+
+def _split_of(path: Path) -> str:
+    """The split that a single file holds, by its name."""
+    for prefix, split in (("test", "test"), ("val", "validation")):
+        if path.stem.lower().startswith(prefix):
+            return split
+    return "train"
+
+
+def _name(source: str | datasets.Dataset) -> str:
+    return repr(source) if isinstance(source, str) else "the dataset in memory"
+
+
+def _source_index(dataset: datasets.Dataset) -> np.ndarray:
+    """Row numbers; those of a dataset that `load_images` made are kept."""
+    if set(dataset.column_names) == {"image", "label", "source_index"}:
+        return np.asarray(dataset.with_format("numpy")["source_index"][:], dtype=np.int64)
+    return np.arange(len(dataset), dtype=np.int64)
+
+
+def _check_readable(
+    images: datasets.Dataset, errors: pa.ChunkedArray, source_index: np.ndarray, skip: bool
+) -> np.ndarray:
+    """Positions of the readable images; an error or, with `skip`, a warning names the others."""
+    bad = np.flatnonzero(pc.is_valid(errors).to_numpy()).tolist()
+    if bad:
+        shown = []
+        for row in bad[:SHOWN]:
+            path = (images[row]["image"] or {}).get("path")
+            shown.append(f"  row {source_index[row]}{f' ({path})' if path else ''}: {errors[row]}")
+        rest = f"\n  … and {len(bad) - SHOWN} more" if len(bad) > SHOWN else ""
+        listing = f"{len(bad)} of {len(errors)} images cannot be read:\n" + "\n".join(shown) + rest
+        if len(bad) == len(errors):
+            raise ValueError(f"No image can be read. {listing}")
+        if not skip:
+            raise ValueError(f"{listing}\nRepair them, or leave them out with --skip_unreadable.")
+        logger.warning("Left out: %s", listing)
+    return np.setdiff1d(np.arange(len(errors)), bad)
+
+
+def _check_sizes(widths: np.ndarray, heights: np.ndarray, rows: np.ndarray) -> None:
+    """Raises ValueError with two example rows unless all images are square and of one size."""
+    odd = np.flatnonzero((widths != widths[0]) | (heights != heights[0]))
+    if len(odd) or widths[0] != heights[0]:
+        examples = [0, *odd[:1]]
+        shown = " and ".join(f"{widths[i]}x{heights[i]} (row {rows[i]})" for i in examples)
+        raise ValueError(
+            f"Images must be square and of one size. Got {shown}. Give --image_size to resize and crop them."
+        )
+
+
+def _to_one_mode(
+    images: datasets.Dataset, modes: np.ndarray, readable: np.ndarray, source_index: np.ndarray
+) -> datasets.Dataset:
+    """Images that decode as grey (L) if all are grey, else as RGB."""
+    unbounded = np.flatnonzero(np.isin(modes, ("I", "F")))
+    if len(unbounded):
+        row = source_index[readable[unbounded[0]]]
+        raise ValueError(
+            "Images must have 8 or 16 bits a channel, because the range of 32 bits is not known. "
+            f"Got mode {modes[unbounded[0]]} in row {row}; convert such images to 8 bits."
+        )
+    wide = np.flatnonzero([mode.startswith("I;16") for mode in modes])
+    if len(wide):
+        images = to_eight_bits(images, readable[wide].tolist())
+    grey = all(mode in ("1", "L", "LA") or mode.startswith("I;16") for mode in set(modes))
+    return images.cast_column("image", datasets.Image(mode="L" if grey else "RGB"))

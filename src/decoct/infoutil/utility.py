@@ -1,0 +1,226 @@
+"""Utility of a sample: how far it would move the teacher's weights (InfoUtil, section 3.2.2).
+
+All scores are those of the cross-entropy, in nats, at the hard label, with the network in eval mode; each is returned
+as `(batch,)` float32. The residual p - e_y is computed without cancellation, so that scores still rank samples of which
+the teacher is nearly certain.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from decoct.models.classifier import Classifier
+
+__all__ = ["cross_entropy_loss", "grad_norm", "grad_norm_last", "gradient_flow"]
+
+
+def cross_entropy_loss(logits: Tensor, labels: Tensor) -> Tensor:
+    """Cross-entropy in nats, of shape `(batch,)` (RDED's score).
+
+    Args:
+        logits: `(batch, classes)`.
+        labels: `(batch,)` int64.
+    """
+    chosen = labels[:, None] == torch.arange(logits.shape[1], device=logits.device)
+    others = logits.float().masked_fill(chosen, -torch.inf).logsumexp(dim=1)
+    own = logits.float().masked_fill(~chosen, 0).sum(dim=1)
+    return F.softplus(others - own)
+
+
+def residual(logits: Tensor, labels: Tensor) -> Tensor:
+    """p - e_y, the gradient of the cross-entropy with respect to the logits, of shape `(batch, classes)`."""
+    chosen = labels[:, None] == torch.arange(logits.shape[1], device=logits.device)
+    others = logits.float().softmax(dim=1).masked_fill(chosen, 0)
+    return torch.where(chosen, -others.sum(dim=1, keepdim=True), others)
+
+
+def grad_norm_last(features: Tensor, logits: Tensor, labels: Tensor) -> Tensor:
+    """Gradient norm over the last linear layer's weight and bias: ||p - e_y|| sqrt(||h||^2 + 1).
+
+    Args:
+        features: `(batch, width)`, h, the last layer's input.
+        logits: `(batch, classes)`, its output.
+        labels: `(batch,)` int64.
+    """
+    return residual(logits, labels).norm(dim=1) * (features.float().square().sum(dim=1) + 1).sqrt()
+
+
+def gradient_flow(
+    features: Tensor,
+    logits: Tensor,
+    labels: Tensor,
+    reference_features: Tensor,
+    reference_logits: Tensor,
+    reference_labels: Tensor,
+) -> Tensor:
+    """InfoUtil's Definition 3 with last-layer gradients: max_j |(p_i - e_i).(p_j - e_j) (h_i.h_j + 1)|.
+
+    Removing sample i from a step changes the loss of sample j by the learning rate times the inner product of their
+    gradients; the maximum is over the references j.
+
+    Args:
+        features, logits, labels: As in `grad_norm_last`.
+        reference_features: `(references, width)`.
+        reference_logits: `(references, classes)`.
+        reference_labels: `(references,)` int64.
+    """
+    residuals = residual(logits, labels) @ residual(reference_logits, reference_labels).T
+    return (residuals * (features.float() @ reference_features.float().T + 1)).abs().amax(dim=1)
+
+
+def grad_norm(
+    classifier: Classifier,
+    pixels: Tensor,
+    labels: Tensor,
+    chunk_size: int = 32,
+    autocast_dtype: torch.dtype | None = None,
+) -> Tensor:
+    """Gradient norm over all parameters of the network (InfoUtil, Definition 5), of shape `(batch,)`.
+
+    Args:
+        classifier: Put into eval mode for the call.
+        pixels: `(batch, channels, side, side)`, in [0, 1].
+        labels: `(batch,)` int64.
+        chunk_size: Images whose gradients are in memory at a time.
+        autocast_dtype: Run the network under autocast in this precision.
+    """
+    labels = labels.to(pixels.device)
+    norms = []
+    with eval_mode(classifier):
+        for part, label in zip(pixels.split(chunk_size), labels.split(chunk_size), strict=True):
+            squares = squared_grad_norms_by_layer(classifier, part, label, autocast_dtype)
+            if squares is None:
+                squares = squared_grad_norms_func(classifier, part, label, autocast_dtype)
+            norms.append(squares.sqrt())
+    return torch.cat(norms)
+
+
+@contextlib.contextmanager
+def eval_mode(network: nn.Module) -> Iterator[None]:
+    """Eval mode for the block; each module's own mode is restored after it."""
+    training = [module for module in network.modules() if module.training]
+    network.eval()
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True
+
+
+def squared_grad_norms_func(
+    classifier: Classifier, pixels: Tensor, labels: Tensor, autocast_dtype: torch.dtype | None
+) -> Tensor:
+    """Squared per-sample gradient norms by `torch.func`, for any network; holds every sample's gradient."""
+    parameters = {name: parameter.detach() for name, parameter in classifier.model.named_parameters()}
+    inputs = (pixels - classifier.mean) / classifier.std
+
+    def loss(weights: dict[str, Tensor], image: Tensor, label: Tensor) -> Tensor:
+        with torch.autocast(pixels.device.type, autocast_dtype, enabled=autocast_dtype is not None):
+            logits = torch.func.functional_call(classifier.model, weights, (image[None],)).logits
+        return cross_entropy_loss(logits, label[None])[0]
+
+    gradients = torch.func.vmap(torch.func.grad(loss), in_dims=(None, 0, 0))(parameters, inputs, labels)
+    return torch.stack([gradient.float().flatten(1).square().sum(1) for gradient in gradients.values()]).sum(0)
+
+
+def squared_grad_norms_by_layer(
+    classifier: Classifier, pixels: Tensor, labels: Tensor, autocast_dtype: torch.dtype | None
+) -> Tensor | None:
+    """Squared per-sample gradient norms from each layer's input and output gradient, in one batched backward pass.
+
+    Exact, and faster than `torch.func` (per-sample convolution weights make it slower than a loop on CPU). None for a
+    network that has parameters outside the layers of `LAYER_NORMS`, shares them, or calls a layer more than once.
+    """
+    model = classifier.model
+    layers = [module for module in model.modules() if any(True for _ in module.parameters(recurse=False))]
+    owned = sum(len(list(layer.parameters(recurse=False))) for layer in layers)
+    if not all(is_supported(layer) for layer in layers) or owned != len(list(model.parameters())):
+        return None
+    calls: dict[nn.Module, int] = dict.fromkeys(layers, 0)
+    squares: list[Tensor] = []
+
+    def watch(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        calls[layer] += 1
+        layer_input, version = inputs[0].detach(), inputs[0]._version
+
+        def measure(gradient: Tensor) -> None:
+            if layer_input._version != version:
+                calls[layer] += 1  # overwritten in place: what the layer saw is lost
+                return
+            squares.append(LAYER_NORMS[type(layer)](layer, layer_input.to(gradient.dtype), gradient))
+
+        output.register_hook(measure)
+
+    hooks = [layer.register_forward_hook(watch) for layer in layers]
+    try:
+        with torch.enable_grad():
+            inputs = ((pixels - classifier.mean) / classifier.std).detach().requires_grad_(True)
+            with torch.autocast(pixels.device.type, autocast_dtype, enabled=autocast_dtype is not None):
+                logits = model(inputs.contiguous(memory_format=torch.channels_last)).logits
+            torch.autograd.grad(cross_entropy_loss(logits, labels).sum(), inputs)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return torch.stack(squares).sum(0) if set(calls.values()) == {1} else None
+
+
+def is_supported(layer: nn.Module) -> bool:
+    """Whether `LAYER_NORMS` covers the layer as it is configured."""
+    if isinstance(layer, nn.Conv2d):
+        return type(layer) in LAYER_NORMS and layer.padding_mode == "zeros" and not isinstance(layer.padding, str)
+    if isinstance(layer, nn.BatchNorm2d):
+        return type(layer) in LAYER_NORMS and layer.running_mean is not None
+    return type(layer) in LAYER_NORMS
+
+
+def conv_squared_norm(layer: nn.Conv2d, inputs: Tensor, gradient: Tensor) -> Tensor:
+    """||sum_t g_t u_t^T||^2 over the patches u_t that the kernel sees, plus the bias: `(batch,)`.
+
+    Where positions are few, it is sum_tt' (g_t.g_t') (u_t.u_t') without the gradient itself.
+    """
+    batch, outputs = gradient.shape[:2]
+    padding = (int(layer.padding[0]), int(layer.padding[1]))
+    patches = F.unfold(inputs, layer.kernel_size, layer.dilation, padding, layer.stride)
+    patches = patches.reshape(batch * layer.groups, -1, patches.shape[-1])
+    rows = gradient.reshape(batch * layer.groups, outputs // layer.groups, -1).transpose(1, 2)
+    width, positions, channels = patches.shape[1], patches.shape[2], rows.shape[2]
+    if positions * (width + channels) < width * channels:
+        squares = torch.bmm(patches.mT, patches).float().mul(torch.bmm(rows, rows.mT).float())
+    else:
+        squares = torch.bmm(patches, rows).float().square()
+    bias = 0 if layer.bias is None else gradient.float().sum(dim=(2, 3)).square().sum(1)
+    return squares.view(batch, -1).sum(1) + bias
+
+
+def linear_squared_norm(layer: nn.Linear, inputs: Tensor, gradient: Tensor) -> Tensor:
+    """||sum_t g_t h_t^T||^2 over the positions t between batch and width, plus the bias: `(batch,)`."""
+    inputs = inputs.reshape(len(inputs), -1, inputs.shape[-1]).float()
+    gradient = gradient.reshape(len(gradient), -1, gradient.shape[-1]).float()
+    bias = 0 if layer.bias is None else gradient.sum(1).square().sum(1)
+    if inputs.shape[1] == 1:
+        return inputs.square().sum((1, 2)) * gradient.square().sum((1, 2)) + bias
+    return torch.bmm(gradient.mT, inputs).square().sum((1, 2)) + bias
+
+
+def affine_squared_norm(layer: nn.BatchNorm2d | nn.GroupNorm, inputs: Tensor, gradient: Tensor) -> Tensor:
+    """||sum_t g_t x_t||^2 + ||sum_t g_t||^2 per channel, x the normalised input: `(batch,)`."""
+    inputs, gradient = inputs.float(), gradient.float()
+    if isinstance(layer, nn.BatchNorm2d):
+        normalised = F.batch_norm(inputs, layer.running_mean, layer.running_var, eps=layer.eps)
+    else:
+        normalised = F.group_norm(inputs, layer.num_groups, eps=layer.eps)
+    scale = (gradient * normalised).flatten(2).sum(2)
+    return scale.square().sum(1) + gradient.flatten(2).sum(2).square().sum(1)
+
+
+LAYER_NORMS: dict[type[nn.Module], Callable[..., Tensor]] = {
+    nn.Conv2d: conv_squared_norm,
+    nn.Linear: linear_squared_norm,
+    nn.BatchNorm2d: affine_squared_norm,
+    nn.GroupNorm: affine_squared_norm,
+}

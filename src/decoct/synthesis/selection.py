@@ -1,0 +1,74 @@
+"""From scores to chosen tiles: a pure function of the processor's columns."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from decoct.synthesis.coresets import herding, k_center
+
+__all__ = ["Selected", "draw_candidates", "select_class", "sort_keys"]
+
+
+@dataclass(frozen=True)
+class Selected:
+    """The tiles of one class, best first: rows of the class's candidates, and the crop each row shows."""
+
+    rows: np.ndarray
+    crops: np.ndarray
+
+
+def draw_candidates(labels: np.ndarray, classes: int, per_class: int | None, generators: list[np.random.Generator]) -> np.ndarray:
+    """Rows of the candidates, class by class and sorted within: at most `per_class` of each, drawn without replacement."""
+    rows = []
+    for label in range(classes):
+        members = np.flatnonzero(labels == label)
+        if per_class is not None and len(members) > per_class:
+            members = np.sort(generators[label].choice(members, per_class, replace=False))
+        rows.append(members)
+    return np.concatenate(rows)
+
+
+def sort_keys(utility: np.ndarray, order: Literal["highest", "lowest", "quantile"], quantile: float) -> np.ndarray:
+    """Keys of the same shape, smallest first: minus the score, the score, or its distance to the class's quantile."""
+    if order == "highest":
+        return -utility
+    if order == "lowest":
+        return utility
+    return np.abs(utility - np.quantile(utility, quantile))
+
+
+def select_class(
+    utility: np.ndarray,
+    features: np.ndarray | None,
+    count: int,
+    order: Literal["highest", "lowest", "quantile"],
+    quantile: float,
+    selection: Literal["top", "herding", "k_center"],
+    pool_fraction: float,
+) -> Selected:
+    """The `count` tiles of one class: its best crop of each image, then the best or the most diverse images.
+
+    Args:
+        utility: `(candidates, crops)`, the scores.
+        features: `(candidates, crops, width)` of the teacher; only `herding` and `k_center` need them.
+        count: Tiles to take, at most one per candidate.
+
+    Raises:
+        ValueError: If there are fewer candidates than tiles.
+    """
+    if len(utility) < count:
+        raise ValueError(f"a class must have at least {count} candidates. Got {len(utility)}.")
+    keys = sort_keys(utility, order, quantile)
+    crops = keys.argmin(1)
+    ranked = np.argsort(keys.min(1), kind="stable")
+    if selection == "top" or features is None:
+        rows = ranked[:count]
+    else:
+        pool = ranked[: max(count, math.ceil(pool_fraction * len(ranked)))]
+        choose = herding if selection == "herding" else k_center
+        rows = pool[choose(features[pool, crops[pool]], count)]
+    return Selected(rows, crops[rows])

@@ -1,0 +1,189 @@
+"""One accelerate training loop for all networks: deterministic batches, checkpoints, trackers, progress.
+
+Batches, learning rates and augmentation are functions of (seed, epoch, step), so a resumed run needs no sampler or
+random state beyond the checkpoint, and equals the uninterrupted one bit for bit.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset, Sampler
+from tqdm.auto import tqdm
+
+from decoct.seeding import item_seed, torch_generator
+
+__all__ = ["EpochBatches", "LoopConfig", "parameter_groups", "seeded", "train_epochs", "warmup_cosine"]
+
+
+@dataclass(frozen=True)
+class LoopConfig:
+    """What the loop needs to know; the fields are those of `TeacherConfig`."""
+
+    epochs: int
+    batch_size: int
+    seed: int
+    checkpoint_every: int = 1
+    checkpoint_steps: int | None = None
+    num_workers: int = 0
+
+
+class EpochBatches(Sampler[list[int]]):
+    """The batches of one epoch from a given step on, as this process's shares of a seeded permutation.
+
+    The last, incomplete batch is left out, so that every step has the same size.
+
+    Raises:
+        ValueError: If the batch size is not a multiple of the process count, or larger than the dataset.
+    """
+
+    def __init__(
+        self, images: int, batch_size: int, seed: int, epoch: int, start: int = 0, rank: int = 0, processes: int = 1
+    ) -> None:
+        if batch_size % processes:
+            raise ValueError(f"batch_size must be a multiple of the {processes} processes. Got {batch_size}.")
+        if batch_size > images:
+            raise ValueError(f"batch_size must be at most the {images} images of the dataset. Got {batch_size}.")
+        self.order = torch.randperm(images, generator=torch_generator(seed, "epoch", epoch)).tolist()
+        self.batch_size, self.start, self.rank, self.processes = batch_size, start, rank, processes
+
+    def __len__(self) -> int:
+        return len(self.order) // self.batch_size - self.start
+
+    def __iter__(self) -> Iterator[list[int]]:
+        share = self.batch_size // self.processes
+        for step in range(self.start, self.start + len(self)):
+            first = step * self.batch_size + self.rank * share
+            yield self.order[first : first + share]
+
+
+def warmup_cosine(step: int, steps: int, warmup: int) -> float:
+    """Share of the peak learning rate at a step: linear warm-up, then half a cosine down to 0."""
+    if step < warmup:
+        return (step + 1) / warmup
+    return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
+
+
+def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """Optimiser groups: weight decay on matrices and kernels, none on one-dimensional parameters."""
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    return [
+        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": weight_decay},
+        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+
+
+@contextlib.contextmanager
+def seeded(seed: int, stage: str, *item: int) -> Iterator[None]:
+    """Seeds torch's global generator for a library that knows no other, and restores it afterwards."""
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+        torch.manual_seed(item_seed(seed, stage, *item))
+        yield
+
+
+def train_epochs(
+    accelerator: Accelerator,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    dataset: Dataset[Any],
+    config: LoopConfig,
+    output_dir: Path,
+    loss_of: Callable[[Any, int, int], Tensor],
+    learning_rate: Callable[[int], float],
+    after_epoch: Callable[[int, float], dict[str, float]],
+) -> list[dict[str, float]]:
+    """Trains for `config.epochs`, resuming from the newest checkpoint in `output_dir`.
+
+    Args:
+        model: Prepared by the accelerator, as is the optimizer.
+        loss_of: `(batch, epoch, step) -> loss`, a scalar on the device; epochs count from 0.
+        learning_rate: `step -> learning rate`, over all steps of the run.
+        after_epoch: `(epochs done, mean loss) -> metrics` to log; called once per epoch, also after a resume.
+
+    Returns:
+        The metrics of every epoch, those before a resume included.
+    """
+    steps = len(EpochBatches(len(dataset), config.batch_size, config.seed, 0))  # type: ignore[arg-type]
+    history, epoch, start, loss_sum = _resume(accelerator, output_dir)
+    while epoch < config.epochs:
+        model.train()
+        progress = tqdm(
+            total=steps,
+            initial=start,
+            desc=f"epoch {epoch + 1}/{config.epochs}",
+            leave=False,
+            disable=not accelerator.is_main_process,
+        )
+        batches = EpochBatches(
+            len(dataset),  # type: ignore[arg-type]
+            config.batch_size,
+            config.seed,
+            epoch,
+            start,
+            accelerator.process_index,
+            accelerator.num_processes,
+        )
+        losses = torch.tensor(loss_sum, dtype=torch.float64)
+        for step, batch in enumerate(
+            DataLoader(dataset, batch_sampler=batches, num_workers=config.num_workers), start=start
+        ):
+            for group in optimizer.param_groups:
+                group["lr"] = learning_rate(epoch * steps + step)
+            loss = loss_of(batch, epoch, step)
+            accelerator.backward(loss)
+            optimizer.step()
+            optimizer.zero_grad()
+            losses += float(loss.detach())
+            progress.update()
+            progress.set_postfix(loss=f"{losses.item() / (step + 1):.3f}", refresh=False)
+            if config.checkpoint_steps and (step + 1) % config.checkpoint_steps == 0 and step + 1 < steps:
+                _save(accelerator, output_dir, history, epoch, step + 1, losses.item())
+        progress.close()
+        metrics = after_epoch(epoch + 1, losses.item() / steps)
+        history.append({"epoch": epoch + 1, "loss": losses.item() / steps, **metrics})
+        accelerator.log(history[-1], step=(epoch + 1) * steps)
+        epoch, start, loss_sum = epoch + 1, 0, 0.0
+        if epoch % config.checkpoint_every == 0 or epoch == config.epochs:
+            _save(accelerator, output_dir, history, epoch, 0, 0.0)
+    return history
+
+
+def _save(
+    accelerator: Accelerator, folder: Path, history: list[dict[str, float]], epoch: int, step: int, loss_sum: float
+) -> None:
+    """Writes a checkpoint under a temporary name, renames it, and removes the older ones."""
+    final, temporary = folder / "checkpoints" / f"{epoch:05d}-{step:07d}", folder / "checkpoints" / "unfinished"
+    if accelerator.is_main_process:
+        shutil.rmtree(temporary, ignore_errors=True)
+    accelerator.wait_for_everyone()
+    accelerator.save_state(str(temporary))
+    accelerator.wait_for_everyone()
+    if accelerator.is_main_process:
+        progress = {"history": history, "epoch": epoch, "step": step, "loss_sum": loss_sum}
+        (temporary / "progress.json").write_text(json.dumps(progress))
+        os.replace(temporary, final)
+        for older in sorted(final.parent.iterdir()):
+            if older != final:
+                shutil.rmtree(older)
+    accelerator.wait_for_everyone()
+
+
+def _resume(accelerator: Accelerator, folder: Path) -> tuple[list[dict[str, float]], int, int, float]:
+    """Loads the newest complete checkpoint: metrics so far, epochs done, steps done in the epoch, their summed loss."""
+    checkpoints = sorted((folder / "checkpoints").glob("*-*/progress.json"))
+    if not checkpoints:
+        return [], 0, 0, 0.0
+    accelerator.load_state(str(checkpoints[-1].parent))
+    progress = json.loads(checkpoints[-1].read_text())
+    return progress["history"], progress["epoch"], progress["step"], progress["loss_sum"]

@@ -1,0 +1,170 @@
+"""Training a teacher: the early one and the converged one from a single run (InfoUtil, App. B.2)."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from pathlib import Path
+from typing import Any
+
+import kornia.augmentation as K
+import torch
+import torch.nn.functional as F
+from accelerate import Accelerator
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from decoct.config import TeacherConfig, to_dict
+from decoct.data.loading import eval_split_name, load_images, measure_spec
+from decoct.data.spec import ImageSpec
+from decoct.data.tensors import PixelDataset
+from decoct.evaluation.metrics import accuracy
+from decoct.models.classifier import Classifier
+from decoct.models.zoo import build_classifier
+from decoct.run_folder import claim_folder, identity_of, read_json, write_json
+from decoct.training.loop import EpochBatches, LoopConfig, parameter_groups, seeded, train_epochs, warmup_cosine
+from decoct.training.processes import close, dataset_fingerprint, open_accelerator
+from decoct.versions import installed_versions
+
+__all__ = ["train_teacher"]
+
+logger = logging.getLogger(__name__)
+
+WRITTEN = ("checkpoints", "epoch_*", "config.json", "model.safetensors", "*.py", "training.json", "trackers")
+
+
+def train_teacher(config: TeacherConfig) -> dict[str, Any]:
+    """Trains a teacher into `config.output_dir`; a rerun of a killed run continues and ends bit for bit the same.
+
+    The converged network is saved in the folder itself, early ones in `epoch_N/`; `training.json` holds the accuracy
+    of each epoch, the configuration and the versions.
+
+    Returns:
+        The content of `training.json`.
+
+    Raises:
+        ValueError: If the data or the configuration cannot be used, or the folder belongs to another configuration.
+    """
+    folder = Path(config.output_dir)
+    images, eval_images, spec = _load(config)
+    if config.dry_run:
+        return _plan(config, len(images), spec)
+    accelerator = open_accelerator(config, config.report_to, folder / "trackers")
+    if accelerator.is_main_process:
+        identity = identity_of(to_dict(config), data=dataset_fingerprint(images))
+        claim_folder(folder, identity, config.overwrite, WRITTEN)
+    accelerator.wait_for_everyone()
+    if (folder / "training.json").is_file():
+        logger.info("%s holds this teacher already.", folder)
+        return read_json(folder / "training.json")
+    record = _train(accelerator, config, folder, PixelDataset(images, spec.image_size, spec.channels), eval_images, spec)
+    close(accelerator)
+    return record
+
+
+def _load(config: TeacherConfig) -> tuple[Any, Any, ImageSpec]:
+    """The training images, the evaluation images and the training images' spec."""
+    options: dict[str, Any] = {
+        "config_name": config.dataset_config,
+        "image_column": config.image_column,
+        "label_column": config.label_column,
+        "image_size": config.image_size,
+        "skip_unreadable": config.skip_unreadable,
+    }
+    images = load_images(config.dataset, config.train_split, **options)
+    eval_split = eval_split_name(config.dataset, config.dataset_config, config.eval_split)
+    return images, load_images(config.dataset, eval_split, **options), measure_spec(images, config.image_size)
+
+
+def _plan(config: TeacherConfig, images: int, spec: ImageSpec) -> dict[str, Any]:
+    """What `--dry_run` shows."""
+    classifier = build_classifier(config.model, spec, config.seed)
+    return {
+        "model": config.model,
+        "parameters": sum(parameter.numel() for parameter in classifier.parameters()),
+        "images": images,
+        "image_size": spec.image_size,
+        "classes": spec.num_classes,
+        "steps": config.epochs * len(EpochBatches(images, config.batch_size, config.seed, 0)),
+        "image_passes": config.epochs * images,
+        "output_dir": config.output_dir,
+    }
+
+
+def _train(
+    accelerator: Accelerator,
+    config: TeacherConfig,
+    folder: Path,
+    dataset: PixelDataset,
+    eval_images: Any,
+    spec: ImageSpec,
+) -> dict[str, Any]:
+    """Trains, saving early teachers on the way and the converged one at the end."""
+    eval_pixels = PixelDataset(eval_images, spec.image_size, spec.channels)
+    classifier = build_classifier(config.model, spec, config.seed)
+    if config.compile:
+        classifier.compile()
+    optimizer = torch.optim.AdamW(parameter_groups(classifier, config.weight_decay), lr=config.learning_rate)
+    model, optimizer = accelerator.prepare(classifier, optimizer)
+    augment = _augmentation(config, spec)
+    steps = config.epochs * len(EpochBatches(len(dataset), config.batch_size, config.seed, 0))
+    warmup = int(config.warmup_fraction * steps)
+
+    def loss_of(batch: tuple[Tensor, Tensor], epoch: int, step: int) -> Tensor:
+        pixels, labels = (part.to(accelerator.device, non_blocking=True) for part in batch)
+        with seeded(config.seed, "augment", epoch, step, accelerator.process_index):
+            pixels = augment(pixels.float() / 255)
+        with accelerator.autocast():
+            logits = model(pixels)
+        return F.cross_entropy(logits.float(), labels)
+
+    def after_epoch(epoch: int, loss: float) -> dict[str, float]:
+        trained = accelerator.unwrap_model(model, keep_torch_compile=False)
+        measured = accuracy(
+            trained, eval_pixels, device=accelerator.device, mixed_precision=config.mixed_precision
+        )
+        if accelerator.is_main_process:
+            tqdm.write(f"epoch {epoch}/{config.epochs}: loss {loss:.4f}, accuracy {measured:.4f}")
+            if epoch in config.save_epochs and epoch < config.epochs:
+                _save(trained, folder / f"epoch_{epoch}", {"epoch": epoch, "accuracy": measured})
+        return {"accuracy": measured}
+
+    loop = LoopConfig(
+        config.epochs, config.batch_size, config.seed, config.checkpoint_every, config.checkpoint_steps, config.num_workers
+    )
+
+    def learning_rate(step: int) -> float:
+        return config.learning_rate * warmup_cosine(step, steps, warmup)
+
+    history = train_epochs(accelerator, model, optimizer, dataset, loop, folder, loss_of, learning_rate, after_epoch)
+    record = {
+        "accuracy": history[-1]["accuracy"],
+        "epochs": history,
+        "config": to_dict(config),
+        "spec": spec.to_dict(),
+        "versions": installed_versions(),
+        "device": str(accelerator.device),
+    }
+    if accelerator.is_main_process:
+        _save(accelerator.unwrap_model(model, keep_torch_compile=False), folder, record)
+        shutil.rmtree(folder / "checkpoints")
+    accelerator.wait_for_everyone()
+    return record
+
+
+def _augmentation(config: TeacherConfig, spec: ImageSpec) -> torch.nn.Module:
+    """Random crops of the padded image, and horizontal flips."""
+    padding = spec.image_size // 8 if config.crop_padding is None else config.crop_padding
+    layers: list[Any] = []
+    if padding:
+        layers.append(K.RandomCrop((spec.image_size, spec.image_size), padding=padding, cropping_mode="slice"))
+    if config.flip:
+        layers.append(K.RandomHorizontalFlip())
+    return K.ImageSequential(*layers)
+
+
+def _save(classifier: Classifier, folder: Path, record: dict[str, Any]) -> None:
+    """Saves the network with its code as safetensors, then its training record."""
+    folder.mkdir(parents=True, exist_ok=True)
+    classifier.model.save_pretrained(folder)
+    write_json(folder / "training.json", record)

@@ -1,0 +1,363 @@
+"""Every kind of source gives the same columns; every bad input says what is wrong, where, and what to do."""
+
+from __future__ import annotations
+
+import io
+import logging
+from pathlib import Path
+
+import datasets
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from decoct.data import (
+    PixelDataset,
+    check_label_names,
+    class_counts,
+    eval_split_name,
+    load_images,
+    require_class_count,
+    unreadable_rows,
+)
+
+
+def picture(value: int = 100, mode: str = "RGB", size: tuple[int, int] = (8, 8)) -> Image.Image:
+    return Image.fromarray(np.full((size[1], size[0], 3), value, dtype=np.uint8)).convert(mode)
+
+
+def png(image: Image.Image) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def in_memory(images: list, labels: list, label: object = None, **columns: list) -> datasets.Dataset:
+    features = datasets.Features(
+        {"image": datasets.Image(), "label": label or datasets.ClassLabel(names=["cat", "dog"])}
+    )
+    data = datasets.Dataset.from_dict({"image": images, "label": labels}, features=features)
+    for name, values in columns.items():
+        data = data.add_column(name, values)
+    return data
+
+
+def write_class_folders(root: Path, per_class: int = 2) -> None:
+    for value, name in enumerate(("cat", "dog")):
+        (root / name).mkdir(parents=True)
+        for index in range(per_class):
+            picture(50 + 100 * value + index).save(root / name / f"{index}.png")
+
+
+# Sources
+
+
+def test_image_folder_with_class_folders(tmp_path: Path) -> None:
+    write_class_folders(tmp_path / "pets")
+    images = load_images(str(tmp_path / "pets"))
+    assert images.column_names == ["image", "label", "source_index"]
+    assert images.features["label"].names == ["cat", "dog"]
+    assert images["label"][:] == [0, 0, 1, 1]
+    assert images["source_index"][:] == [0, 1, 2, 3]
+    assert images.features["image"].mode == "RGB"
+    assert images[3]["image"].getpixel((0, 0)) == (151, 151, 151)
+
+
+def test_image_folder_with_splits(tmp_path: Path) -> None:
+    write_class_folders(tmp_path / "pets" / "train", per_class=3)
+    write_class_folders(tmp_path / "pets" / "test", per_class=1)
+    source = str(tmp_path / "pets")
+    assert len(load_images(source)) == 6
+    assert len(load_images(source, "test")) == 2
+    assert len(load_images(source, "train[:4]")) == 4
+    assert eval_split_name(source) == "test"
+    assert eval_split_name(source, given="train") == "train"
+
+
+def test_parquet_folder_and_file(tmp_path: Path) -> None:
+    folder = tmp_path / "rows"
+    folder.mkdir()
+    in_memory([png(picture(i)) for i in range(4)], [0, 1, 1, 0]).to_parquet(folder / "train.parquet")
+    in_memory([png(picture(9))], [1]).to_parquet(folder / "validation.parquet")
+    images = load_images(str(folder))
+    assert images["label"][:] == [0, 1, 1, 0]
+    assert images[2]["image"].getpixel((0, 0)) == (2, 2, 2)
+    assert eval_split_name(str(folder)) == "validation"
+    from_file = load_images(str(folder / "validation.parquet"), "validation")
+    assert from_file[0]["image"].getpixel((0, 0)) == (9, 9, 9)
+
+
+def test_parquet_written_without_the_datasets_library(tmp_path: Path) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    cells = [{"bytes": png(picture(7)), "path": None}, {"bytes": png(picture(8)), "path": None}]
+    pq.write_table(pa.table({"img": cells, "label": [1, 0]}), tmp_path / "plain.parquet")
+    images = load_images(str(tmp_path / "plain.parquet"))
+    assert images.features["label"].names == ["0", "1"]
+    assert images[1]["image"].getpixel((0, 0)) == (8, 8, 8)
+
+
+def test_dataset_in_memory_is_left_as_it_was() -> None:
+    source = in_memory([picture(i) for i in range(4)], [0, 1, 0, 1], other=list("abcd")).select([3, 1, 0])
+    features = source.features.copy()
+    images = load_images(source)
+    assert images.column_names == ["image", "label", "source_index"]
+    assert images["label"][:] == [1, 1, 0]
+    assert [image.getpixel((0, 0))[0] for image in images["image"]] == [3, 1, 0]
+    assert source.features == features and "other" in source.column_names
+
+
+def test_loading_again_keeps_the_source_index() -> None:
+    images = load_images(in_memory([picture(i) for i in range(4)], [0, 1, 0, 1]))
+    assert load_images(images.select([2, 3]))["source_index"][:] == [2, 3]
+
+
+def test_columns_can_be_named() -> None:
+    source = in_memory([picture(1)], [0]).add_column("second", [1], feature=datasets.ClassLabel(names=["x", "y"]))
+    source = source.rename_column("image", "photo")
+    images = load_images(source, image_column="photo", label_column="second")
+    assert images.features["label"].names == ["x", "y"] and images["label"][:] == [1]
+
+
+# Modes
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "P", "L", "LA", "1"])
+def test_every_mode_becomes_rgb_beside_a_colour_image(mode: str) -> None:
+    images = load_images(in_memory([png(picture(255)), png(picture(255, mode))], [0, 1]))
+    assert images.features["image"].mode == "RGB"
+    assert images[1]["image"].mode == "RGB"
+    assert images[1]["image"].getpixel((3, 3)) == (255, 255, 255)
+
+
+def test_cmyk_becomes_rgb() -> None:
+    buffer = io.BytesIO()
+    picture(255, "CMYK").save(buffer, "JPEG")
+    images = load_images(in_memory([buffer.getvalue()], [0]))
+    assert images[0]["image"].mode == "RGB"
+    assert min(images[0]["image"].getpixel((3, 3))) >= 250
+
+
+@pytest.mark.parametrize("mode", ["L", "LA", "1"])
+def test_all_grey_stays_one_channel(mode: str) -> None:
+    images = load_images(in_memory([png(picture(255, mode))], [0]))
+    assert images.features["image"].mode == "L"
+    assert images[0]["image"].getpixel((0, 0)) == 255
+
+
+def test_sixteen_bits_are_scaled_not_clipped() -> None:
+    wide = Image.fromarray(np.array([[0, 256, 128 * 256, 65535]] * 4, dtype=np.uint16))
+    grey = load_images(in_memory([png(wide), png(picture(80, "L", (4, 4)))], [0, 1]))
+    assert grey.features["image"].mode == "L"
+    assert [grey[0]["image"].getpixel((x, 0)) for x in range(4)] == [0, 1, 128, 255]
+    assert grey[1]["image"].getpixel((0, 0)) == 80
+    mixed = load_images(in_memory([png(picture(80, size=(4, 4))), png(wide)], [0, 1]))
+    assert mixed[1]["image"].getpixel((2, 0)) == (128, 128, 128)
+
+
+def test_thirty_two_bits_are_refused() -> None:
+    buffer = io.BytesIO()
+    Image.fromarray(np.zeros((8, 8), dtype=np.float32)).save(buffer, "TIFF")
+    with pytest.raises(ValueError, match="mode F in row 1"):
+        load_images(in_memory([png(picture()), buffer.getvalue()], [0, 1]))
+
+
+def test_sizes_are_those_after_the_camera_rotation() -> None:
+    upright = picture(10, size=(8, 4))
+    exif = Image.Exif()
+    exif[0x0112] = 6  # rotated by a quarter turn: shown as 4 wide, 8 high
+    buffer = io.BytesIO()
+    upright.save(buffer, "JPEG", exif=exif)
+    with pytest.raises(ValueError, match=r"4x8 \(row 0\)"):
+        load_images(in_memory([buffer.getvalue()], [0]))
+
+
+# Bad input
+
+
+def test_unreadable_images_are_named_and_counted(tmp_path: Path) -> None:
+    write_class_folders(tmp_path, per_class=3)
+    (tmp_path / "cat" / "1.png").write_bytes(b"not an image")
+    whole = (tmp_path / "dog" / "2.png").read_bytes()
+    (tmp_path / "dog" / "2.png").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(ValueError) as caught:
+        load_images(str(tmp_path))
+    message = str(caught.value)
+    assert "2 of 6 images cannot be read" in message and "--skip_unreadable" in message
+    assert "row 1" in message and "1.png" in message
+    assert "row 5" in message and "2.png" in message
+
+
+def test_unreadable_images_can_be_left_out(caplog: pytest.LogCaptureFixture) -> None:
+    cells = [png(picture(i)) for i in range(10)]
+    for row in (0, 2, 3, 4, 5, 9):
+        cells[row] = b"broken"
+    source = in_memory(cells, [0, 1] * 5)
+    with caplog.at_level(logging.WARNING, logger="decoct.data.loading"):
+        images = load_images(source, skip_unreadable=True)
+    assert images["source_index"][:] == [1, 6, 7, 8]
+    assert images["label"][:] == [1, 0, 1, 0]
+    assert [image.getpixel((0, 0))[0] for image in images["image"]] == [1, 6, 7, 8]
+    assert unreadable_rows(images) == [0, 2, 3, 4, 5, 9]
+    assert unreadable_rows(source) == []
+    assert "6 of 10 images" in caplog.text and "row 0" in caplog.text and "and 1 more" in caplog.text
+
+
+def test_a_row_without_an_image_is_unreadable() -> None:
+    with pytest.raises(ValueError, match="row 1: the row has no image"):
+        load_images(in_memory([png(picture()), None], [0, 1]))
+
+
+def test_nothing_readable_is_an_error_even_when_skipping() -> None:
+    with pytest.raises(ValueError, match="No image can be read"):
+        load_images(in_memory([b"broken"], [0]), skip_unreadable=True)
+
+
+def test_a_file_damaged_after_a_first_load_is_found(tmp_path: Path) -> None:
+    write_class_folders(tmp_path)
+    assert len(load_images(str(tmp_path))) == 4
+    (tmp_path / "dog" / "1.png").write_bytes(b"damaged since")
+    with pytest.raises(ValueError, match=r"1 of 4 images cannot be read:\n  row 3 \(.*1\.png\)"):
+        load_images(str(tmp_path))
+
+
+def test_several_splits_at_once_are_refused() -> None:
+    with pytest.raises(ValueError, match="Got DatasetDict; of a DatasetDict, pass one split"):
+        load_images(datasets.DatasetDict(train=in_memory([picture()], [0])))  # type: ignore[arg-type]
+
+
+def test_no_such_dataset(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="no such folder or file") as caught:
+        load_images(str(tmp_path / "nowhere"))
+    assert "nowhere" in str(caught.value) and "Hub id" in str(caught.value)
+
+
+def test_empty_folder_and_wrong_file(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="cannot be opened"):
+        load_images(str(tmp_path))
+    (tmp_path / "rows.csv").write_text("a,b\n")
+    with pytest.raises(ValueError, match=r"must be a \.parquet file"):
+        load_images(str(tmp_path / "rows.csv"))
+
+
+def test_missing_split_lists_the_others() -> None:
+    with pytest.raises(ValueError, match=r"split must be one of \['train', 'test'\].*Got 'dev'"):
+        load_images("sample", "dev")
+    with pytest.raises(ValueError, match="Got 'dev"):
+        load_images("sample", "dev[:10]")
+
+
+def test_no_split_to_evaluate_on(tmp_path: Path) -> None:
+    write_class_folders(tmp_path / "pets")
+    with pytest.raises(ValueError, match=r"Got \['train'\].*--eval_split"):
+        eval_split_name(str(tmp_path / "pets"))
+
+
+def test_empty_split() -> None:
+    with pytest.raises(ValueError, match="which is empty"):
+        load_images(in_memory([], []))
+
+
+def test_no_image_column() -> None:
+    source = datasets.Dataset.from_dict({"file": ["a.png"], "label": [0]})
+    with pytest.raises(ValueError, match=r"file \(string\).*datasets\.Image\(\)"):
+        load_images(source)
+    with pytest.raises(ValueError, match="Got 'file'"):
+        load_images(source, image_column="file")
+    with pytest.raises(ValueError, match=r"one of \['file', 'label'\]. Got 'picture'"):
+        load_images(source, image_column="picture")
+
+
+def test_several_image_columns() -> None:
+    source = in_memory([picture()], [0]).add_column("mask", [{"bytes": png(picture()), "path": None}])
+    with pytest.raises(ValueError, match=r"\['image', 'mask'\].*--image_column"):
+        load_images(source)
+
+
+def test_no_label_column_and_several() -> None:
+    one = in_memory([picture()], [0])
+    with pytest.raises(ValueError, match="must hold class labels.*--label_column"):
+        load_images(one.remove_columns("label"))
+    two = one.add_column("fine", [0], feature=datasets.ClassLabel(names=["tabby"]))
+    with pytest.raises(ValueError, match=r"\['label', 'fine'\].*--label_column"):
+        load_images(two)
+
+
+def test_string_labels_name_the_column_and_the_fix() -> None:
+    source = in_memory([picture(), picture()], ["cat", "dog"], datasets.Value("string"))
+    with pytest.raises(ValueError, match=r"column 'label' with string values.*class_encode_column\('label'\)"):
+        load_images(source)
+    assert load_images(source.class_encode_column("label")).features["label"].names == ["cat", "dog"]
+
+
+@pytest.mark.parametrize("missing", [None, -1])
+def test_missing_labels_name_the_rows(missing: int | None) -> None:
+    labels = [0, missing, 1, missing]
+    for kind in (datasets.ClassLabel(names=["cat", "dog"]), datasets.Value("int64")):
+        with pytest.raises(ValueError, match="2 of 4 rows of column 'label'.*rows 1, 3"):
+            load_images(in_memory([picture()] * 4, labels, kind))
+
+
+def test_integer_labels() -> None:
+    images = load_images(in_memory([picture()] * 3, [2, 0, 1], datasets.Value("int32")))
+    assert images.features["label"].names == ["0", "1", "2"] and images["label"][:] == [2, 0, 1]
+    with pytest.raises(ValueError, match=r"without gaps. Got 2 values in column 'label': 1, 2\."):
+        load_images(in_memory([picture()] * 2, [1, 2], datasets.Value("int32")))
+
+
+def test_mixed_sizes_name_two_rows() -> None:
+    source = in_memory([picture(), picture(), picture(size=(12, 8))], [0, 1, 0])
+    with pytest.raises(ValueError, match=r"8x8 \(row 0\) and 12x8 \(row 2\).*--image_size"):
+        load_images(source)
+    assert load_images(source, image_size=8)[2]["image"].size == (12, 8)
+
+
+def test_images_that_are_not_square() -> None:
+    source = in_memory([picture(size=(12, 8))] * 2, [0, 1])
+    with pytest.raises(ValueError, match=r"12x8 \(row 0\).*--image_size"):
+        load_images(source)
+
+
+def test_class_with_too_few_images() -> None:
+    images = load_images(in_memory([picture()] * 4, [0, 1, 0, 0]))
+    assert class_counts(images) == [3, 1]
+    require_class_count(images, 1)
+    with pytest.raises(ValueError, match=r"at least 3 images. Got fewer in 1 of 2 classes: dog \(1\)"):
+        require_class_count(images, 3)
+
+
+def test_label_names_must_agree() -> None:
+    check_label_names(["a", "b"], ("a", "b"), "teacher", "dataset")
+    with pytest.raises(ValueError, match="another order"):
+        check_label_names(["a", "b"], ["b", "a"], "teacher", "dataset")
+    with pytest.raises(ValueError) as caught:
+        check_label_names(["cat", "dog"], ["cat", "wolf"], "teacher t", "dataset d")
+    message = str(caught.value)
+    assert "teacher t: ['cat', 'dog']" in message and "dataset d: ['cat', 'wolf']" in message
+    assert "missing: ['dog']; unknown: ['wolf']" in message
+
+
+# Tensors
+
+
+def test_pixel_dataset_held_and_lazy_agree(monkeypatch: pytest.MonkeyPatch) -> None:
+    images = load_images(in_memory([picture(i) for i in range(5)], [0, 1, 1, 0, 1]))
+    held = PixelDataset(images, 8, 3)
+    monkeypatch.setattr("decoct.data.tensors.HELD_BYTES", 0)
+    lazy = PixelDataset(images, 8, 3)
+    assert held.labels.tolist() == [0, 1, 1, 0, 1] and held.labels.dtype == torch.int64
+    for first, second in zip(held.__getitems__([4, 0]), lazy.__getitems__([4, 0]), strict=True):
+        assert torch.equal(first[0], second[0]) and first[1] == second[1]
+    pixels, label = lazy[2]
+    assert pixels.dtype == torch.uint8 and pixels.shape == (3, 8, 8) and pixels.unique().tolist() == [2] and label == 1
+
+
+def test_pixel_dataset_in_a_worker_process() -> None:
+    images = load_images(in_memory([picture(i) for i in range(4)], [0, 1, 1, 0]))
+    loader = torch.utils.data.DataLoader(PixelDataset(images, 4, 1), batch_size=3, num_workers=1)
+    batches = list(loader)
+    assert [batch[0].shape for batch in batches] == [(3, 1, 4, 4), (1, 1, 4, 4)]
+    assert torch.cat([batch[1] for batch in batches]).tolist() == [0, 1, 1, 0]
+    assert torch.cat([batch[0] for batch in batches])[:, 0, 0, 0].tolist() == [0, 1, 2, 3]

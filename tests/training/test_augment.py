@@ -1,0 +1,95 @@
+import numpy as np
+import pytest
+import torch
+
+from decoct.data.crops import random_resized_box
+from decoct.training.augment import (
+    crop_and_flip,
+    cutmix,
+    cutmix_box,
+    random_resized_boxes,
+    shuffle_tiles,
+    tile_orders,
+    tile_shares,
+)
+
+
+def test_cutmix_against_a_pixel_loop():
+    pixels = torch.rand(5, 3, 8, 8)
+    partners = torch.tensor([3, 4, 2, 0, 1])
+    generator = np.random.default_rng(0)
+    for _ in range(20):
+        top, bottom, left, right = box = cutmix_box(generator, 8, 1.0)
+        mixed, kept = cutmix(pixels, partners, box)
+        taken = 0
+        for row in range(8):
+            for column in range(8):
+                inside = top <= row < bottom and left <= column < right
+                taken += inside
+                source = partners if inside else torch.arange(5)
+                assert torch.equal(mixed[:, :, row, column], pixels[source, :, row, column])
+        assert kept == pytest.approx(1 - taken / 64)
+
+
+def test_cutmix_boxes_stay_inside_and_vary():
+    generator = np.random.default_rng(1)
+    boxes = [cutmix_box(generator, 16, 1.0) for _ in range(300)]
+    assert all(0 <= top <= bottom <= 16 and 0 <= left <= right <= 16 for top, bottom, left, right in boxes)
+    areas = [(bottom - top) * (right - left) / 256 for top, bottom, left, right in boxes]
+    assert min(areas) < 0.05 and max(areas) > 0.7
+
+
+def test_random_resized_boxes_are_distributed_like_single_ones():
+    count, scale = 4000, (0.08, 1.0)
+    boxes = random_resized_boxes(np.random.default_rng(0), count, scale).numpy()
+    generator = np.random.default_rng(1)
+    single = np.array([random_resized_box(generator, scale) for _ in range(count)])
+    assert (boxes >= 0).all() and (boxes[:, :2] + boxes[:, 2:] <= 1 + 1e-6).all()
+    for quantile in (0.1, 0.5, 0.9):
+        np.testing.assert_allclose(np.quantile(boxes, quantile, 0), np.quantile(single, quantile, 0), atol=0.03)
+
+
+def test_boxes_without_a_fitting_proposal_are_whole_images():
+    boxes = random_resized_boxes(np.random.default_rng(0), 50, (1.0, 1.0))
+    assert torch.equal(boxes, torch.tensor([[0.0, 0.0, 1.0, 1.0]]).expand(50, 4))
+
+
+def test_tiles_are_shuffled_as_a_loop_does():
+    pixels = torch.rand(30, 2, 8, 8)
+    orders = tile_orders(np.random.default_rng(0), 30, 4)
+    assert len({tuple(order) for order in orders.tolist()}) == 4  # rows x columns
+    shuffled = shuffle_tiles(pixels, orders)
+    for image in range(30):
+        assert sorted(orders[image].tolist()) == [0, 1, 2, 3]
+        for place, tile in enumerate(orders[image].tolist()):
+            (row, column), (old_row, old_column) = divmod(place, 2), divmod(tile, 2)
+            now = shuffled[image, :, row * 4 : row * 4 + 4, column * 4 : column * 4 + 4]
+            before = pixels[image, :, old_row * 4 : old_row * 4 + 4, old_column * 4 : old_column * 4 + 4]
+            assert torch.equal(now, before)
+
+
+def test_a_side_that_tiles_do_not_divide_is_an_error():
+    with pytest.raises(ValueError, match="multiple of 2.*Got 9"):
+        shuffle_tiles(torch.rand(1, 1, 9, 9), torch.tensor([[0, 1, 2, 3]]))
+
+
+def test_tile_shares_against_counting_points():
+    boxes = random_resized_boxes(np.random.default_rng(2), 12, (0.1, 0.9))
+    shares = tile_shares(boxes, 4)
+    torch.testing.assert_close(shares.sum(dim=1), torch.ones(12))
+    points = (np.arange(200) + 0.5) / 200
+    for (top, left, height, width), share in zip(boxes.tolist(), shares, strict=True):
+        rows = (top + points * height >= 0.5).astype(int)
+        columns = (left + points * width >= 0.5).astype(int)
+        counted = np.bincount((rows[:, None] * 2 + columns[None]).ravel(), minlength=4) / 200**2
+        np.testing.assert_allclose(share.numpy(), counted, atol=0.01)
+    torch.testing.assert_close(tile_shares(boxes, 1), torch.ones(12, 1))
+
+
+def test_crop_and_flip_cuts_whole_pixels_exactly():
+    pixels = torch.rand(2, 3, 8, 8)
+    boxes = torch.tensor([[0.0, 0.0, 1.0, 1.0], [0.0, 0.0, 1.0, 1.0]])
+    flips = torch.tensor([False, True])
+    torch.testing.assert_close(crop_and_flip(pixels, boxes, flips)[0], pixels[0])
+    torch.testing.assert_close(crop_and_flip(pixels, boxes, flips)[1], pixels[1].flip(-1))
+    assert torch.equal(crop_and_flip(pixels, None, flips)[1], pixels[1].flip(-1))
