@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from decoct.data.loading import load_images, measure_spec
     from decoct.data.spec import ImageSpec
-    from decoct.infoutil.processor import InfoUtil, InfoUtilProcessor
+    from decoct.infoutil.processor import InfoUtilProcessor
     from decoct.models.classifier import Classifier
     from decoct.models.zoo import build_classifier, load_classifier
 
@@ -29,7 +29,7 @@ __all__ = [
 _MODULES = {
     "Classifier": "decoct.models.classifier",
     "ImageSpec": "decoct.data.spec",
-    "InfoUtil": "decoct.infoutil.processor",
+    "InfoUtil": "decoct.synthesis.distill",
     "InfoUtilProcessor": "decoct.infoutil.processor",
     "build_classifier": "decoct.models.zoo",
     "load_classifier": "decoct.models.zoo",

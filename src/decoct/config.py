@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import math
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
@@ -156,6 +157,16 @@ class DistillConfig(DataConfig):
         require(self.batch_size is None or self.batch_size >= 1, "batch_size", "at least 1", self.batch_size)
         if self.attribution == "exact_shapley":
             require(self.grid_size <= 4, "grid_size", "at most 4 for exact_shapley (2^16 coalitions)", self.grid_size)
+
+    @property
+    def whole_images(self) -> bool:
+        """Whether every tile shows a whole image, so that crops need no heat map."""
+        return self.attribution == "whole" or (self.attribution != "random" and self.crop_fraction == 1)
+
+    @property
+    def tile_rows(self) -> int:
+        """Tiles along an image's side."""
+        return math.isqrt(self.tiles_per_image)
 
     def method_defaults(self) -> dict[str, Any]:
         """The method's values for the fields that were left at None."""

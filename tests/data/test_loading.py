@@ -9,11 +9,9 @@ from pathlib import Path
 import datasets
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
 from decoct.data import (
-    PixelDataset,
     check_label_names,
     class_counts,
     eval_split_name,
@@ -337,27 +335,3 @@ def test_label_names_must_agree() -> None:
     message = str(caught.value)
     assert "teacher t: ['cat', 'dog']" in message and "dataset d: ['cat', 'wolf']" in message
     assert "missing: ['dog']; unknown: ['wolf']" in message
-
-
-# Tensors
-
-
-def test_pixel_dataset_held_and_lazy_agree(monkeypatch: pytest.MonkeyPatch) -> None:
-    images = load_images(in_memory([picture(i) for i in range(5)], [0, 1, 1, 0, 1]))
-    held = PixelDataset(images, 8, 3)
-    monkeypatch.setattr("decoct.data.tensors.HELD_BYTES", 0)
-    lazy = PixelDataset(images, 8, 3)
-    assert held.labels.tolist() == [0, 1, 1, 0, 1] and held.labels.dtype == torch.int64
-    for first, second in zip(held.__getitems__([4, 0]), lazy.__getitems__([4, 0]), strict=True):
-        assert torch.equal(first[0], second[0]) and first[1] == second[1]
-    pixels, label = lazy[2]
-    assert pixels.dtype == torch.uint8 and pixels.shape == (3, 8, 8) and pixels.unique().tolist() == [2] and label == 1
-
-
-def test_pixel_dataset_in_a_worker_process() -> None:
-    images = load_images(in_memory([picture(i) for i in range(4)], [0, 1, 1, 0]))
-    loader = torch.utils.data.DataLoader(PixelDataset(images, 4, 1), batch_size=3, num_workers=1)
-    batches = list(loader)
-    assert [batch[0].shape for batch in batches] == [(3, 1, 4, 4), (1, 1, 4, 4)]
-    assert torch.cat([batch[1] for batch in batches]).tolist() == [0, 1, 1, 0]
-    assert torch.cat([batch[0] for batch in batches])[:, 0, 0, 0].tolist() == [0, 1, 2, 3]

@@ -47,7 +47,8 @@ def load_images(
 
     `image` is RGB, or grey (mode L) if every image is grey; alpha channels are dropped, 16-bit grey keeps its upper
     byte. `label` is a `ClassLabel`, labels 0 … n-1 without names are named "0" … "n-1". `source_index` is the row in
-    the original split. Images keep their sizes. Every image is decoded once to check it (see `inspect_images`).
+    the split (or slice) that was loaded, and is kept when such a dataset is loaded again. Images keep their sizes.
+    Every image is decoded once to check it (see `inspect_images`).
 
     Args:
         source: Hub id, local image folder, local parquet folder or file, `sample` (embedded), or a dataset in memory.
@@ -61,6 +62,11 @@ def load_images(
     Raises:
         ValueError: For anything that cannot be loaded or trained on, with the rows or columns at fault and the remedy.
     """
+    if not isinstance(source, (str, datasets.Dataset)):
+        raise ValueError(
+            f"source must be a Hub id, a path (as text) or a datasets.Dataset. Got {type(source).__name__}; "
+            "of a DatasetDict, pass one split."
+        )
     dataset = _open(source, split, config_name) if isinstance(source, str) else source.with_format(None)
     if len(dataset) == 0:
         raise ValueError(f"split must have at least one image. Got {split!r} of {_name(source)}, which is empty.")

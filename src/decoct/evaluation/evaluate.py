@@ -21,7 +21,8 @@ from decoct.data.loading import check_label_names, eval_split_name, load_images
 from decoct.data.tensors import PixelDataset
 from decoct.evaluation.distilled import DistilledSet, load_distilled, read_manifest, spec_of
 from decoct.evaluation.metrics import accuracy
-from decoct.evaluation.protocols import batch_size, load_protocol
+from decoct.evaluation.plan import format_plan, seconds_per_image
+from decoct.evaluation.protocols import load_protocol
 from decoct.evaluation.results import format_table, mean_and_std, merge_records
 from decoct.models.classifier import Classifier
 from decoct.models.zoo import build_classifier, load_classifier
@@ -80,17 +81,6 @@ def evaluate(config: EvaluateConfig) -> list[dict[str, Any]]:
     return records
 
 
-def format_plan(plan: list[dict[str, Any]]) -> str:
-    """A dry run's plan as plain text."""
-    lines = [
-        f"IPC {row['ipc']}, {row['student']}, {row['labels']} labels: {row['students']} students to train "
-        f"({row['done']} done), {row['images_seen']:,} images seen by each, about {row['seconds']:,.0f} s each"
-        for row in plan
-    ]
-    total = sum(row["students"] * row["seconds"] for row in plan)
-    return "\n".join([*lines, f"In all about {total:,.0f} s on one process, without measuring accuracy."])
-
-
 class _Evaluation:
     """What the units of one call share; data and teacher are loaded on first use."""
 
@@ -122,7 +112,7 @@ class _Evaluation:
             distilled.check_labels(labels)
         for student in self.config.students:
             build_classifier(student, self.spec)
-        if "online" in self.config.labels:
+        if "online" in self.config.labels or self.config.teacher is not None:
             self.online_teacher()
         names = self.images.features["label"].names
         check_label_names(self.spec.label_names, names, str(self.config.distilled), self.config.dataset)
@@ -175,7 +165,7 @@ class _Evaluation:
         """The teacher; ValueError with the remedy if it cannot be used."""
         if isinstance(self.teacher, str):
             raise ValueError(
-                f"teacher must be reachable for labels 'online': {self.teacher}. "
+                f"teacher must be within reach (labels 'online' need it): {self.teacher}. "
                 "Name a folder or Hub id with --teacher, or use the stored labels: --labels views."
             )
         return self.teacher
@@ -186,7 +176,7 @@ class _Evaluation:
         """What is not trained as the protocol says."""
         config = self.config
         values = {
-            "epochs": config.epochs,
+            "epochs": None if config.epochs == self.protocol.epochs else config.epochs,
             "rrc_scale": None if labels == "views" else config.rrc_scale,  # views bring their own boxes
             "mixed_precision": None if config.mixed_precision == "no" else config.mixed_precision,
         }
@@ -337,6 +327,11 @@ class _Evaluation:
             units = [unit for unit in self.units if (unit.ipc, unit.student, unit.labels) == (ipc, student, labels)]
             done = sum(self.unit_file(unit).is_file() for unit in units)
             seen = len(self.sets[ipc]) * self.epochs
+            teacher = self.online_teacher() if labels == "online" else None
+            network = build_classifier(student, self.spec)
+            seconds = seconds_per_image(
+                network, self.sets[ipc], self.protocol, labels, teacher, device, self.config.mixed_precision
+            )
             rows.append(
                 {
                     "ipc": ipc,
@@ -345,29 +340,10 @@ class _Evaluation:
                     "students": len(units) - done,
                     "done": done,
                     "images_seen": seen,
-                    "seconds": seen * self._seconds_per_image(ipc, student, labels, device),
+                    "seconds": seen * seconds,
                 }
             )
         return rows
-
-    def _seconds_per_image(self, ipc: int, student: str, labels: str, device: torch.device) -> float:
-        distilled = self.sets[ipc]
-        size = batch_size(self.protocol, ipc, self.spec.num_classes, len(distilled))
-        ends: list[float] = []
-        train_student(
-            build_classifier(student, self.spec),
-            distilled.head(size),
-            self.protocol,
-            labels,
-            self.online_teacher() if labels == "online" else None,
-            device=device,
-            mixed_precision=self.config.mixed_precision,
-            epochs=2,
-            rrc_scale=self.config.rrc_scale,
-            architecture=student,
-            on_epoch_end=lambda epoch, loss: ends.append(time.perf_counter()),
-        )
-        return (ends[1] - ends[0]) / size
 
 
 def _device_name(device: torch.device) -> str:

@@ -116,7 +116,7 @@ class PatchGame:
             present = coalitions[index % count][:, patch][:, None]
             absent = baseline if len(baseline) == 1 else baseline[row]
             scores = self.forward(torch.where(present, pixels[row], absent))
-            values[index] = scores.gather(1, target[row, None])[:, 0].float()
+            values[start : start + len(index)] = scores.gather(1, target[row, None])[:, 0]
         return values.view(len(pixels), count)
 
     @torch.inference_mode()

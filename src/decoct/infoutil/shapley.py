@@ -17,7 +17,7 @@ from torch import Tensor
 __all__ = ["CoalitionDesign", "coalition_design", "every_coalition", "exact_shapley_values", "shapley_values"]
 
 MAX_EXACT_PLAYERS = 16
-DESIGN_DRAWS = 32
+DESIGN_DRAWS = 16
 
 
 @dataclass(frozen=True)

@@ -35,14 +35,19 @@ class Classifier(nn.Module):
         self.name = name
         self.register_buffer("mean", torch.tensor(spec.mean).view(1, -1, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(spec.std).view(1, -1, 1, 1), persistent=False)
-        heads = [layer for layer in model.modules() if isinstance(layer, nn.Linear)]
-        heads = [layer for layer in heads if layer.out_features == spec.num_classes]
+        linear = [(path, layer) for path, layer in model.named_modules() if isinstance(layer, nn.Linear)]
+        heads = [path for path, layer in linear if layer.out_features == spec.num_classes]
         if not heads:
             raise ValueError(
                 f"model must end in a linear layer with {spec.num_classes} outputs, one per label. "
                 f"Got {type(model).__name__}, which has none."
             )
-        self.head = heads[-1]
+        self._head = heads[-1]
+
+    @property
+    def head(self) -> nn.Linear:
+        """The last linear layer, from features to logits."""
+        return self.model.get_submodule(self._head)  # type: ignore[return-value]
 
     @property
     def device(self) -> torch.device:

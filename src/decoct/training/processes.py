@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import hashlib
+import os
 from pathlib import Path
 
 import numpy as np
@@ -16,12 +17,22 @@ __all__ = ["close", "dataset_fingerprint", "open_accelerator"]
 
 
 def open_accelerator(config: DataConfig, report_to: str | None = None, tracker_dir: Path | None = None) -> Accelerator:
-    """An accelerator in the configured precision, with its tracker started."""
+    """An accelerator in the configured precision, with its tracker started.
+
+    Raises:
+        ValueError: If the launcher started several processes that do not know of each other.
+    """
     accelerator = Accelerator(
         mixed_precision=config.mixed_precision,
         log_with=report_to,
         project_dir=None if report_to is None else str(tracker_dir),
     )
+    launched = int(os.environ.get("WORLD_SIZE", 1))
+    if accelerator.num_processes != launched:
+        raise ValueError(
+            f"The launcher must connect its {launched} processes. Got {accelerator.num_processes} here: on a machine "
+            "without a GPU, set ACCELERATE_USE_CPU=true, or use `decoct ... --processes N`."
+        )
     if report_to is not None:
         accelerator.init_trackers("decoct")
     return accelerator

@@ -46,10 +46,11 @@ def train_teacher(config: TeacherConfig) -> dict[str, Any]:
         ValueError: If the data or the configuration cannot be used, or the folder belongs to another configuration.
     """
     folder = Path(config.output_dir)
-    images, eval_images, spec = _load(config)
+    accelerator = open_accelerator(config, config.report_to, folder / "trackers")
+    with accelerator.main_process_first():
+        images, eval_images, spec = _load(config)
     if config.dry_run:
         return _plan(config, len(images), spec)
-    accelerator = open_accelerator(config, config.report_to, folder / "trackers")
     if accelerator.is_main_process:
         identity = identity_of(to_dict(config), data=dataset_fingerprint(images))
         claim_folder(folder, identity, config.overwrite, WRITTEN)

@@ -1,0 +1,232 @@
+"""InfoUtil as a `datasets.map` processor: candidates in; heat maps, crop boxes and utility scores out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from datasets import ClassLabel, Features, List, Value
+from torch import Tensor
+
+from decoct.config import DistillConfig
+from decoct.data.crops import crop_and_resize
+from decoct.data.pixels import to_pixels
+from decoct.infoutil.attribution import CaptumKernelShap, ExactShapley, GradCam, KernelShap, fastest_batch_size
+from decoct.infoutil.cropping import distinct_boxes, pad_to, random_boxes, window_boxes
+from decoct.infoutil.utility import cross_entropy_loss, grad_norm, grad_norm_last, gradient_flow
+from decoct.models.classifier import Classifier
+from decoct.seeding import item_seed, numpy_generator
+from decoct.training.precision import DTYPES, autocast
+
+__all__ = ["Attribution", "InfoUtilProcessor", "Reference", "build_attribution", "teacher_forward"]
+
+
+class Attribution(Protocol):
+    """What captum's attribution methods look like: `attribute(pixels, target) -> heat maps (batch, grid, grid)`."""
+
+    def attribute(self, pixels: Tensor, target: Tensor) -> Tensor: ...
+
+
+@dataclass(frozen=True)
+class Reference:
+    """The candidates that `gradient_flow` takes its maximum over: teacher features, logits and labels."""
+
+    features: Tensor
+    logits: Tensor
+    labels: Tensor
+
+
+def teacher_forward(teacher: Classifier, mixed_precision: str = "no") -> Callable[[Tensor], Tensor]:
+    """Pixels in [0, 1] to float32 logits, without gradients, in the given precision."""
+
+    @torch.no_grad()
+    def forward(pixels: Tensor) -> Tensor:
+        with autocast(teacher.device, mixed_precision):
+            return teacher(pixels).float()
+
+    return forward
+
+
+def build_attribution(teacher: Classifier, config: DistillConfig, batch_size: int) -> Attribution | None:
+    """The configured attribution method; None where crops come from no heat map."""
+    if config.attribution in ("random", "whole"):
+        return None
+    if config.attribution == "grad_cam":
+        return GradCam(teacher, config.grid_size)
+    logits = teacher_forward(teacher, config.mixed_precision)
+    options: dict[str, Any] = {
+        "forward": logits if config.value == "logit" else lambda pixels: logits(pixels).softmax(1),
+        "grid_size": config.grid_size,
+        "baseline": config.baseline,
+        "baseline_value": teacher.spec.mean,
+        "batch_size": batch_size,
+    }
+    if config.attribution == "exact_shapley":
+        return ExactShapley(**options)
+    method = KernelShap if config.attribution == "kernel_shap" else CaptumKernelShap
+    return method(coalitions=config.coalitions, seed=config.seed, **options)
+
+
+class InfoUtilProcessor:
+    """Attribution, cropping and utility of a batch of images (InfoUtil, section 3.2).
+
+        images.map(processor, batched=True, with_indices=True, with_rank=True,
+                   features=processor.features, remove_columns=images.column_names)
+
+    The result has one row per image and no pixels: `label`, `source_index`, `heatmap` (grid x grid, or null where no
+    heat map was needed), `boxes` (crops x top, left, height, width in pixels at the teacher's image size), `utility`
+    (one score per crop) and, for diverse selection, `features` (crops x width). It does not depend on batch size or
+    process count.
+
+    Args:
+        teacher: In eval mode.
+        config: The run's settings.
+        batch_size: Images per forward pass. Default: the fastest of a short calibration.
+        reference: What `gradient_flow` compares with; required for that score alone.
+
+    Raises:
+        ValueError: If `gradient_flow` lacks its reference.
+    """
+
+    def __init__(
+        self,
+        teacher: Classifier,
+        config: DistillConfig,
+        batch_size: int | None = None,
+        reference: Reference | None = None,
+    ) -> None:
+        if config.utility == "gradient_flow" and reference is None:
+            raise ValueError("reference must be given for utility 'gradient_flow'. Got None.")
+        self.teacher, self.config, self.reference = teacher, config, reference
+        self.side = teacher.spec.image_size
+        self.batch_size = batch_size or calibrated_batch_size(teacher, config.mixed_precision)
+        # A window as large as the image needs no heat map; the chosen images get theirs at the end.
+        windows = config.attribution != "random" and not config.whole_images
+        self.attribution = build_attribution(teacher, config, self.batch_size) if windows else None
+
+    @property
+    def features(self) -> Features:
+        """Features of the result, for `datasets.map`."""
+        columns: dict[str, Any] = {
+            "label": ClassLabel(names=list(self.teacher.spec.label_names)),
+            "source_index": Value("int64"),
+            "heatmap": List(List(Value("float32"))),
+            "boxes": List(List(Value("int32"))),
+            "utility": List(Value("float32")),
+        }
+        if self.config.selection != "top":
+            columns["features"] = List(List(Value("float16")))
+        return Features(columns)
+
+    def __call__(self, batch: dict[str, list[Any]], indices: list[int], rank: int | None = None) -> dict[str, Any]:
+        if rank is not None and torch.cuda.is_available():
+            self.teacher.to(f"cuda:{rank % torch.cuda.device_count()}")
+        device = self.teacher.device
+        source = batch.get("source_index", indices)
+        pixels = to_pixels(batch["image"], self.side, self.teacher.spec.channels).to(device).float() / 255
+        labels = torch.tensor(batch["label"], device=device)
+        heatmaps = self._heatmaps(pixels, labels, source)
+        boxes = self._boxes(heatmaps, source)
+        utility, features = self._score(pixels, labels, boxes, source)
+        result: dict[str, Any] = {
+            "label": batch["label"],
+            "source_index": source,
+            "heatmap": [None] * len(source) if heatmaps is None else heatmaps.cpu().numpy(),
+            "boxes": boxes.numpy(),
+            "utility": utility.numpy(),
+        }
+        if self.config.selection != "top":
+            result["features"] = features.half().numpy()
+        return result
+
+    def _heatmaps(self, pixels: Tensor, labels: Tensor, source: list[int]) -> Tensor | None:
+        if isinstance(self.attribution, CaptumKernelShap):
+            seeds = [item_seed(self.config.seed, "captum", row) for row in source]
+            return self.attribution.attribute(pixels, labels, seeds=seeds)
+        return None if self.attribution is None else self.attribution.attribute(pixels, labels)
+
+    def _boxes(self, heatmaps: Tensor | None, source: list[int]) -> Tensor:
+        """Boxes `(batch, crops, 4)`, each image's from its own generator."""
+        config = self.config
+        generators = [numpy_generator(config.seed, "crops", row) for row in source]
+        if config.attribution == "random":
+            return torch.stack([random_boxes(self.side, config.crops_per_image, each) for each in generators])
+        if heatmaps is None:
+            return torch.tensor([0, 0, self.side, self.side]).repeat(len(source), 1, 1)
+        return window_boxes(
+            heatmaps,
+            self.side,
+            config.crop_fraction,
+            config.crops_per_image,
+            config.noise_scale,
+            generators,
+            config.crop_center,
+        )
+
+    def _score(self, pixels: Tensor, labels: Tensor, boxes: Tensor, source: list[int]) -> tuple[Tensor, Tensor]:
+        """Utility `(batch, crops)` and teacher features `(batch, crops, width)`; a window is scored once."""
+        config = self.config
+        distinct = [distinct_boxes(each) for each in boxes]
+        rows = torch.repeat_interleave(torch.tensor([len(unique) for unique, _ in distinct]))
+        flat = torch.cat([unique for unique, _ in distinct])
+        scores, features = [], []
+        for start in range(0, len(flat), self.batch_size):
+            chunk = slice(start, start + self.batch_size)
+            row = rows[chunk].to(pixels.device)
+            crops = self._crops(pixels, row, flat[chunk])
+            score, feature = self._utility(crops, labels[row])
+            scores.append(score.cpu())
+            features.append(feature.cpu())
+        if config.utility == "random":
+            drawn = [numpy_generator(config.seed, "utility", row).random() for row in source]
+            scores = [torch.tensor(drawn)[rows].float()]
+        first = torch.tensor([0, *(len(unique) for unique, _ in distinct)])[:-1].cumsum(0)
+        index = torch.stack([offset + inverse for offset, (_, inverse) in zip(first, distinct, strict=True)])
+        return torch.cat(scores)[index], torch.cat(features)[index]
+
+    def _crops(self, pixels: Tensor, rows: Tensor, boxes: Tensor) -> Tensor:
+        """Crops at the teacher's size: resized, or as RDED scores them, resized to the tile and padded."""
+        if self.config.attribution != "random":
+            return crop_and_resize(pixels, rows, boxes, self.side)
+        tile = self.side // self.config.tile_rows
+        return pad_to(crop_and_resize(pixels, rows, boxes, tile), self.side, self.teacher.spec.mean)
+
+    def _utility(self, crops: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Scores `(crops,)` and, where something needs them, features `(crops, width)`."""
+        config = self.config
+        score = features = torch.zeros(len(crops), 0)
+        if config.utility == "grad_norm":
+            score = grad_norm(self.teacher, crops, labels, self.batch_size, DTYPES.get(config.mixed_precision))
+        if config.selection == "top" and config.utility in ("grad_norm", "random"):
+            return score, features
+        with torch.no_grad(), autocast(self.teacher.device, config.mixed_precision):
+            features, logits = (part.float() for part in self.teacher.features_and_logits(crops))
+        if config.utility == "grad_norm_last":
+            score = grad_norm_last(features, logits, labels)
+        elif config.utility == "loss":
+            score = cross_entropy_loss(logits, labels)
+        elif self.reference is not None and config.utility == "gradient_flow":
+            reference = self.reference
+            score = gradient_flow(features, logits, labels, reference.features, reference.logits, reference.labels)
+        return score, features
+
+
+def calibrated_batch_size(teacher: Classifier, mixed_precision: str) -> int:
+    """The fastest batch size of the teacher's forward pass on this machine."""
+    spec = teacher.spec
+    sample = torch.rand(16, spec.channels, spec.image_size, spec.image_size, device=teacher.device)
+    return fastest_batch_size(teacher_forward(teacher, mixed_precision), sample)
+
+
+def reference_of(teacher: Classifier, pixels: Tensor, labels: np.ndarray, config: DistillConfig) -> Reference:
+    """Features and logits of whole candidates, `(references, channels, side, side)` uint8, for `gradient_flow`."""
+    features, logits = [], []
+    with torch.no_grad(), autocast(teacher.device, config.mixed_precision):
+        for chunk in pixels.split(64):
+            feature, logit = teacher.features_and_logits(chunk.to(teacher.device).float() / 255)
+            features.append(feature.float())
+            logits.append(logit.float())
+    return Reference(torch.cat(features), torch.cat(logits), torch.from_numpy(labels).to(teacher.device))

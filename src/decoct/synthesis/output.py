@@ -1,0 +1,82 @@
+"""The finished run folder: parquet per IPC, manifest, card and preview."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+from datasets import Dataset, Features
+
+from decoct.data.pixels import to_pixels
+from decoct.data.spec import ImageSpec
+from decoct.hub.cards import dataset_card
+from decoct.run_folder import write_json
+from decoct.synthesis.preview import IMAGES_PER_CLASS, PreviewRow, save_preview
+
+__all__ = ["merge_shards", "write_card", "write_preview"]
+
+IMAGES_PER_FILE = 10_000
+
+
+def merge_shards(shards: Sequence[Path], folder: Path, features: Features, shard_size: int) -> float:
+    """Writes `folder/train-*.parquet` from label shards, a shard at a time, without the column `correct`.
+
+    Returns:
+        The teacher's accuracy on the tiles.
+    """
+    kept = Features({name: feature for name, feature in features.items() if name != "correct"})
+    schema = kept.arrow_schema
+    folder.mkdir(parents=True, exist_ok=True)
+    per_file = max(1, IMAGES_PER_FILE // shard_size)
+    groups = [shards[start : start + per_file] for start in range(0, len(shards), per_file)]
+    right: list[bool] = []
+    for number, group in enumerate(groups):
+        path = folder / f"train-{number:05d}-of-{len(groups):05d}.parquet"
+        temporary = path.with_name(path.name + ".tmp")
+        with pq.ParquetWriter(temporary, schema) as writer:
+            for shard in group:
+                table = pq.read_table(shard)
+                right += [verdict for row in table["correct"].to_pylist() for verdict in row]
+                writer.write_table(table.select(list(kept)).cast(schema))
+        os.replace(temporary, path)
+    return float(np.mean(right))
+
+
+def write_card(folder: Path, manifest: dict[str, Any]) -> None:
+    """Writes README.md, and last of all manifest.json with the sha256 of every other file of the distilled dataset."""
+    (folder / "README.md").write_text(dataset_card(manifest, folder.name), encoding="utf-8")
+    files = ["README.md", "preview.png", *sorted(str(path.relative_to(folder)) for path in folder.glob("data/*/*.parquet"))]
+    hashes = {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in files}
+    write_json(folder / "manifest.json", {**manifest, "files": hashes})
+
+
+def write_preview(folder: Path, ipcs: Sequence[int], candidates: Dataset, rows: dict[int, int], spec: ImageSpec) -> None:
+    """Writes preview.png: the first images of each class, beside the source image of their best tile.
+
+    Args:
+        candidates: Real images; `rows` maps a source index to its row there.
+    """
+    shown = next((ipc for ipc in ipcs if ipc >= IMAGES_PER_CLASS), ipcs[-1])
+    distilled = Dataset.from_parquet([str(path) for path in sorted(folder.glob(f"data/ipc_{shown}/*.parquet"))])
+    starts = [label * shown + number for label in range(spec.num_classes) for number in range(min(shown, IMAGES_PER_CLASS))]
+    preview = []
+    for row in distilled.select(starts[: 10 * IMAGES_PER_CLASS]):
+        best = row["tiles"][0]
+        same = [tile for tile in row["tiles"] if tile["source_index"] == best["source_index"]]
+        source = to_pixels([candidates[rows[best["source_index"]]]["image"]], spec.image_size, spec.channels)[0]
+        preview.append(
+            PreviewRow(
+                label_name=spec.label_names[row["label"]],
+                source=source.numpy(),
+                boxes=[tile["box"] for tile in same],
+                heatmap=None if best["heatmap"] is None else np.array(best["heatmap"]),
+                distilled=to_pixels([row["image"]], spec.image_size, spec.channels)[0].numpy(),
+                scores=[tile["score"] for tile in same],
+            )
+        )
+    save_preview(folder / "preview.png", preview)

@@ -1,0 +1,188 @@
+"""From scored candidates to the tiles of each IPC, and from tiles to labelled images."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import torch
+from datasets import Array2D, ClassLabel, Dataset, Features, Image, List, Value
+from PIL import Image as PILImage
+from torch import Tensor
+
+from decoct.config import DistillConfig
+from decoct.data.pixels import to_pixels
+from decoct.data.spec import ImageSpec
+from decoct.seeding import numpy_generator
+from decoct.synthesis.mosaic import compose, cut_tile, tile_ranks
+from decoct.synthesis.relabel import draw_views, tile_logits, view_logits
+from decoct.synthesis.selection import select_class
+
+__all__ = ["Tile", "image_features", "label_images", "read_scores", "select_tiles"]
+
+Forward = Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Tile:
+    """One chosen crop: its candidate row, the image it comes from, the box in pixels, its score and heat map."""
+
+    row: int
+    source_index: int
+    box: tuple[int, int, int, int]
+    score: float
+    heatmap: list[list[float]] | None
+
+
+def read_scores(paths: Sequence[Path]) -> pa.Table:
+    """All columns of the score shards but the features: a few bytes per candidate."""
+    names = [name for name in pq.read_schema(paths[0]).names if name != "features"]
+    return pa.concat_tables([pq.read_table(path, columns=names) for path in paths])
+
+
+def read_features(paths: Sequence[Path], label: int) -> np.ndarray:
+    """Features `(candidates, crops, width)` of one class, in row order."""
+    tables = [pq.read_table(path, columns=["features"], filters=pc.field("label") == label) for path in paths]
+    return np.array(pa.concat_tables(tables)["features"].to_pylist(), dtype=np.float32)
+
+
+def select_tiles(paths: Sequence[Path], spec: ImageSpec, ipc: int, config: DistillConfig) -> list[list[Tile]]:
+    """The tiles of each class, best first, k times `ipc` of them; a pure function of the score shards.
+
+    Raises:
+        ValueError: If a class has fewer candidates than tiles; it is named.
+    """
+    scores = read_scores(paths)
+    labels = scores["label"].to_numpy()
+    chosen = []
+    for label, name in enumerate(spec.label_names):
+        rows = np.flatnonzero(labels == label)
+        table = scores.take(pa.array(rows))
+        features = read_features(paths, label) if config.selection != "top" else None
+        try:
+            selected = select_class(
+                np.array(table["utility"].to_pylist(), dtype=np.float32),
+                features,
+                ipc * config.tiles_per_image,
+                config.utility_order,
+                config.utility_quantile,
+                config.selection,
+                config.pool_fraction,
+            )
+        except ValueError as error:
+            raise ValueError(f"Class {name!r}: {error}") from error
+        members = table.take(pa.array(selected.rows)).to_pylist()
+        chosen.append(
+            [
+                Tile(
+                    int(rows[row]),
+                    member["source_index"],
+                    tuple(member["boxes"][crop]),
+                    member["utility"][crop],
+                    member["heatmap"],
+                )
+                for row, crop, member in zip(selected.rows, selected.crops, members, strict=True)
+            ]
+        )
+    return chosen
+
+
+def image_features(spec: ImageSpec, config: DistillConfig) -> Features:
+    """Columns of the distilled dataset; `correct` (the teacher's verdict on each tile) is dropped when it is written."""
+    classes = spec.num_classes
+    columns: dict[str, Any] = {
+        "image": Image(),
+        "label": ClassLabel(names=list(spec.label_names)),
+        "tile_logits": Array2D((config.tiles_per_image, classes), "float16"),
+    }
+    if config.views:
+        columns["view_logits"] = Array2D((config.views, classes), "float16")
+        columns["view_boxes"] = Array2D((config.views, 5), "float16")
+    columns["tiles"] = List(
+        {
+            "source_index": Value("int64"),
+            "box": List(Value("int32"), length=4),
+            "score": Value("float32"),
+            "heatmap": List(List(Value("float32"))),
+        }
+    )
+    columns["correct"] = List(Value("bool"))
+    return Features(columns)
+
+
+def images_of(tiles: list[list[Tile]], config: DistillConfig) -> list[tuple[int, int, list[Tile]]]:
+    """Class, number in the class and tiles of every distilled image, class by class."""
+    images = []
+    for label, ranked in enumerate(tiles):
+        order = tile_ranks(len(ranked) // config.tiles_per_image, config.tiles_per_image, config.method == "rded")
+        images += [(label, number, [ranked[rank] for rank in ranks]) for number, ranks in enumerate(order.tolist())]
+    return images
+
+
+def label_images(
+    members: list[tuple[int, int, list[Tile]]],
+    candidates: Dataset,
+    spec: ImageSpec,
+    config: DistillConfig,
+    label_forward: Forward,
+    teacher_forward: Forward,
+    device: torch.device,
+    batch_size: int,
+) -> Dataset:
+    """Cuts and packs the tiles of a few images, and labels tiles and views.
+
+    Args:
+        members: Class, number in the class and tiles of each image (`images_of`).
+        candidates: The images that `Tile.row` counts.
+        label_forward: Pixels in [0, 1] to logits of the teacher that labels.
+        teacher_forward: Likewise of the teacher that scored; it says which tiles it gets right.
+    """
+    side = spec.image_size // config.tile_rows
+    stacks = []
+    for _, _, tiles in members:
+        pixels = to_pixels(candidates.select([tile.row for tile in tiles])["image"], spec.image_size, spec.channels)
+        stacks.append(torch.stack([cut_tile(each, tile.box, side) for each, tile in zip(pixels, tiles, strict=True)]))
+    mosaics = compose(torch.stack(stacks))
+    pixels = mosaics.to(device).float() / 255
+    labels = torch.tensor([label for label, _, _ in members])
+    verdicts = tile_logits(teacher_forward, pixels, config.tiles_per_image, batch_size).argmax(-1).cpu()
+    columns: dict[str, Any] = {
+        "image": [{"bytes": png_bytes(mosaic), "path": None} for mosaic in mosaics],
+        "label": labels.tolist(),
+        "tile_logits": as_float16(tile_logits(label_forward, pixels, config.tiles_per_image, batch_size)),
+        "tiles": [
+            [{"source_index": t.source_index, "box": t.box, "score": t.score, "heatmap": t.heatmap} for t in tiles]
+            for _, _, tiles in members
+        ],
+        "correct": (verdicts == labels[:, None]).tolist(),
+    }
+    if config.views:
+        boxes = np.stack(
+            [
+                draw_views(numpy_generator(config.seed, "views", label, number), config.views, config.view_scale)
+                for label, number, _ in members
+            ]
+        )
+        columns["view_boxes"] = list(boxes)
+        columns["view_logits"] = as_float16(view_logits(label_forward, pixels, torch.from_numpy(boxes), batch_size))
+    return Dataset.from_dict(columns, features=image_features(spec, config))
+
+
+def as_float16(logits: Tensor) -> list[np.ndarray]:
+    """Rows as float16 arrays."""
+    return list(logits.cpu().half().numpy())
+
+
+def png_bytes(pixels: Tensor) -> bytes:
+    """A uint8 image `(channels, side, side)` as PNG."""
+    array = pixels.permute(1, 2, 0).numpy()
+    buffer = io.BytesIO()
+    PILImage.fromarray(array[..., 0] if array.shape[-1] == 1 else array).save(buffer, "PNG", optimize=True)
+    return buffer.getvalue()

@@ -1,0 +1,134 @@
+import json
+import shutil
+
+import pytest
+import torch
+
+from decoct.config import EvaluateConfig
+from decoct.evaluation.evaluate import evaluate, format_plan, format_table
+
+KEYS = """dataset method ipc tiles student protocol labels teacher teacher_accuracy epoch accuracy_mean accuracy_std
+accuracies seeds seconds device versions overrides config_hash""".split()
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def config(run_folder, images):
+    def make(**changes) -> EvaluateConfig:
+        values = {"distilled": str(run_folder), "dataset": str(images), "students": ["convnet3_w8"], "epochs": 3}
+        return EvaluateConfig(**{**values, **changes})
+
+    return make
+
+
+def without_times(records):
+    return [{key: value for key, value in record.items() if key != "seconds"} for record in records]
+
+
+def test_one_record_per_setting(config, run_folder, teacher):
+    records = evaluate(config(labels=["tiles", "online"], seeds=2, seed=5))
+    assert [(record["ipc"], record["labels"]) for record in records] == [
+        (1, "tiles"),
+        (1, "online"),
+        (3, "tiles"),
+        (3, "online"),
+    ]
+    for record in records:
+        assert list(record) == KEYS
+        assert record["seeds"] == [5, 6] and len(record["accuracies"]) == 2
+        assert record["accuracy_mean"] == pytest.approx(sum(record["accuracies"]) / 2)
+        assert (record["method"], record["tiles"], record["protocol"]) == ("infoutil", 4, "rded_kd")
+        assert record["overrides"] == {"epochs": 3}
+        assert record["teacher"] == teacher["name"] and 0 <= record["teacher_accuracy"] <= 1
+    assert json.loads((run_folder / "results.json").read_text()) == records
+    assert len({record["config_hash"] for record in records}) == 4
+    table = format_table(records)
+    assert "online" in table and "epochs=3" in table
+
+
+def test_students_learn(config):
+    (record,) = evaluate(config(ipc=[3], epochs=40, labels=["views"]))
+    assert record["accuracy_mean"] > 0.6
+
+
+def test_a_rerun_continues_and_ends_with_the_same_records(config, run_folder):
+    settings = {"ipc": [3], "labels": ["views", "hard"], "seeds": 2}
+    first = evaluate(config(**settings))
+    files = sorted((run_folder / "evaluation").glob("[!t]*.json"))
+    assert len(files) == 4
+    times = {file: file.stat().st_mtime_ns for file in files}
+    for file in files[:2]:
+        file.unlink()
+    again = evaluate(config(**settings))
+    assert without_times(again) == without_times(first)
+    assert [file.stat().st_mtime_ns == times[file] for file in files] == [False, False, True, True]
+    shutil.rmtree(run_folder / "evaluation")
+    assert without_times(evaluate(config(**settings))) == without_times(first)
+    assert len(json.loads((run_folder / "results.json").read_text())) == 2
+
+
+def test_other_settings_add_records_and_lose_none(config, run_folder, tmp_path):
+    evaluate(config(ipc=[1], labels=["tiles"]))
+    evaluate(config(ipc=[1], labels=["tiles"], rrc_scale=0.3))
+    evaluate(config(ipc=[1], labels=["tiles"], seeds=2))
+    records = json.loads((run_folder / "results.json").read_text())
+    three = {"epochs": 3}
+    assert [record["overrides"] for record in records] == [three, {**three, "rrc_scale": 0.3}, three]
+    assert [len(record["seeds"]) for record in records] == [1, 1, 2]
+    evaluate(config(ipc=[1], labels=["tiles"], output_dir=str(tmp_path / "elsewhere")))
+    assert len(json.loads((tmp_path / "elsewhere" / "results.json").read_text())) == 1
+
+
+def test_views_have_their_own_crops(config):
+    (record,) = evaluate(config(ipc=[1], labels=["views"], rrc_scale=0.3))
+    assert record["overrides"] == {"epochs": 3}
+
+
+def test_the_best_epoch_is_at_least_as_good_as_the_last(config):
+    settings = {"ipc": [3], "epochs": 12, "labels": ["tiles"]}
+    (last,), (best,) = evaluate(config(**settings)), evaluate(config(**settings, epoch="best"))
+    assert best["accuracy_mean"] >= last["accuracy_mean"]
+    assert (last["epoch"], best["epoch"]) == ("last", "best")
+
+
+def test_dry_run_counts_and_writes_nothing(config, run_folder):
+    before = sorted(run_folder.rglob("*"))
+    plan = evaluate(config(dry_run=True, seeds=2))
+    assert sorted(run_folder.rglob("*")) == before
+    assert [(row["ipc"], row["students"], row["images_seen"]) for row in plan] == [(1, 2, 9), (3, 2, 27)]
+    assert all(row["seconds"] > 0 for row in plan)
+    assert "2 students to train" in format_plan(plan)
+
+
+def test_online_needs_the_teacher_that_labelled(config, make_run, teacher, tmp_path):
+    gone = make_run("gone", [1], {"name": str(tmp_path / "moved"), "fingerprint": "0"})
+    changed = make_run("changed", [1], {**teacher, "fingerprint": "0"})
+    unnamed = make_run("unnamed", [1], None)
+    for folder, reason in ((gone, "moved"), (changed, "not those that labelled"), (unnamed, "names no teacher")):
+        with pytest.raises(ValueError, match=rf"(?s)'online'.*{reason}.*--teacher"):
+            evaluate(config(distilled=str(folder), labels=["online"]))
+        (record,) = evaluate(config(distilled=str(folder), labels=["tiles"]))
+        assert record["teacher_accuracy"] is None
+    (record,) = evaluate(config(distilled=str(changed), labels=["online"], teacher=teacher["name"]))
+    assert record["teacher"] == teacher["name"] and record["teacher_accuracy"] is not None
+
+
+def test_clear_errors_before_any_training(config, run_folder, make_run, make_images, teacher):
+    with pytest.raises(ValueError, match=r"ipc must be one of \[1, 3\]"):
+        evaluate(config(ipc=[10]))
+    with pytest.raises(ValueError, match="model must be one of"):
+        evaluate(config(students=["lenet"]))
+    with pytest.raises(ValueError, match="protocol must be one of"):
+        evaluate(config(protocol="mine"))
+    with pytest.raises(ValueError, match="--views"):
+        evaluate(config(distilled=str(make_run("bare", [1], teacher, views=0)), labels=["views"]))
+    with pytest.raises(ValueError, match="another order"):
+        evaluate(config(dataset=str(make_images("swapped", ["green", "red", "blue"]))))
+    assert not (run_folder / "evaluation").exists()
