@@ -107,7 +107,7 @@ def test_exact_equals_brute_force_on_networks(images, kind, seed):
 
 @pytest.mark.parametrize("side", [8, 9])
 def test_exact_equals_brute_force_on_a_3x3_grid(side):
-    """8 px are not divisible by 3: patches are unequal, and none is lost."""
+    """With 8 px, which 3 does not divide, patches are unequal, and none is lost."""
     network = TinyNet(3, side=side)
     pixels = torch.rand(1, 3, side, side, generator=torch.Generator().manual_seed(side))
     heatmap = ExactShapley(network, 3, baseline_value=MEAN).attribute(pixels, torch.tensor([1]))
@@ -187,7 +187,7 @@ def test_design_has_distinct_complementary_pairs(players, coalitions):
 
 
 def test_design_sizes_follow_the_kernel():
-    """At 16 players and 128 coalitions, sizes 1 and 15 are exhausted; the others get their share of the 48 other pairs."""
+    """At 16 players and 64 pairs, sizes 1 and 15 are exhausted; the others get their share of the other 48 pairs."""
     size = coalition_design(16, 128, seed=0).coalitions.sum(1).tolist()
     pairs = [size.count(k) for k in range(1, 8)] + [size.count(8) / 2]
     mass = [2 / (k * (16 - k)) for k in range(2, 8)] + [1 / 64]

@@ -63,8 +63,9 @@ def evaluate(config: EvaluateConfig) -> list[dict[str, Any]]:
         ValueError: If the distilled set, the data and the teacher do not fit together, or lack what was asked for.
     """
     accelerator = open_accelerator(config)
-    run = _Evaluation(config)
-    run.check()
+    with accelerator.main_process_first():
+        run = _Evaluation(config)
+        run.check()
     if config.dry_run:
         plan = run.plan(accelerator.device)
         close(accelerator)
@@ -93,6 +94,7 @@ class _Evaluation:
         self.ipcs = config.ipc or list(self.manifest["ipcs"])
         self.sets: dict[int, DistilledSet] = {ipc: load_distilled(config.distilled, ipc) for ipc in self.ipcs}
         self.fingerprints = {ipc: distilled.fingerprint() for ipc, distilled in self.sets.items()}
+        self._teachers: dict[str, Classifier | str] = {}
         seeds = range(config.seed, config.seed + config.seeds)
         settings = itertools.product(self.ipcs, config.students, config.labels, seeds)
         self.units = list(dict.fromkeys(Unit(*setting) for setting in settings))
@@ -113,7 +115,8 @@ class _Evaluation:
         for student in self.config.students:
             build_classifier(student, self.spec)
         if "online" in self.config.labels or self.config.teacher is not None:
-            self.online_teacher()
+            for ipc in self.ipcs:
+                self.online_teacher(ipc)
         names = self.images.features["label"].names
         check_label_names(self.spec.label_names, names, str(self.config.distilled), self.config.dataset)
 
@@ -141,34 +144,39 @@ class _Evaluation:
     def pixels(self) -> PixelDataset:
         return PixelDataset(self.images, self.spec.image_size, self.spec.channels)
 
-    @cached_property
-    def teacher(self) -> Classifier | str:
-        """The teacher, or why it cannot be used."""
-        stored = self.manifest.get("teacher") or {}
+    def teacher_record(self, ipc: int) -> dict[str, Any]:
+        """Name and fingerprint of the teacher that labelled an IPC's images, as far as the manifest has them."""
+        return self.manifest.get("label_teachers", {}).get(str(ipc)) or self.manifest.get("teacher") or {}
+
+    def teacher(self, ipc: int) -> Classifier | str:
+        """The teacher of an IPC's images, or why it cannot be used; each network is loaded once."""
+        stored = self.teacher_record(ipc)
         name = self.config.teacher or stored.get("name")
         if name is None:
             return "the manifest names no teacher"
+        if name not in self._teachers:
+            self._teachers[name] = self._load_teacher(name, stored.get("fingerprint"))
+        return self._teachers[name]
+
+    def _load_teacher(self, name: str, fingerprint: str | None) -> Classifier | str:
         try:
             teacher = load_classifier(name)
         except (OSError, ValueError) as error:
             return str(error)
-        if self.config.teacher is None and teacher.fingerprint() != stored.get("fingerprint"):
+        if self.config.teacher is None and teacher.fingerprint() != fingerprint:
             return f"the weights in {name} are not those that labelled the distilled set"
         check_label_names(self.spec.label_names, teacher.spec.label_names, str(self.config.distilled), str(name))
         return teacher
 
-    @cached_property
-    def teacher_fingerprint(self) -> str:
-        return self.online_teacher().fingerprint()
-
-    def online_teacher(self) -> Classifier:
+    def online_teacher(self, ipc: int) -> Classifier:
         """The teacher; ValueError with the remedy if it cannot be used."""
-        if isinstance(self.teacher, str):
+        teacher = self.teacher(ipc)
+        if isinstance(teacher, str):
             raise ValueError(
-                f"teacher must be within reach (labels 'online' need it): {self.teacher}. "
+                f"teacher must be within reach (labels 'online' need it): {teacher}. "
                 "Name a folder or Hub id with --teacher, or use the stored labels: --labels views."
             )
-        return self.teacher
+        return teacher
 
     # Units
 
@@ -193,7 +201,7 @@ class _Evaluation:
             "labels": labels,
             "protocol": dataclasses.asdict(self.protocol),
             "overrides": self.overrides(labels),
-            "teacher": self.teacher_fingerprint if labels == "online" else None,
+            "teacher": self.online_teacher(ipc).fingerprint() if labels == "online" else None,
             "epoch": self.config.epoch,
         }
 
@@ -230,7 +238,7 @@ class _Evaluation:
                 self.sets[unit.ipc],
                 self.protocol,
                 unit.labels,
-                self.online_teacher() if unit.labels == "online" else None,
+                self.online_teacher(unit.ipc) if unit.labels == "online" else None,
                 seed=unit.seed,
                 device=device,
                 mixed_precision=config.mixed_precision,
@@ -263,20 +271,21 @@ class _Evaluation:
 
     # Records
 
-    def teacher_accuracy(self, device: torch.device) -> float | None:
+    def teacher_accuracy(self, ipc: int, device: torch.device) -> float | None:
         """The teacher's accuracy on the evaluation split, measured once; None if the teacher is out of reach."""
-        if isinstance(self.teacher, str):
-            logger.warning("The teacher's accuracy is left out: %s.", self.teacher)
+        teacher = self.teacher(ipc)
+        if isinstance(teacher, str):
+            logger.warning("The teacher's accuracy is left out: %s.", teacher)
             return None
         identity = {
-            "teacher": self.teacher_fingerprint,
+            "teacher": teacher.fingerprint(),
             "data": self.data_fingerprint,
             "mixed_precision": self.config.mixed_precision,
         }
         file = self.folder / "evaluation" / f"teacher-{config_hash(identity)}.json"
         if not file.is_file():
             file.parent.mkdir(parents=True, exist_ok=True)
-            teacher = self.teacher.to(device)
+            teacher.to(device)
             same = (teacher.spec.image_size, teacher.spec.channels) == (self.spec.image_size, self.spec.channels)
             pixels = self.pixels if same else PixelDataset(self.images, teacher.spec.image_size, teacher.spec.channels)
             write_json(file, {"teacher": teacher.name, "accuracy": self.measure(teacher, pixels, device)})
@@ -284,9 +293,9 @@ class _Evaluation:
 
     def records(self, accelerator: Accelerator) -> list[dict[str, Any]]:
         """One record per (IPC, student, label mode), from the units' files."""
-        teacher_accuracy = self.teacher_accuracy(accelerator.device)
+        measured = {ipc: self.teacher_accuracy(ipc, accelerator.device) for ipc in self.ipcs}
         return [
-            self._record(ipc, student, labels, teacher_accuracy)
+            self._record(ipc, student, labels, measured[ipc])
             for ipc, student, labels in dict.fromkeys((unit.ipc, unit.student, unit.labels) for unit in self.units)
         ]
 
@@ -304,7 +313,7 @@ class _Evaluation:
             "student": student,
             "protocol": self.protocol.name,
             "labels": labels,
-            "teacher": self.config.teacher or (self.manifest.get("teacher") or {}).get("name"),
+            "teacher": self.config.teacher or self.teacher_record(ipc).get("name"),
             "teacher_accuracy": teacher_accuracy,
             "epoch": self.config.epoch,
             "accuracy_mean": mean,
@@ -327,7 +336,7 @@ class _Evaluation:
             units = [unit for unit in self.units if (unit.ipc, unit.student, unit.labels) == (ipc, student, labels)]
             done = sum(self.unit_file(unit).is_file() for unit in units)
             seen = len(self.sets[ipc]) * self.epochs
-            teacher = self.online_teacher() if labels == "online" else None
+            teacher = self.online_teacher(ipc) if labels == "online" else None
             network = build_classifier(student, self.spec)
             seconds = seconds_per_image(
                 network, self.sets[ipc], self.protocol, labels, teacher, device, self.config.mixed_precision

@@ -45,6 +45,7 @@ __all__ = [
 Forward = Callable[[Tensor], Tensor]
 Baseline = Literal["mean", "blur"]
 
+
 class PatchGame:
     """The cooperative game of an image: players are the patches, absent ones show a baseline.
 

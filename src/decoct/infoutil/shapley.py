@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -62,7 +61,9 @@ def coalition_design(players: int, coalitions: int, seed: int) -> CoalitionDesig
         raise ValueError(f"players must be at least 2. Got {players}.")
     least = 2 * (players - 1)
     if coalitions < least or coalitions % 2:
-        raise ValueError(f"coalitions must be even and at least {least} to identify {players} players. Got {coalitions}.")
+        raise ValueError(
+            f"coalitions must be even and at least {least} to identify {players} players. Got {coalitions}."
+        )
     counts = pairs_per_size(players, coalitions // 2)
     generator = np.random.default_rng(seed)
     best: CoalitionDesign | None = None
@@ -113,12 +114,11 @@ def pair_mass(players: int, size: int) -> float:
 
 def draw_coalitions(players: int, counts: dict[int, int], generator: np.random.Generator) -> tuple[Tensor, Tensor]:
     """Distinct complementary pairs, `(2 pairs, players)` bool, and their weights under the Shapley kernel."""
-    rows: list[Sequence[int]] = []
+    rows: list[tuple[int, ...]] = []
     weights: list[float] = []
     for size, count in counts.items():
-        members = draw_members(players, size, count, generator)
-        rows += members
-        weights += [pair_mass(players, size) / count] * len(members)
+        rows += draw_members(players, size, count, generator)
+        weights += [pair_mass(players, size) / max(count, 1)] * count
     first = np.zeros((len(rows), players), dtype=bool)
     for row, members in enumerate(rows):
         first[row, members] = True

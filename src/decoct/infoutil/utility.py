@@ -94,10 +94,8 @@ def grad_norm(
     norms = []
     with eval_mode(classifier):
         for part, label in zip(pixels.split(chunk_size), labels.split(chunk_size), strict=True):
-            squares = squared_grad_norms_by_layer(classifier, part, label, autocast_dtype)
-            if squares is None:
-                squares = squared_grad_norms_func(classifier, part, label, autocast_dtype)
-            norms.append(squares.sqrt())
+            found = grad_norms_by_layer(classifier, part, label, autocast_dtype)
+            norms.append(grad_norms_by_func(classifier, part, label, autocast_dtype) if found is None else found)
     return torch.cat(norms)
 
 
@@ -113,26 +111,39 @@ def eval_mode(network: nn.Module) -> Iterator[None]:
             module.training = True
 
 
-def squared_grad_norms_func(
+def grad_norms_by_func(
     classifier: Classifier, pixels: Tensor, labels: Tensor, autocast_dtype: torch.dtype | None
 ) -> Tensor:
-    """Squared per-sample gradient norms by `torch.func`, for any network; holds every sample's gradient."""
+    """Per-sample gradient norms by `torch.func`, for any network; holds every sample's gradient."""
     parameters = {name: parameter.detach() for name, parameter in classifier.model.named_parameters()}
     inputs = normalise(classifier, pixels)
 
-    def loss(weights: dict[str, Tensor], image: Tensor, label: Tensor) -> Tensor:
+    def along_residual(weights: dict[str, Tensor], image: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
         with torch.autocast(pixels.device.type, autocast_dtype, enabled=autocast_dtype is not None):
             logits = torch.func.functional_call(classifier.model, weights, (image[None],)).logits
-        return cross_entropy_loss(logits, label[None])[0]
+        direction, length = unit_residual(logits.detach(), label[None])
+        return (logits.float() * direction).sum(), length[0]
 
-    gradients = torch.func.vmap(torch.func.grad(loss), in_dims=(None, 0, 0))(parameters, inputs, labels)
-    return torch.stack([gradient.float().flatten(1).square().sum(1) for gradient in gradients.values()]).sum(0)
+    per_sample = torch.func.vmap(torch.func.grad(along_residual, has_aux=True), in_dims=(None, 0, 0))
+    gradients, length = per_sample(parameters, inputs, labels)
+    squares = [gradient.float().flatten(1).square().sum(1) for gradient in gradients.values()]
+    return torch.stack(squares).sum(0).sqrt() * length
 
 
-def squared_grad_norms_by_layer(
+def unit_residual(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """The residual as unit vectors `(batch, classes)` and lengths `(batch,)`.
+
+    Gradients are propagated from the unit vectors, so that half precision does not lose those of easy samples.
+    """
+    direction = residual(logits, labels)
+    length = direction.norm(dim=1).clamp_min(torch.finfo(torch.float32).tiny)
+    return direction / length[:, None], length
+
+
+def grad_norms_by_layer(
     classifier: Classifier, pixels: Tensor, labels: Tensor, autocast_dtype: torch.dtype | None
 ) -> Tensor | None:
-    """Squared per-sample gradient norms from each layer's input and output gradient, in one batched backward pass.
+    """Per-sample gradient norms from each layer's input and output gradient, in one batched backward pass.
 
     Exact, and several times faster than `torch.func`. None for a network that has parameters outside the layers of
     `LAYER_NORMS`, shares them, or calls a layer more than once.
@@ -149,11 +160,9 @@ def squared_grad_norms_by_layer(
 
     def watch(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
         calls[layer] += 1
-        layer_input, version = inputs[0].detach(), inputs[0]._version
+        layer_input = inputs[0].detach()
 
         def measure(gradient: Tensor) -> None:
-            if layer_input._version != version:
-                raise RuntimeError(f"the input of {type(layer).__name__} was overwritten in place")
             squares.append(LAYER_NORMS[type(layer)](layer, layer_input.to(gradient.dtype), gradient))
 
         if not output.requires_grad:  # no gradient is needed below the first layer
@@ -169,11 +178,12 @@ def squared_grad_norms_by_layer(
                 logits = torch.func.functional_call(model, parameters, (inputs,)).logits
             if set(calls.values()) != {1}:
                 return None
-            torch.autograd.grad(cross_entropy_loss(logits, labels).sum(), first_outputs)
+            direction, length = unit_residual(logits.detach(), labels)
+            torch.autograd.grad(logits, first_outputs, direction.to(logits.dtype))
     finally:
         for hook in hooks:
             hook.remove()
-    return torch.stack(squares).sum(0)
+    return torch.stack(squares).sum(0).clamp_min(0).sqrt() * length
 
 
 def normalise(classifier: Classifier, pixels: Tensor) -> Tensor:
@@ -212,7 +222,8 @@ def conv_squared_norm(layer: nn.Conv2d, inputs: Tensor, gradient: Tensor) -> Ten
     if direct:
         squares = torch.bmm(patches, rows.mT).float().square()
     else:
-        squares = torch.bmm(patches.mT, patches).float() * torch.bmm(rows.mT, rows).float()
+        patches, rows = patches.float(), rows.float()  # the sum may cancel
+        squares = torch.bmm(patches.mT, patches) * torch.bmm(rows.mT, rows)
     return squares.reshape(batch, -1).sum(1) + bias
 
 

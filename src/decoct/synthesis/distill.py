@@ -103,9 +103,18 @@ def distill(config: DistillConfig) -> dict[str, Any]:
 
 
 def distill_images(
-    config: DistillConfig, images: Dataset, teacher: Classifier, accelerator: Accelerator
+    config: DistillConfig,
+    images: Dataset,
+    teacher: Classifier,
+    accelerator: Accelerator,
+    scores: list[Path] | None = None,
 ) -> dict[str, Any]:
-    """`distill` for images and a teacher in memory."""
+    """`distill` for images and a teacher in memory.
+
+    Args:
+        scores: Shards that `score` made with the same attribution and utility, to try other selections on.
+            Default: they are computed.
+    """
     folder = Path(config.output_dir)
     candidates = candidates_of(config, images, teacher)
     label_teachers = {ipc: label_teacher(config, teacher, ipc) for ipc in config.ipc}
@@ -122,7 +131,7 @@ def distill_images(
     for network in {id(each): each for each in [teacher, *label_teachers.values()]}.values():
         network.to(accelerator.device)
     batch_size = shared_batch_size(config, teacher, accelerator, folder / "shards")
-    scores = score(config, candidates, teacher, batch_size, accelerator, folder)
+    scores = scores or score(config, candidates, teacher, batch_size, accelerator, folder)
     tiles = {ipc: select_tiles(scores, teacher.spec, ipc, config) for ipc in config.ipc}
     tiles = with_heatmaps(config, tiles, candidates, teacher, batch_size, accelerator, folder)
     accuracies = {}

@@ -1,0 +1,157 @@
+"""Settings and fixtures of all tests: offline, own caches, one thread, and a teacher trained once per session."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+# Libraries read these when they are imported, so they are set before any is; subprocesses inherit them.
+TEMPORARY = Path(tempfile.mkdtemp(prefix="decoct-tests-"))
+os.environ.update(
+    {
+        "HF_HOME": str(TEMPORARY / "hf"),
+        "HF_HUB_CACHE": str(TEMPORARY / "hf" / "hub"),
+        "HF_DATASETS_CACHE": str(TEMPORARY / "hf" / "datasets"),
+        "HF_MODULES_CACHE": str(TEMPORARY / "hf" / "modules"),
+        "HF_HUB_OFFLINE": "1",
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "TOKENIZERS_PARALLELISM": "false",
+        "MPLCONFIGDIR": str(TEMPORARY / "matplotlib"),
+        "OMP_NUM_THREADS": "1",
+        "MKL_NUM_THREADS": "1",
+    }
+)
+# Runs that must agree bit for bit are compared on the CPU; `ACCELERATE_USE_CPU=false` tests an accelerator.
+os.environ.setdefault("ACCELERATE_USE_CPU", "true")
+os.environ.pop("DECOCT_TRACEBACK", None)
+
+ROOT = Path(__file__).parents[1]
+CLASSES, TRAIN, TEST = 4, 24, 10
+
+
+def pytest_unconfigure() -> None:
+    shutil.rmtree(TEMPORARY, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def once(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, Callable[[Path], None]], Path]:
+    """`once(name, make)`: a folder that `make` fills once per session, whatever the number of xdist workers."""
+    from filelock import FileLock
+
+    root = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        root = root.parent
+
+    def folder(name: str, make: Callable[[Path], None]) -> Path:
+        path, finished = root / f"shared-{name}", root / f"shared-{name}.finished"
+        with FileLock(root / f"shared-{name}.lock"):
+            if not finished.exists():
+                make(path)
+                finished.touch()
+        return path
+
+    return folder
+
+
+@pytest.fixture(scope="session")
+def sample_part(once) -> Path:
+    """A parquet folder with a part of the embedded sample: the first 4 classes, 24 train and 10 test images of each."""
+    return once("data", write_sample_part)
+
+
+def write_sample_part(folder: Path) -> None:
+    import datasets
+    import numpy as np
+
+    folder.mkdir()
+    for split, count in (("train", TRAIN), ("test", TEST)):
+        path = ROOT / "src" / "decoct" / "data" / "sample" / f"{split}.parquet"
+        images = datasets.Dataset.from_parquet(str(path), keep_in_memory=True)
+        labels = np.asarray(images["label"][:])
+        rows = np.sort(np.concatenate([np.flatnonzero(labels == label)[:count] for label in range(CLASSES)]))
+        names = images.features["label"].names[:CLASSES]
+        features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=names)})
+        encoded = images.cast_column("image", datasets.Image(decode=False)).select(rows)
+        columns = {"image": encoded["image"][:], "label": labels[rows].tolist()}
+        datasets.Dataset.from_dict(columns, features=features).to_parquet(folder / f"{split}.parquet")
+
+
+@pytest.fixture(scope="session")
+def trained_teacher(once, sample_part) -> Path:
+    """A small teacher of `sample_part`, with early ones in `epoch_2/` and `epoch_4/`; tests must not change it."""
+
+    def train(folder: Path) -> None:
+        from decoct.config import TeacherConfig
+        from decoct.training.teacher import train_teacher
+
+        config = TeacherConfig(
+            dataset=str(sample_part),
+            model="convnet3_w16",
+            epochs=6,
+            save_epochs=[2, 4],
+            batch_size=16,
+            learning_rate=5e-3,
+            output_dir=str(folder),
+        )
+        train_teacher(config)
+
+    return once("teacher", train)
+
+
+@pytest.fixture(scope="session")
+def image_folder(once) -> Path:
+    """A folder of PNG files, 16 px, RGB: `train/` and `test/` with 8 and 3 images of each of three colour classes."""
+    return once("image-folder", write_image_folder)
+
+
+def write_image_folder(folder: Path) -> None:
+    import numpy as np
+    from PIL import Image
+
+    generator = np.random.default_rng(0)
+    for split, count in (("train", 8), ("test", 3)):
+        for label, name in enumerate(["blue", "green", "red"]):
+            members = folder / split / name
+            members.mkdir(parents=True)
+            for number in range(count):
+                pixels = generator.integers(0, 120, (16, 16, 3))
+                pixels[..., 2 - label] += 100
+                Image.fromarray(pixels.astype(np.uint8)).save(members / f"{number}.png")
+
+
+@pytest.fixture(scope="session")
+def launch_words() -> Callable[..., list[str]]:
+    """The words of `accelerate launch script ...` with a number of processes on the CPU."""
+
+    def words(script: Path | str, *arguments: object, processes: int = 1) -> list[str]:
+        several = ["--multi_gpu", "--main_process_port", "0"] if processes > 1 else []
+        options = ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
+        launcher = [sys.executable, "-m", "accelerate.commands.launch", *several]
+        return [*launcher, "--num_processes", str(processes), *options, str(script), *map(str, arguments)]
+
+    return words
+
+
+@pytest.fixture(scope="session")
+def launch(launch_words) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Runs a script by a real `accelerate launch` in a folder."""
+
+    def run(script: Path | str, *arguments: object, cwd: Path, processes: int = 1) -> subprocess.CompletedProcess[str]:
+        environment = {**os.environ, "ACCELERATE_USE_CPU": "true"}
+        words = launch_words(script, *arguments, processes=processes)
+        return subprocess.run(words, cwd=cwd, env=environment, capture_output=True, text=True, timeout=240)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def scripts() -> Path:
+    """The folder of the scripts."""
+    return ROOT / "scripts"
