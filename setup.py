@@ -36,6 +36,7 @@ setup(
     ],
     package_data={
         "": ["*.md", "*.yaml", "*.parquet", "LICENSE*", "py.typed"],
+        "decoct.presets": ["protocols/*.yaml"],
         "decoct.scripts": ["accelerate_configs/*.yaml"],
     },
     install_requires=[

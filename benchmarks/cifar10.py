@@ -56,23 +56,17 @@ SWEEP: dict[str, dict[str, Any]] = {
         for pool in (0.1, 0.25, 0.5)
     },
     **{
-        f"whole, lowest, herding in best {pool:.0%} of all": whole(
-            candidates_per_class=0, utility="grad_norm_last", selection="herding", pool_fraction=pool
+        f"whole, lowest, {selection} in best {pool:.0%} of all": whole(
+            candidates_per_class=0, utility="grad_norm_last", selection=selection, pool_fraction=pool
         )
-        for pool in (0.1, 0.25, 0.5)
+        for selection, pool in (("herding", 0.1), ("herding", 0.25), ("k_center", 0.01), ("k_center", 0.05))
     },
-    **{
-        f"whole, lowest, {count or 'all'} candidates": whole(candidates_per_class=count, utility="grad_norm_last")
-        for count in (1000, 0)
-    },
-    "whole, lowest, labels of epoch 2": whole(label_teacher="epoch_2"),
-    "whole, lowest, labels of epoch 5": whole(label_teacher="epoch_5"),
-    "whole, lowest, labels of epoch 10": whole(label_teacher="epoch_10"),
+    "whole, lowest, all candidates": whole(candidates_per_class=0, utility="grad_norm_last"),
+    **{f"whole, lowest, labels of epoch {epoch}": whole(label_teacher=f"epoch_{epoch}") for epoch in (2, 5, 10)},
     "random, labels of epoch 5": {"method": "random", "label_teacher": "epoch_5"},
     **{f"whole, {score}, lowest": whole(utility=score) for score in ("grad_norm_last", "loss", "gradient_flow")},
-    **{f"windows {side}, {name}": windows(side, **ORDERS[name]) for side in (0.5, 0.75) for name in ORDERS},
-    "windows 0.75, lowest, herding in best 50%": windows(0.75, selection="herding"),
-    "herding, 300 candidates": {"method": "herding"},
+    **{f"windows 0.5, {name}": windows(0.5, **ORDERS[name]) for name in ("highest", "q0.5", "lowest")},
+    **{f"windows 0.75, {name}": windows(0.75, **ORDERS[name]) for name in ("highest", "lowest")},
 }
 
 VIEWS: dict[str, dict[str, Any]] = {

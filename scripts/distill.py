@@ -23,9 +23,14 @@ from decoct.config import DistillConfig
 
 def main() -> None:
     config = parse_config(DistillConfig, description=__doc__)
+    from accelerate import PartialState
+
+    from decoct.reporting import distill_report, format_settings
     from decoct.synthesis.distill import distill
 
-    distill(config)
+    manifest = distill(config)
+    if PartialState().is_main_process:
+        print(format_settings(manifest) if config.dry_run else distill_report(manifest, config.output_dir))
 
 
 if __name__ == "__main__":

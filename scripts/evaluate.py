@@ -17,9 +17,13 @@ from decoct.config import EvaluateConfig
 
 def main() -> None:
     config = parse_config(EvaluateConfig, description=__doc__)
-    from decoct.evaluation.evaluate import evaluate
+    from accelerate import PartialState
 
-    evaluate(config)
+    from decoct.evaluation.evaluate import evaluate, format_plan, format_table
+
+    records = evaluate(config)
+    if PartialState().is_main_process:
+        print(format_plan(records) if config.dry_run else format_table(records))
 
 
 if __name__ == "__main__":

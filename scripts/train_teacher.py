@@ -21,9 +21,14 @@ from decoct.config import TeacherConfig
 
 def main() -> None:
     config = parse_config(TeacherConfig, description=__doc__)
+    from accelerate import PartialState
+
+    from decoct.reporting import format_settings, teacher_report
     from decoct.training.teacher import train_teacher
 
-    train_teacher(config)
+    record = train_teacher(config)
+    if PartialState().is_main_process:
+        print(format_settings(record) if config.dry_run else teacher_report(record, config.output_dir))
 
 
 if __name__ == "__main__":

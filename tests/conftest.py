@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import shutil
 import subprocess
@@ -34,6 +35,12 @@ os.environ.pop("DECOCT_TRACEBACK", None)
 
 ROOT = Path(__file__).parents[1]
 CLASSES, TRAIN, TEST = 4, 24, 10
+
+
+def pytest_collection_finish() -> None:
+    # Runs collect garbage when they close; what was imported until here need not be looked at each time.
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_unconfigure() -> None:
@@ -131,7 +138,7 @@ def launch_words() -> Callable[..., list[str]]:
     """The words of `accelerate launch script ...` with a number of processes on the CPU."""
 
     def words(script: Path | str, *arguments: object, processes: int = 1) -> list[str]:
-        several = ["--multi_gpu", "--main_process_port", "0"] if processes > 1 else []
+        several = ["--multi_gpu", "--main_process_port", "0"] if processes > 1 else ["--quiet"]
         options = ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
         launcher = [sys.executable, "-m", "accelerate.commands.launch", *several]
         return [*launcher, "--num_processes", str(processes), *options, str(script), *map(str, arguments)]

@@ -55,7 +55,9 @@ class DataConfig:
 class TeacherConfig(DataConfig):
     """Training a teacher on the whole dataset (InfoUtil, App. B.2)."""
 
-    output_dir: str = option("runs/teacher", "Folder for the teacher: the converged one, and `epoch_N/` for early ones.")
+    output_dir: str = option(
+        "runs/teacher", "Folder for the teacher: the converged one, and `epoch_N/` for early ones."
+    )
     model: str = option("convnet3", "Architecture: convnet3 … convnet6 (`_instance` for instance norm), resnet18.")
     epochs: int = option(60, "Passes over the training split.")
     save_epochs: list[int] = option([10], "Epochs after which an early teacher is saved as `epoch_N/`.")
@@ -98,9 +100,9 @@ class DistillConfig(DataConfig):
     ipc: list[int] = option([10], "Images per class; several values share one run.")
     tiles_per_image: Literal[1, 4] = option(1, "Tiles of an image (k): 1 for small images, 4 for a 2x2 mosaic.")
     candidates_per_class: int | None = option(300, "Images of a class that are scored, drawn by the seed. 0: all.")
-    attribution: (
-        Literal["kernel_shap", "exact_shapley", "captum_kernel_shap", "grad_cam", "random", "whole"] | None
-    ) = option(None, "What the crops come from: a heat map, random crops, or the whole image.")
+    attribution: Literal["kernel_shap", "exact_shapley", "captum_kernel_shap", "grad_cam", "random", "whole"] | None = (
+        option(None, "What the crops come from: a heat map, random crops, or the whole image.")
+    )
     grid_size: int = option(4, "Side of the patch grid; its cells are the players.")
     coalitions: int = option(128, "Coalitions of KernelSHAP, in complementary pairs.")
     baseline: Literal["mean", "blur"] = option("mean", "What an absent patch shows.")
@@ -143,9 +145,7 @@ class DistillConfig(DataConfig):
         self.ipc = sorted(set(self.ipc))
         require(bool(self.ipc) and min(self.ipc) >= 1, "ipc", "one or more numbers from 1 on", self.ipc)
         require(2 <= self.grid_size <= 14, "grid_size", "in [2, 14]", self.grid_size)
-        require(
-            self.coalitions >= 2 and self.coalitions % 2 == 0, "coalitions", "even and at least 2", self.coalitions
-        )
+        require(self.coalitions >= 2 and self.coalitions % 2 == 0, "coalitions", "even and at least 2", self.coalitions)
         require(0 < self.crop_fraction <= 1, "crop_fraction", "in (0, 1]", self.crop_fraction)
         require(0 <= self.utility_quantile <= 1, "utility_quantile", "in [0, 1]", self.utility_quantile)
         require(0 < self.pool_fraction <= 1, "pool_fraction", "in (0, 1]", self.pool_fraction)
@@ -157,6 +157,10 @@ class DistillConfig(DataConfig):
         require(self.batch_size is None or self.batch_size >= 1, "batch_size", "at least 1", self.batch_size)
         if self.attribution == "exact_shapley":
             require(self.grid_size <= 4, "grid_size", "at most 4 for exact_shapley (2^16 coalitions)", self.grid_size)
+        if self.attribution == "kernel_shap":
+            least = 2 * (self.grid_size**2 - 1)
+            expected = f"at least {least} to identify {self.grid_size**2} players"
+            require(self.coalitions >= least, "coalitions", expected, self.coalitions)
 
     @property
     def whole_images(self) -> bool:

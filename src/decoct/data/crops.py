@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["crop_and_resize", "random_resized_box"]
+__all__ = ["crop_and_resize", "random_resized_boxes"]
 
 
 def crop_and_resize(pixels: Tensor, rows: Tensor, boxes: Tensor, size: int) -> Tensor:
@@ -42,18 +42,24 @@ def crop_and_resize(pixels: Tensor, rows: Tensor, boxes: Tensor, size: int) -> T
     )
 
 
-def random_resized_box(
-    generator: np.random.Generator, scale: tuple[float, float], ratio: tuple[float, float] = (3 / 4, 4 / 3)
-) -> tuple[float, float, float, float]:
-    """One random-resized-crop box (top, left, height, width) in shares of a square image's side.
+def random_resized_boxes(
+    generator: np.random.Generator, count: int, scale: tuple[float, float], ratio: tuple[float, float] = (3 / 4, 4 / 3)
+) -> Tensor:
+    """`count` random-resized-crop boxes of a square image.
 
-    Area uniform in `scale`, aspect ratio log-uniform in `ratio`; ten tries, then the largest centred box, as
-    torchvision's `RandomResizedCrop` draws them.
+    Area uniform in `scale`, aspect ratio log-uniform in `ratio`; ten tries, then the whole image, as torchvision's
+    `RandomResizedCrop` draws them.
+
+    Returns:
+        `(count, 4)` float32: top, left, height, width in shares of the side.
     """
-    for _ in range(10):
-        area = generator.uniform(*scale)
-        aspect = math.exp(generator.uniform(math.log(ratio[0]), math.log(ratio[1])))
-        width, height = math.sqrt(area * aspect), math.sqrt(area / aspect)
-        if width <= 1 and height <= 1:
-            return generator.uniform(0, 1 - height), generator.uniform(0, 1 - width), height, width
-    return 0.0, 0.0, 1.0, 1.0
+    area = generator.uniform(*scale, size=(count, 10))
+    aspect = np.exp(generator.uniform(math.log(ratio[0]), math.log(ratio[1]), size=(count, 10)))
+    place = generator.uniform(size=(count, 2))
+    width, height = np.sqrt(area * aspect), np.sqrt(area / aspect)
+    fits = (width <= 1) & (height <= 1)
+    first = (np.arange(count), fits.argmax(axis=1))
+    found = fits.any(axis=1)
+    height, width = np.where(found, height[first], 1.0), np.where(found, width[first], 1.0)
+    boxes = np.stack([place[:, 0] * (1 - height), place[:, 1] * (1 - width), height, width], axis=1)
+    return torch.from_numpy(boxes.astype(np.float32))

@@ -50,7 +50,7 @@ def dataset_card(manifest: dict[str, Any], location: str = ".") -> str:
     shown = ", ".join(escape(name) for name in names[:LABELS_SHOWN])
     hidden = len(names) - LABELS_SHOWN
     card = DatasetCard.from_template(
-        card_data(manifest["dataset"], method, ipcs, ipcs[-1] * len(names)),
+        card_data(manifest["dataset"], method, ipcs, ipcs[-1] * len(names), manifest.get("files") or {}),
         template_str=(files("decoct.hub_cards") / "dataset_card.md").read_text(encoding="utf-8"),
         title=f"{escape(manifest['dataset'])}, distilled by {escape(METHODS.get(method, method))}",
         method=escape(METHODS.get(method, method)),
@@ -79,17 +79,21 @@ def dataset_card(manifest: dict[str, Any], location: str = ".") -> str:
     return card.content
 
 
-def card_data(dataset: str, method: str, ipcs: list[int], largest: int) -> DatasetCardData:
-    """The YAML header; `largest` is the number of images of the largest configuration."""
+def card_data(dataset: str, method: str, ipcs: list[int], largest: int, files: dict[str, str]) -> DatasetCardData:
+    """The YAML header; `largest` is the number of images of the largest configuration, `files` maps names to sha256."""
+    configs = []
+    for ipc in ipcs:
+        hashes = [digest for name, digest in sorted(files.items()) if name.startswith(f"data/ipc_{ipc}/")]
+        # `datasets` tells local folders of one name apart by this header alone, so it must change with the content.
+        content = {"description": f"sha256 {' '.join(hashes)}"} if hashes else {}
+        data_files = [{"split": "train", "path": f"data/ipc_{ipc}/*.parquet"}]
+        configs.append({"config_name": f"ipc_{ipc}", "data_files": data_files, **content})
     return DatasetCardData(
         pretty_name=f"{dataset}, distilled by {METHODS.get(method, method)}",
         tags=["dataset-distillation", "soft-labels", "decoct", method],
         task_categories=["image-classification"],
         size_categories=[size_category(largest)],
-        configs=[
-            {"config_name": f"ipc_{ipc}", "data_files": [{"split": "train", "path": f"data/ipc_{ipc}/*.parquet"}]}
-            for ipc in ipcs
-        ],
+        configs=configs,
     )
 
 

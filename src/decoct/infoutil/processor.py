@@ -199,7 +199,7 @@ class InfoUtilProcessor:
         config = self.config
         score = features = torch.zeros(len(crops), 0)
         if config.utility == "grad_norm":
-            score = grad_norm(self.teacher, crops, labels, self.batch_size, DTYPES.get(config.mixed_precision))
+            score = grad_norm(self.teacher, crops, labels, min(self.batch_size, 64), DTYPES.get(config.mixed_precision))
         if config.selection == "top" and config.utility in ("grad_norm", "random"):
             return score, features
         with torch.no_grad(), autocast(self.teacher.device, config.mixed_precision):

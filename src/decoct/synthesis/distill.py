@@ -41,7 +41,16 @@ __all__ = ["InfoUtil", "distill", "distill_images"]
 
 logger = logging.getLogger(__name__)
 
-WRITTEN = ("shards", "data/ipc_*", "README.md", "manifest.json", "preview.png", "report.html", "results.json", "evaluation")
+WRITTEN = (
+    "shards",
+    "data/ipc_*",
+    "README.md",
+    "manifest.json",
+    "preview.png",
+    "report.html",
+    "results.json",
+    "evaluation",
+)
 EARLY_IPC = 10  # InfoUtil, App. B.2: early teachers label up to this IPC
 
 

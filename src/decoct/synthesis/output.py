@@ -49,13 +49,24 @@ def merge_shards(shards: Sequence[Path], folder: Path, features: Features, shard
 
 def write_card(folder: Path, manifest: dict[str, Any]) -> None:
     """Writes README.md, and last of all manifest.json with the sha256 of every other file of the distilled dataset."""
-    (folder / "README.md").write_text(dataset_card(manifest, folder.name), encoding="utf-8")
-    files = ["README.md", "preview.png", *sorted(str(path.relative_to(folder)) for path in folder.glob("data/*/*.parquet"))]
-    hashes = {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in files}
-    write_json(folder / "manifest.json", {**manifest, "files": hashes})
+    names = ["preview.png", *sorted(str(path.relative_to(folder)) for path in folder.glob("data/*/*.parquet"))]
+    hashes = {name: sha256(folder / name) for name in names}
+    (folder / "README.md").write_text(dataset_card({**manifest, "files": hashes}, folder.name), encoding="utf-8")
+    write_json(folder / "manifest.json", {**manifest, "files": {"README.md": sha256(folder / "README.md"), **hashes}})
 
 
-def write_preview(folder: Path, ipcs: Sequence[int], candidates: Dataset, rows: dict[int, int], spec: ImageSpec) -> None:
+def sha256(path: Path) -> str:
+    """Hex digest of a file."""
+    with path.open("rb") as file:
+        digest = hashlib.sha256()
+        while block := file.read(2**20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def write_preview(
+    folder: Path, ipcs: Sequence[int], candidates: Dataset, rows: dict[int, int], spec: ImageSpec
+) -> None:
     """Writes preview.png: the first images of each class, beside the source image of their best tile.
 
     Args:
@@ -63,7 +74,9 @@ def write_preview(folder: Path, ipcs: Sequence[int], candidates: Dataset, rows: 
     """
     shown = next((ipc for ipc in ipcs if ipc >= IMAGES_PER_CLASS), ipcs[-1])
     distilled = Dataset.from_parquet([str(path) for path in sorted(folder.glob(f"data/ipc_{shown}/*.parquet"))])
-    starts = [label * shown + number for label in range(spec.num_classes) for number in range(min(shown, IMAGES_PER_CLASS))]
+    starts = [
+        label * shown + number for label in range(spec.num_classes) for number in range(min(shown, IMAGES_PER_CLASS))
+    ]
     preview = []
     for row in distilled.select(starts[: 10 * IMAGES_PER_CLASS]):
         best = row["tiles"][0]

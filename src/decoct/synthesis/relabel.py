@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from decoct.data.crops import crop_and_resize, random_resized_box
+from decoct.data.crops import crop_and_resize, random_resized_boxes
 from decoct.synthesis.mosaic import unpack
 
 __all__ = ["draw_views", "in_batches", "tile_logits", "view_crops", "view_logits"]
@@ -34,11 +34,9 @@ def tile_logits(forward: Callable[[Tensor], Tensor], images: Tensor, tiles_per_i
 
 def draw_views(generator: np.random.Generator, views: int, smallest_area: float) -> np.ndarray:
     """Boxes `(views, 5)` float16 of one image: top, left, height, width in shares of the side, and flip (0 or 1)."""
-    rows = []
-    for _ in range(views):
-        box = random_resized_box(generator, (smallest_area, 1.0))
-        rows.append((*box, float(generator.random() < 0.5)))
-    boxes = np.array(rows, dtype=np.float16).reshape(views, 5)
+    drawn = random_resized_boxes(generator, views, (smallest_area, 1.0)).numpy()
+    flips = generator.random((views, 1)) < 0.5
+    boxes = np.concatenate([drawn, flips], axis=1).astype(np.float16)
     # Rounding to float16 must not push a box out of the image.
     boxes[:, :2] = np.clip(boxes[:, :2], 0, np.float16(1) - boxes[:, 2:4])
     return boxes

@@ -21,7 +21,9 @@ class Selected:
     crops: np.ndarray
 
 
-def draw_candidates(labels: np.ndarray, classes: int, per_class: int | None, generators: list[np.random.Generator]) -> np.ndarray:
+def draw_candidates(
+    labels: np.ndarray, classes: int, per_class: int | None, generators: list[np.random.Generator]
+) -> np.ndarray:
     """Rows of the candidates, class by class and sorted within: at most `per_class` of each, drawn without replacement."""
     rows = []
     for label in range(classes):

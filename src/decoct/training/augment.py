@@ -14,31 +14,10 @@ __all__ = [
     "crop_and_flip",
     "cutmix",
     "cutmix_box",
-    "random_resized_boxes",
     "shuffle_tiles",
     "tile_orders",
     "tile_shares",
 ]
-
-
-def random_resized_boxes(
-    generator: np.random.Generator, count: int, scale: tuple[float, float], ratio: tuple[float, float] = (3 / 4, 4 / 3)
-) -> Tensor:
-    """`count` random-resized-crop boxes at once, distributed as those of `decoct.data.crops.random_resized_box`.
-
-    Returns:
-        `(count, 4)` float32: top, left, height, width in shares of the side.
-    """
-    area = generator.uniform(*scale, size=(count, 10))
-    aspect = np.exp(generator.uniform(math.log(ratio[0]), math.log(ratio[1]), size=(count, 10)))
-    place = generator.uniform(size=(count, 2))
-    width, height = np.sqrt(area * aspect), np.sqrt(area / aspect)
-    fits = (width <= 1) & (height <= 1)
-    first = (np.arange(count), fits.argmax(axis=1))
-    found = fits.any(axis=1)
-    height, width = np.where(found, height[first], 1.0), np.where(found, width[first], 1.0)
-    boxes = np.stack([place[:, 0] * (1 - height), place[:, 1] * (1 - width), height, width], axis=1)
-    return torch.from_numpy(boxes.astype(np.float32))
 
 
 def tile_orders(generator: np.random.Generator, count: int, tiles_per_image: int) -> Tensor:

@@ -17,7 +17,7 @@ __all__ = ["close", "dataset_fingerprint", "open_accelerator"]
 
 
 def open_accelerator(config: DataConfig, report_to: str | None = None, tracker_dir: Path | None = None) -> Accelerator:
-    """An accelerator in the configured precision, with its tracker started.
+    """An accelerator in the configured precision; its tracker is started by `accelerator.init_trackers`.
 
     Raises:
         ValueError: If the launcher started several processes that do not know of each other.
@@ -33,8 +33,6 @@ def open_accelerator(config: DataConfig, report_to: str | None = None, tracker_d
             f"The launcher must connect its {launched} processes. Got {accelerator.num_processes} here: on a machine "
             "without a GPU, set ACCELERATE_USE_CPU=true, or use `decoct ... --processes N`."
         )
-    if report_to is not None:
-        accelerator.init_trackers("decoct")
     return accelerator
 
 

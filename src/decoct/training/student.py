@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from decoct.config import LABEL_MODES
+from decoct.data.crops import random_resized_boxes
 from decoct.data.spec import ImageSpec
 from decoct.evaluation.distilled import DistilledSet
 from decoct.evaluation.protocols import Protocol, batch_size, crop_scale, learning_rate
@@ -18,11 +19,11 @@ from decoct.training.augment import (
     crop_and_flip,
     cutmix,
     cutmix_box,
-    random_resized_boxes,
     shuffle_tiles,
     tile_orders,
     tile_shares,
 )
+from decoct.training.loop import parameter_groups
 from decoct.training.precision import autocast
 
 __all__ = ["StudentBatches", "soft_label_loss", "train_student"]
@@ -242,11 +243,7 @@ class StudentBatches:
 
 def _optimizer(student: nn.Module, protocol: Protocol) -> torch.optim.AdamW:
     """AdamW without weight decay on one-dimensional parameters; the learning rate is set every epoch."""
-    parameters = [parameter for parameter in student.parameters() if parameter.requires_grad]
-    groups = [
-        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": protocol.weight_decay},
-        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
-    ]
+    groups = parameter_groups(student, protocol.weight_decay)
     return torch.optim.AdamW(groups, lr=protocol.learning_rate, betas=protocol.betas, fused=True)
 
 

@@ -30,7 +30,16 @@ __all__ = ["train_teacher"]
 
 logger = logging.getLogger(__name__)
 
-WRITTEN = ("checkpoints", "epoch_*", "config.json", "model.safetensors", "*.py", "training.json", "trackers")
+WRITTEN = (
+    "checkpoints",
+    "epoch_*",
+    "config.json",
+    "model.safetensors",
+    "convnet.py",
+    "resnet.py",
+    "training.json",
+    "trackers",
+)
 
 
 def train_teacher(config: TeacherConfig) -> dict[str, Any]:
@@ -46,11 +55,12 @@ def train_teacher(config: TeacherConfig) -> dict[str, Any]:
         ValueError: If the data or the configuration cannot be used, or the folder belongs to another configuration.
     """
     folder = Path(config.output_dir)
-    accelerator = open_accelerator(config, config.report_to, folder / "trackers")
+    accelerator = open_accelerator(config, None if config.dry_run else config.report_to, folder / "trackers")
     with accelerator.main_process_first():
         images, eval_images, spec = _load(config)
+    plan = _plan(config, len(images), spec)  # raises for a bad configuration, before the folder is claimed
     if config.dry_run:
-        return _plan(config, len(images), spec)
+        return plan
     if accelerator.is_main_process:
         identity = identity_of(to_dict(config), data=dataset_fingerprint(images))
         claim_folder(folder, identity, config.overwrite, WRITTEN)
@@ -58,7 +68,11 @@ def train_teacher(config: TeacherConfig) -> dict[str, Any]:
     if (folder / "training.json").is_file():
         logger.info("%s holds this teacher already.", folder)
         return read_json(folder / "training.json")
-    record = _train(accelerator, config, folder, PixelDataset(images, spec.image_size, spec.channels), eval_images, spec)
+    if config.report_to is not None:
+        accelerator.init_trackers("decoct")
+    record = _train(
+        accelerator, config, folder, PixelDataset(images, spec.image_size, spec.channels), eval_images, spec
+    )
     close(accelerator)
     return record
 
@@ -121,9 +135,7 @@ def _train(
 
     def after_epoch(epoch: int, loss: float) -> dict[str, float]:
         trained = accelerator.unwrap_model(model, keep_torch_compile=False)
-        measured = accuracy(
-            trained, eval_pixels, device=accelerator.device, mixed_precision=config.mixed_precision
-        )
+        measured = accuracy(trained, eval_pixels, device=accelerator.device, mixed_precision=config.mixed_precision)
         if accelerator.is_main_process:
             tqdm.write(f"epoch {epoch}/{config.epochs}: loss {loss:.4f}, accuracy {measured:.4f}")
             if epoch in config.save_epochs and epoch < config.epochs:
@@ -131,7 +143,12 @@ def _train(
         return {"accuracy": measured}
 
     loop = LoopConfig(
-        config.epochs, config.batch_size, config.seed, config.checkpoint_every, config.checkpoint_steps, config.num_workers
+        config.epochs,
+        config.batch_size,
+        config.seed,
+        config.checkpoint_every,
+        config.checkpoint_steps,
+        config.num_workers,
     )
 
     def learning_rate(step: int) -> float:

@@ -1,0 +1,173 @@
+"""Claim: peak memory of distilling does not grow with the dataset beyond a few bytes an image; scores wait on disk.
+
+    python benchmarks/memory.py --dataset uoft-cs/cifar10 --teacher runs/teacher
+    python benchmarks/memory.py --dataset path/to/cifar10 --teacher runs/teacher --split_small "train[:5000]"
+
+Each split is distilled by InfoUtil at IPC 10 in a fresh process of its own: every image is a candidate, scored by its
+gradient norm. `peak_mb` is that process's `ru_maxrss` at the end, `start_mb` after loading libraries and teacher.
+Memory-mapped pages of the dataset file count there although the system may drop them at any time, so `anonymous_mb`,
+sampled (Linux), stands beside it. `disk_bytes_per_candidate` is the largest size of all shards, by the candidates.
+Results, with hardware and versions, go to benchmarks/results/memory.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import resource
+import shlex
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+# The parent imports nothing large: a child's ru_maxrss begins with what its parent had when it was forked.
+RESULT = Path(__file__).parent / "results" / "memory.json"
+SAMPLE_SECONDS = 0.1
+MB = 1e6
+
+
+def peak_mb() -> float:
+    """Largest resident memory of this process so far, in MB."""
+    unit = 1 if sys.platform == "darwin" else 1024
+    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / MB, 1)
+
+
+def anonymous_mb() -> float:
+    """Resident memory of this process without mapped files, in MB; 0 where the system does not tell."""
+    status = Path("/proc/self/status")
+    lines = status.read_text().splitlines() if status.is_file() else []
+    return sum(int(line.split()[1]) * 1024 / MB for line in lines if line.startswith("RssAnon"))
+
+
+def shard_bytes(folder: Path) -> float:
+    """Bytes of all shards in a run folder; one that goes away meanwhile counts nothing."""
+    total = 0
+    for path in folder.glob("shards/*.parquet"):
+        with contextlib.suppress(FileNotFoundError):
+            total += path.stat().st_size
+    return total
+
+
+@contextlib.contextmanager
+def largest(*measures: Callable[[], float]) -> Iterator[list[float]]:
+    """The largest value of each measure inside the block, sampled by a thread."""
+    found = [0.0] * len(measures)
+    stop = threading.Event()
+
+    def sample() -> None:
+        while not stop.wait(SAMPLE_SECONDS):
+            for index, measure in enumerate(measures):
+                found[index] = max(found[index], measure())
+
+    thread = threading.Thread(target=sample)
+    thread.start()
+    try:
+        yield found
+    finally:
+        stop.set()
+        thread.join()
+
+
+def distil_split(options: argparse.Namespace, split: str) -> dict[str, Any]:
+    """Distils one split in this process and says what it took."""
+    import torch
+
+    from decoct.config import DistillConfig
+    from decoct.models.zoo import load_classifier
+    from decoct.synthesis.distill import distill
+
+    load_classifier(options.teacher)
+    start = peak_mb()
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary) / "run"
+        config = DistillConfig(
+            dataset=options.dataset,
+            train_split=split,
+            teacher=options.teacher,
+            ipc=[options.ipc],
+            candidates_per_class=0,
+            utility="grad_norm",
+            crop_fraction=1.0,
+            batch_size=options.batch_size,
+            output_dir=str(folder),
+        )
+        began = time.perf_counter()
+        with largest(anonymous_mb, lambda: shard_bytes(folder)) as found:
+            manifest = distill(config)
+        seconds = time.perf_counter() - began
+    return {
+        "split": split,
+        "images": manifest["candidates"],
+        "start_mb": start,
+        "peak_mb": peak_mb(),
+        "anonymous_mb": round(found[0], 1),
+        "disk_bytes_per_candidate": round(found[1] / manifest["candidates"], 1),
+        "seconds": round(seconds, 1),
+        "threads": torch.get_num_threads(),
+        "versions": manifest["versions"],
+    }
+
+
+def in_fresh_process(arguments: list[str], split: str) -> dict[str, Any]:
+    """`distil_split` in a process of its own."""
+    with tempfile.NamedTemporaryFile(suffix=".json") as file:
+        child = [sys.executable, __file__, *arguments, "--child", split, "--output", file.name]
+        subprocess.run(child, check=True)
+        return json.loads(Path(file.name).read_text())
+
+
+def public_name(argument: str) -> str:
+    """An argument; of a local path the last part alone."""
+    return Path(argument).name if Path(argument).exists() else argument
+
+
+def cpu_name() -> str:
+    """The processor's name."""
+    info = Path("/proc/cpuinfo")
+    names = [line for line in info.read_text().splitlines() if "model name" in line] if info.is_file() else []
+    return names[0].split(":")[1].strip() if names else "unknown"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--dataset", required=True, help="CIFAR-10: Hub id or local parquet folder")
+    parser.add_argument("--teacher", required=True, help="Folder or Hub id of a trained classifier.")
+    parser.add_argument("--split_small", default="train[:5000]", help="The smaller split.")
+    parser.add_argument("--split_large", default="train", help="The larger split.")
+    parser.add_argument("--ipc", type=int, default=10, help="Images per class.")
+    parser.add_argument("--batch_size", type=int, default=64, help="Images per forward pass.")
+    parser.add_argument("--output", type=Path, default=RESULT, help="Result file.")
+    parser.add_argument("--child", metavar="SPLIT", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.child:
+        options.output.write_text(json.dumps(distil_split(options, options.child)))
+        return
+    runs = [in_fresh_process(sys.argv[1:], split) for split in (options.split_small, options.split_large)]
+    versions = [run.pop("versions") for run in runs][0]
+    more = runs[1]["images"] - runs[0]["images"]
+    growth = {
+        f"{name}_growth_bytes_per_image": round((runs[1][f"{name}_mb"] - runs[0][f"{name}_mb"]) * MB / more, 1)
+        for name in ("peak", "anonymous")
+        if more
+    }
+    result = {
+        "command": shlex.join(["python", "benchmarks/memory.py", *map(public_name, sys.argv[1:])]),
+        "runs": runs,
+        **growth,
+        "batch_size": options.batch_size,
+        "cpu": cpu_name(),
+        "versions": versions,
+    }
+    options.output.parent.mkdir(parents=True, exist_ok=True)
+    options.output.write_text(json.dumps(result, indent=2) + "\n")
+    print(json.dumps(result, indent=2))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,47 @@
+"""What the scripts print when they are done."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+__all__ = ["distill_report", "format_settings", "teacher_report"]
+
+
+def format_settings(settings: dict[str, Any]) -> str:
+    """Names and values in two columns, as `--dry_run` shows them; values of a mapping follow, indented."""
+    rows: list[tuple[str, str]] = []
+    for name, value in settings.items():
+        if isinstance(value, dict):
+            rows += [(name, ""), *((f"  {key}", _text(each)) for key, each in value.items())]
+        else:
+            rows.append((name, _text(value)))
+    width = max(len(name) for name, _ in rows)
+    return "\n".join(f"{name:<{width}}  {value}".rstrip() for name, value in rows)
+
+
+def teacher_report(record: dict[str, Any], folder: str) -> str:
+    """Accuracy and folder of a trained teacher, and of the early ones beside it."""
+    lines = [f"Teacher: {100 * record['accuracy']:.1f} % on real test images. Saved in {folder}"]
+    for early in record["config"]["save_epochs"]:
+        if early < len(record["epochs"]):
+            accuracy = record["epochs"][early - 1]["accuracy"]
+            lines.append(f"Early teacher: {100 * accuracy:.1f} % after epoch {early}. Saved in {folder}/epoch_{early}")
+    return "\n".join(lines)
+
+
+def distill_report(manifest: dict[str, Any], folder: str) -> str:
+    """Run folder, sizes, the teacher's accuracy on the tiles, the preview, and how to load the result."""
+    lines = [f"Distilled by {manifest['config']['method']} into {folder}"]
+    for ipc in manifest["ipcs"]:
+        accuracy = manifest["tile_accuracy"][str(ipc)]
+        images = f"{ipc * len(manifest['label_names'])} image" + "s" * (ipc * len(manifest["label_names"]) > 1)
+        lines.append(f"  IPC {ipc}: {images}; the teacher recognises {100 * accuracy:.0f} % of their tiles")
+    lines.append(f"See   {Path(folder, 'preview.png').resolve()}")
+    lines.append(f'Load  load_dataset("{folder}", "ipc_{manifest["ipcs"][-1]}", split="train")')
+    return "\n".join(lines)
+
+
+def _text(value: Any) -> str:
+    """A number with thousands separators, anything else as it is."""
+    return f"{value:,}" if isinstance(value, int | float) and not isinstance(value, bool) else str(value)

@@ -1,0 +1,76 @@
+"""The scripts as a user runs them: by `accelerate launch`, one after the other, in an empty folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from datasets import load_dataset
+
+from decoct.models.zoo import load_classifier
+from decoct.run_folder import read_json
+
+
+def test_teacher_distill_evaluate(launch, scripts, sample_part, tmp_path):
+    data = ["--dataset", sample_part]
+    network = ["--model", "convnet3_w8", "--epochs", 2, "--save_epochs", 1, "--batch_size", 16]
+    teacher = launch(scripts / "train_teacher.py", *data, *network, "--output_dir", "runs/teacher", cwd=tmp_path)
+    assert teacher.returncode == 0, teacher.stderr
+    assert "runs/teacher" in teacher.stdout
+    for folder in ("runs/teacher", "runs/teacher/epoch_1"):
+        names = {path.name for path in (tmp_path / folder).iterdir() if path.is_file()} - {"run.json"}
+        assert names == {"config.json", "convnet.py", "model.safetensors", "training.json"}
+    assert load_classifier(tmp_path / "runs" / "teacher").spec.num_classes == 4
+
+    sizes = ["--ipc", 1, 2, "--candidates_per_class", 8, "--grid_size", 3, "--coalitions", 16, "--views", 2]
+    source = [*data, "--teacher", "runs/teacher", "--label_teacher", "early", "--output_dir", "runs/distilled"]
+    distilled = launch(scripts / "distill.py", *source, *sizes, cwd=tmp_path)
+    assert distilled.returncode == 0, distilled.stderr
+    assert "preview.png" in distilled.stdout
+    run = tmp_path / "runs" / "distilled"
+    assert {path.name for path in run.iterdir()} == {"README.md", "data", "manifest.json", "preview.png", "run.json"}
+    assert [len(load_dataset(str(run), f"ipc_{ipc}", split="train")) for ipc in (1, 2)] == [4, 8]
+    assert read_json(run / "manifest.json")["label_teachers"]["1"]["name"] == "runs/teacher/epoch_1"
+
+    students = ["--students", "convnet3_w8", "--labels", "hard", "views", "--epochs", 2, "--seeds", 2]
+    evaluated = launch(
+        scripts / "evaluate.py", *data, "--distilled", "runs/distilled", *students, "--ipc", 2, cwd=tmp_path
+    )
+    assert evaluated.returncode == 0, evaluated.stderr
+    records = read_json(run / "results.json")
+    assert [(record["ipc"], record["student"], record["labels"]) for record in records] == [
+        (2, "convnet3_w8", "hard"),
+        (2, "convnet3_w8", "views"),
+    ]
+    for record in records:
+        assert record["method"] == "infoutil"
+        assert len(record["seeds"]) == 2
+        assert 0 <= record["accuracy_mean"] <= 1
+        assert f"{100 * record['accuracy_mean']:.1f}" in evaluated.stdout
+    assert evaluated.stdout.count("convnet3_w8") >= 2
+
+
+def test_a_dry_run_prints_the_cost_and_writes_nothing(launch, scripts, sample_part, trained_teacher, tmp_path):
+    arguments = ["--dataset", sample_part, "--teacher", trained_teacher, "--ipc", 2, "--output_dir", "runs/x"]
+    done = launch(scripts / "distill.py", *arguments, "--dry_run", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "forward_passes" in done.stdout
+    assert "estimated_seconds" in done.stdout
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("script", "arguments", "message"),
+    [
+        ("distill.py", ["--teacher", "runs/missing"], "teacher must be an existing folder or a Hub id"),
+        ("train_teacher.py", ["--dataset", "missing_folder"], "dataset must be a Hub id, a local image folder"),
+    ],
+)
+def test_bad_input_is_one_line(launch, scripts, tmp_path, script, arguments, message):
+    done = launch(scripts / script, *arguments, cwd=tmp_path)
+    assert done.returncode != 0
+    lines = [line for line in done.stderr.splitlines() if f"{script}: error: " in line]
+    assert len(lines) == 1
+    assert message in lines[0]
+    assert "Traceback" not in done.stderr
+    assert not [path for path in Path(tmp_path).rglob("*") if path.is_file()]

@@ -1,0 +1,110 @@
+"""Candidates, scores and coresets, against brute force."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from decoct.seeding import numpy_generator
+from decoct.synthesis.coresets import herding, k_center
+from decoct.synthesis.selection import draw_candidates, select_class, sort_keys
+
+
+def features(rows: int = 30, width: int = 5, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).normal(size=(rows, width))
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_herding_takes_what_brings_the_running_mean_closest(seed):
+    points = features(seed=seed)
+    mean, expected = points.mean(0), []
+    for _ in range(12):
+        rest = [row for row in range(len(points)) if row not in expected]
+        distance = [np.linalg.norm(points[[*expected, row]].mean(0) - mean) for row in rest]
+        expected.append(rest[int(np.argmin(distance))])
+    assert herding(points, 12).tolist() == expected
+    assert sorted(herding(points, 30)) == list(range(30))
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_k_center_takes_what_is_farthest_from_those_taken(seed):
+    points = features(seed=seed)
+    expected = [int(np.linalg.norm(points - points.mean(0), axis=1).argmin())]
+    while len(expected) < 12:
+        nearest = [min(np.linalg.norm(point - points[row]) for row in expected) for point in points]
+        nearest = [-1.0 if row in expected else distance for row, distance in enumerate(nearest)]
+        expected.append(int(np.argmax(nearest)))
+    assert k_center(points, 12).tolist() == expected
+    assert sorted(k_center(points, 30)) == list(range(30))
+
+
+@pytest.mark.parametrize("choose", [herding, k_center])
+def test_coresets_of_equal_points_and_shorter_prefixes(choose):
+    assert choose(np.ones((4, 3), dtype=np.float16), 4).tolist() == [0, 1, 2, 3]
+    points = features()
+    assert choose(points, 5).tolist() == choose(points, 20)[:5].tolist()
+
+
+def test_candidates_are_drawn_per_class_and_sorted():
+    labels = np.random.default_rng(0).integers(0, 3, 100)
+
+    def draw(limit: int | None, seed: int = 0) -> np.ndarray:
+        return draw_candidates(labels, 3, limit, [numpy_generator(seed, "candidates", label) for label in range(3)])
+
+    rows = draw(10)
+    assert labels[rows].tolist() == [0] * 10 + [1] * 10 + [2] * 10
+    assert len(set(rows)) == 30
+    assert all((np.diff(rows[labels[rows] == label]) > 0).all() for label in range(3))
+    assert rows.tolist() == draw(10).tolist() != draw(10, seed=1).tolist()
+    everything = np.concatenate([np.flatnonzero(labels == label) for label in range(3)]).tolist()
+    assert draw(None).tolist() == everything == draw(1000).tolist()
+
+
+def test_sort_keys():
+    scores = np.array([[3.0, 1.0], [2.0, 5.0]])
+    assert (sort_keys(scores, "lowest", 0.5) == scores).all()
+    assert (sort_keys(scores, "highest", 0.5) == -scores).all()
+    assert sort_keys(scores, "quantile", 0.5).tolist() == [[0.5, 1.5], [0.5, 2.5]]
+    assert sort_keys(scores, "quantile", 1.0).tolist() == [[2, 4], [3, 0]]
+
+
+UTILITY = np.array([[5.0, 1.0, 4.0], [2.0, 2.0, 3.0], [9.0, 8.0, 7.0], [0.0, 6.0, 6.5]])
+
+
+@pytest.mark.parametrize(
+    ("order", "quantile", "rows", "crops"),
+    [
+        ("highest", 0.5, [2, 3, 0, 1], [0, 2, 0, 2]),
+        ("lowest", 0.5, [3, 0, 1, 2], [0, 1, 0, 2]),
+        ("quantile", 0.0, [3, 0, 1, 2], [0, 1, 0, 2]),
+        ("quantile", 1.0, [2, 3, 0, 1], [0, 2, 0, 2]),
+        ("quantile", 0.5, [0, 1, 3, 2], [0, 2, 1, 2]),  # the median is 4.5
+    ],
+)
+def test_the_best_crop_of_each_image_then_the_best_images(order, quantile, rows, crops):
+    chosen = select_class(UTILITY, None, 4, order, quantile, "top", 0.5)
+    assert (chosen.rows.tolist(), chosen.crops.tolist()) == (rows, crops)
+    shorter = select_class(UTILITY, None, 2, order, quantile, "top", 0.5)
+    assert shorter.rows.tolist() == chosen.rows[:2].tolist()
+
+
+@pytest.mark.parametrize(("selection", "choose"), [("herding", herding), ("k_center", k_center)])
+@pytest.mark.parametrize(("fraction", "pool"), [(1.0, 20), (0.5, 10), (0.01, 4), (0.21, 5)])
+def test_diverse_selection_chooses_from_the_best_share(selection, choose, fraction, pool):
+    generator = np.random.default_rng(0)
+    utility, described = generator.normal(size=(20, 3)), generator.normal(size=(20, 3, 4))
+    chosen = select_class(utility, described, 4, "lowest", 0.5, selection, fraction)
+    best = np.argsort(utility.min(1))[:pool]
+    crops = utility.argmin(1)
+    expected = best[choose(described[best, crops[best]], 4)]
+    assert chosen.rows.tolist() == expected.tolist()
+    assert chosen.crops.tolist() == crops[expected].tolist()
+
+
+def test_equal_scores_go_to_the_lower_row():
+    assert select_class(np.zeros((5, 2)), None, 3, "highest", 0.5, "top", 0.5).rows.tolist() == [0, 1, 2]
+
+
+def test_too_few_candidates_are_an_error():
+    with pytest.raises(ValueError, match="at least 5 candidates. Got 4."):
+        select_class(UTILITY, None, 5, "lowest", 0.5, "top", 0.5)
