@@ -29,8 +29,14 @@ lint: venv ## check style, formatting and types
 	$(BIN)/python -m ruff format --check .
 	$(BIN)/python -m mypy
 
-bench: venv ## run the benchmarks and write benchmarks/results/
-	@set -e; for script in benchmarks/[a-z]*.py; do echo "$$script"; $(BIN)/python "$$script"; done
+# Full measurements: make bench DATASET=uoft-cs/cifar10 TEACHER=runs/teacher
+bench: venv ## run the benchmarks with DATASET= and TEACHER=, and write benchmarks/results/
+	@test -n "$(DATASET)" -a -n "$(TEACHER)" || { echo "Name both: make bench DATASET=... TEACHER=..."; exit 2; }
+	$(BIN)/python benchmarks/attribution.py --dataset "$(DATASET)" --teacher "$(TEACHER)"
+	$(BIN)/python benchmarks/utility.py --dataset "$(DATASET)" --teacher "$(TEACHER)"
+	$(BIN)/python benchmarks/memory.py --dataset "$(DATASET)" --teacher "$(TEACHER)"
+	$(BIN)/python benchmarks/cifar10.py --dataset "$(DATASET)" --teacher "$(TEACHER)" --stage final --seeds 0 1 2 --ipc 1 10 50
+	$(BIN)/python benchmarks/tables.py
 
 clean: ## remove .venv, caches and build products
 	rm -rf $(VENV) build dist src/*.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -11,7 +11,12 @@ import pytest
 from decoct.config import DistillConfig, EvaluateConfig, TeacherConfig
 from decoct.demo import METHODS, demo_plan, demo_steps, demo_summary, run_steps
 
-WRITE = "import pathlib, sys; p = pathlib.Path(sys.argv[1]); p.parent.mkdir(parents=True, exist_ok=True); p.write_text('{}')"
+WRITE = (
+    "import pathlib, sys\n"
+    "path = pathlib.Path(sys.argv[1])\n"
+    "path.parent.mkdir(parents=True, exist_ok=True)\n"
+    "path.write_text('{}')"
+)
 
 
 @pytest.fixture

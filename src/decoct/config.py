@@ -1,4 +1,4 @@
-"""One flat dataclass per stage: the same fields are the Python API, the command line, the YAML presets and the manifest.
+"""One flat dataclass per stage: its fields are the Python API, the command line, the YAML presets and the manifest.
 
 The `help` of a field is its documentation; nothing is described twice.
 """
@@ -123,8 +123,10 @@ class DistillConfig(DataConfig):
     selection: Literal["top", "herding", "k_center"] | None = option(
         None, "Take the best scores, or the most diverse of the pool by the teacher's features."
     )
-    pool_fraction: float | None = option(
-        None, "Share of a class's candidates, best scores first, that `herding` and `k_center` choose from."
+    pool_factor: float | None = option(
+        None,
+        "Pool that `herding` and `k_center` choose from, best scores first, as a multiple of the tiles that are "
+        "needed. 0: all candidates.",
     )
     gradient_flow_references: int = option(512, "Candidates that `gradient_flow` takes its maximum over.")
     views: int = option(50, "Fixed views of an image whose logits are stored (M); 0 leaves them out.")
@@ -137,8 +139,8 @@ class DistillConfig(DataConfig):
         for name, value in self.method_defaults().items():
             if getattr(self, name) is None:
                 setattr(self, name, value)
-        if self.pool_fraction is None:
-            self.pool_fraction = 0.5
+        if self.pool_factor is None:
+            self.pool_factor = 3.0
         if self.crop_fraction is None:
             self.crop_fraction = 0.5 if self.tiles_per_image == 4 else 1.0
         self.candidates_per_class = self.candidates_per_class or None
@@ -148,7 +150,9 @@ class DistillConfig(DataConfig):
         require(self.coalitions >= 2 and self.coalitions % 2 == 0, "coalitions", "even and at least 2", self.coalitions)
         require(0 < self.crop_fraction <= 1, "crop_fraction", "in (0, 1]", self.crop_fraction)
         require(0 <= self.utility_quantile <= 1, "utility_quantile", "in [0, 1]", self.utility_quantile)
-        require(0 < self.pool_fraction <= 1, "pool_fraction", "in (0, 1]", self.pool_fraction)
+        require(
+            self.pool_factor == 0 or self.pool_factor >= 1, "pool_factor", "0 (all) or at least 1", self.pool_factor
+        )
         require(0 < self.view_scale <= 1, "view_scale", "in (0, 1]", self.view_scale)
         require(self.crops_per_image >= 1, "crops_per_image", "at least 1", self.crops_per_image)
         require(self.noise_scale >= 0, "noise_scale", "at least 0", self.noise_scale)
@@ -191,7 +195,7 @@ METHOD_DEFAULTS: dict[str, dict[str, Any]] = {
         "utility": "random",
         "utility_order": "lowest",
         "selection": "herding",
-        "pool_fraction": 1.0,
+        "pool_factor": 0.0,
     },
 }
 

@@ -1,4 +1,4 @@
-"""Output folders that belong to one configuration: claimed at the start, resumed when it is the same, refused when not."""
+"""Output folders belong to one configuration: claimed at the start, resumed by the same one, refused to others."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ from decoct.run_folder import read_json
 
 DRIVER = """
 import json, os, sys
-from accelerate import PartialState
+from accelerate import Accelerator
 from decoct.arguments import parse_config
 from decoct.config import DistillConfig
 from decoct.synthesis import shards
@@ -32,7 +32,7 @@ if __name__ == "__main__":
     written, write = [], shards.write_parquet
     shards.write_parquet = lambda table, path: (written.append(path.name), write(table, path))
     config = parse_config(DistillConfig, sys.argv[2:])
-    state = PartialState()
+    state = Accelerator()
     world, rank = state.num_processes, state.process_index
     distill(config)
     with open(os.path.join(sys.argv[1], f"rank_{rank}.json"), "w") as file:
@@ -43,7 +43,7 @@ if __name__ == "__main__":
 @pytest.fixture(scope="module")
 def arguments(sample_part, trained_teacher) -> list[str]:
     """A run of 24 score shards, with crops by heat maps and both kinds of labels."""
-    settings = "--crop_fraction 0.5 --grid_size 3 --coalitions 128 --candidates_per_class 0 --ipc 1 3 --views 3"
+    settings = "--crop_fraction 0.5 --grid_size 3 --coalitions 300 --candidates_per_class 0 --ipc 1 3 --views 3"
     data = ["--dataset", str(sample_part), "--teacher", str(trained_teacher)]
     return [*data, *settings.split(), "--selection", "herding", "--batch_size", "16", "--shard_size", "4"]
 

@@ -170,7 +170,9 @@ def save_vit(folder: Path) -> None:
         id2label=dict(enumerate(NAMES)),
     )
     ViTForImageClassification(config).save_pretrained(folder)
-    ViTImageProcessor(image_mean=list(MEAN), image_std=list(STD), size={"height": 32, "width": 32}).save_pretrained(folder)
+    ViTImageProcessor(image_mean=list(MEAN), image_std=list(STD), size={"height": 32, "width": 32}).save_pretrained(
+        folder
+    )
 
 
 def save_resnet(folder: Path) -> None:
@@ -207,7 +209,7 @@ def test_a_folder_without_a_network_is_an_error(tmp_path):
         load_classifier(str(tmp_path))
 
 
-@pytest.mark.parametrize("name", ["missing/a/b", "missing", "/no/such/folder"])
+@pytest.mark.parametrize("name", ["missing/a/b", "missing", "/no/such/folder", "runs/missing"])
 def test_a_missing_folder_is_an_error(name):
     with pytest.raises(ValueError, match=f"existing folder or a Hub id.*Got '{name}'"):
         load_classifier(name)

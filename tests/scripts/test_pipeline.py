@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
-import pytest
 from datasets import load_dataset
 
 from decoct.models.zoo import load_classifier
@@ -59,18 +56,11 @@ def test_a_dry_run_prints_the_cost_and_writes_nothing(launch, scripts, sample_pa
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize(
-    ("script", "arguments", "message"),
-    [
-        ("distill.py", ["--teacher", "runs/missing"], "teacher must be an existing folder or a Hub id"),
-        ("train_teacher.py", ["--dataset", "missing_folder"], "dataset must be a Hub id, a local image folder"),
-    ],
-)
-def test_bad_input_is_one_line(launch, scripts, tmp_path, script, arguments, message):
-    done = launch(scripts / script, *arguments, cwd=tmp_path)
+def test_bad_input_is_one_line(launch, scripts, tmp_path):
+    done = launch(scripts / "distill.py", "--teacher", "runs/missing", cwd=tmp_path)
     assert done.returncode != 0
-    lines = [line for line in done.stderr.splitlines() if f"{script}: error: " in line]
+    lines = [line for line in done.stderr.splitlines() if "distill.py: error: " in line]
     assert len(lines) == 1
-    assert message in lines[0]
+    assert "teacher must be an existing folder or a Hub id 'user/name'. Got 'runs/missing'" in lines[0]
     assert "Traceback" not in done.stderr
-    assert not [path for path in Path(tmp_path).rglob("*") if path.is_file()]
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]

@@ -159,7 +159,7 @@ class InfoUtilProcessor:
         return window_boxes(
             heatmaps,
             self.side,
-            config.crop_fraction,
+            config.crop_fraction,  # type: ignore[arg-type]  # the configuration has resolved what was None
             config.crops_per_image,
             config.noise_scale,
             generators,

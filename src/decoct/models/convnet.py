@@ -57,7 +57,8 @@ class ConvNetForImageClassification(PreTrainedModel):
             ]
             channels = config.width
         self.blocks = nn.Sequential(*layers)
-        self.classifier = nn.Linear(config.width * (config.image_size >> config.depth) ** 2, config.num_labels)
+        width = config.width * (config.image_size >> config.depth) ** 2
+        self.classifier = nn.Linear(width, config.num_labels)  # type: ignore[arg-type]
         self.post_init()
 
     def _init_weights(self, module: nn.Module) -> None:

@@ -75,7 +75,7 @@ class BasicResNetForImageClassification(PreTrainedModel):
                 blocks.append(BasicBlock(width, outputs, stride=2 if stage > 0 and block == 0 else 1))
                 width = outputs
         self.blocks = nn.Sequential(*blocks)
-        self.classifier = nn.Linear(width, config.num_labels)
+        self.classifier = nn.Linear(width, config.num_labels)  # type: ignore[arg-type]
         self.post_init()
 
     def _init_weights(self, module: nn.Module) -> None:

@@ -81,16 +81,23 @@ def load_classifier(name_or_path: str | Path, trust_remote_code: bool = False) -
         raise ValueError(f"teacher must be a folder with config.json and model.safetensors. Got {path}, without one.")
     if not path.is_dir() and (path.is_absolute() or str(name_or_path).count("/") != 1 or path.parent.is_dir()):
         raise ValueError(f"teacher must be an existing folder or a Hub id 'user/name'. Got {name_or_path!r}.")
-    model = AutoModelForImageClassification.from_pretrained(
-        name_or_path, trust_remote_code=trust_remote_code, use_safetensors=True
-    )
+    try:
+        model = AutoModelForImageClassification.from_pretrained(
+            name_or_path, trust_remote_code=trust_remote_code, use_safetensors=True
+        )
+    except OSError as error:
+        where = "the folder" if path.is_dir() else "there is no such folder here, and as a Hub id it"
+        raise ValueError(
+            f"teacher must be an existing folder or a Hub id 'user/name'. Got {str(name_or_path)!r}: {where} cannot be "
+            f"loaded: {error}"
+        ) from error
     classifier = Classifier(model, _spec_of(model, name_or_path, trust_remote_code), str(name_or_path))
     return classifier.eval().requires_grad_(False)
 
 
 def _spec_of(model: PreTrainedModel, name_or_path: str | Path, trust_remote_code: bool) -> ImageSpec:
     """The spec in a decoct network's config, or else in the checkpoint's image processor."""
-    config = model.config
+    config: Any = model.config
     names = tuple(config.id2label[index] for index in range(config.num_labels))
     if isinstance(config, ConvNetConfig | BasicResNetConfig):
         mean, std = tuple(config.image_mean), tuple(config.image_std)

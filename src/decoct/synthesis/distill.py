@@ -77,7 +77,7 @@ class InfoUtil:
             folder = Path(output_dir or Path(temporary) / "run")
             options = {"method": "infoutil", "dataset": "in memory", "teacher": self.teacher.name, **self.options}
             config = DistillConfig(ipc=[ipc], output_dir=str(folder), **options)
-            distill_images(config, images, self.teacher, Accelerator(mixed_precision=config.mixed_precision))
+            distill_images(config, images, self.teacher, Accelerator())
             paths = sorted(map(str, folder.glob(f"data/ipc_{ipc}/*.parquet")))
             return Dataset.from_parquet(paths, keep_in_memory=True)
 
@@ -104,11 +104,10 @@ def distill(config: DistillConfig) -> dict[str, Any]:
             image_size=config.image_size or teacher.spec.image_size,
             skip_unreadable=config.skip_unreadable,
         )
-    if config.dry_run:
-        return plan(config, images, teacher, accelerator)
-    manifest = distill_images(config, images, teacher, accelerator)
+    run = plan if config.dry_run else distill_images
+    result = run(config, images, teacher, accelerator)
     close(accelerator)
-    return manifest
+    return result
 
 
 def distill_images(
@@ -127,7 +126,7 @@ def distill_images(
     folder = Path(config.output_dir)
     candidates = candidates_of(config, images, teacher)
     label_teachers = {ipc: label_teacher(config, teacher, ipc) for ipc in config.ipc}
-    networks = {"teacher": network_record(teacher)}
+    networks: dict[str, Any] = {"teacher": network_record(teacher)}
     networks["label_teachers"] = {str(ipc): network_record(each) for ipc, each in label_teachers.items()}
     if accelerator.is_main_process:
         identity = identity_of(to_dict(config), data=dataset_fingerprint(images), **networks)
@@ -206,8 +205,8 @@ def label_teacher(config: DistillConfig, teacher: Classifier, ipc: int) -> Class
         early = sorted(Path(teacher.name).glob("epoch_*"), key=lambda path: int(path.name.removeprefix("epoch_")))
         if not early:
             raise ValueError(
-                f"label_teacher must be 'converged' where no early teacher was saved. Got {config.label_teacher!r}, but "
-                f"{teacher.name} has no epoch_N folder: train it with --save_epochs 10."
+                f"label_teacher must be 'converged' where no early teacher was saved. Got {config.label_teacher!r}, "
+                f"but {teacher.name} has no epoch_N folder: train it with --save_epochs 10."
             )
         choice = str(early[0])
     chosen = load_classifier(choice)

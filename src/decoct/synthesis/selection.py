@@ -24,7 +24,7 @@ class Selected:
 def draw_candidates(
     labels: np.ndarray, classes: int, per_class: int | None, generators: list[np.random.Generator]
 ) -> np.ndarray:
-    """Rows of the candidates, class by class and sorted within: at most `per_class` of each, drawn without replacement."""
+    """Rows of the candidates, class by class and sorted within: at most `per_class` of each, all different."""
     rows = []
     for label in range(classes):
         members = np.flatnonzero(labels == label)
@@ -50,7 +50,7 @@ def select_class(
     order: Literal["highest", "lowest", "quantile"],
     quantile: float,
     selection: Literal["top", "herding", "k_center"],
-    pool_fraction: float,
+    pool_factor: float,
 ) -> Selected:
     """The `count` tiles of one class: its best crop of each image, then the best or the most diverse images.
 
@@ -58,6 +58,7 @@ def select_class(
         utility: `(candidates, crops)`, the scores.
         features: `(candidates, crops, width)` of the teacher; only `herding` and `k_center` need them.
         count: Tiles to take, at most one per candidate.
+        pool_factor: The diverse ones come from the best `pool_factor * count` images; 0: from all.
 
     Raises:
         ValueError: If there are fewer candidates than tiles.
@@ -70,7 +71,7 @@ def select_class(
     if selection == "top" or features is None:
         rows = ranked[:count]
     else:
-        pool = ranked[: max(count, math.ceil(pool_fraction * len(ranked)))]
+        pool = ranked[: math.ceil(pool_factor * count)] if pool_factor else ranked
         choose = herding if selection == "herding" else k_center
         rows = pool[choose(features[pool, crops[pool]], count)]
     return Selected(rows, crops[rows])

@@ -71,10 +71,10 @@ def select_tiles(paths: Sequence[Path], spec: ImageSpec, ipc: int, config: Disti
                 np.array(table["utility"].to_pylist(), dtype=np.float32),
                 features,
                 ipc * config.tiles_per_image,
-                config.utility_order,
+                config.utility_order,  # type: ignore[arg-type]  # the configuration has resolved what was None
                 config.utility_quantile,
-                config.selection,
-                config.pool_fraction,
+                config.selection,  # type: ignore[arg-type]
+                config.pool_factor,  # type: ignore[arg-type]
             )
         except ValueError as error:
             raise ValueError(f"Class {name!r}: {error}") from error
@@ -95,7 +95,7 @@ def select_tiles(paths: Sequence[Path], spec: ImageSpec, ipc: int, config: Disti
 
 
 def image_features(spec: ImageSpec, config: DistillConfig) -> Features:
-    """Columns of the distilled dataset; `correct` (the teacher's verdict on each tile) is dropped when it is written."""
+    """Columns of the distilled dataset; `correct` (the teacher's verdict on a tile) is dropped when it is written."""
     classes = spec.num_classes
     columns: dict[str, Any] = {
         "image": Image(),

@@ -67,6 +67,7 @@ def train_teacher(config: TeacherConfig) -> dict[str, Any]:
     accelerator.wait_for_everyone()
     if (folder / "training.json").is_file():
         logger.info("%s holds this teacher already.", folder)
+        close(accelerator)
         return read_json(folder / "training.json")
     if config.report_to is not None:
         accelerator.init_trackers("decoct")
