@@ -15,22 +15,24 @@ import argparse
 import fcntl
 import json
 import shutil
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 RESULTS = Path(__file__).parent / "results" / "cifar10.json"
 RRC_SCALE = 0.08
+# What the scores of the candidates depend on, and with them whether two settings can share them.
 SCORING = ("attribution", "crop_fraction", "utility", "selection", "candidates_per_class", "coalitions")
 
 
 def whole(**options: Any) -> dict[str, Any]:
     """InfoUtil on whole images; the heat maps that do not matter to the selection are left out."""
-    return {"method": "infoutil", "attribution": "whole", "crop_fraction": 1.0, **options}
+    return {"method": "infoutil", "attribution": "whole", "crop_fraction": 1.0, "selection": "top", **options}
 
 
 def windows(fraction: float, **options: Any) -> dict[str, Any]:
     """InfoUtil on Shapley windows."""
-    return {"method": "infoutil", "attribution": "kernel_shap", "crop_fraction": fraction, **options}
+    return {"method": "infoutil", "crop_fraction": fraction, "selection": "top", **options}
 
 
 BASELINES: dict[str, dict[str, Any]] = {
@@ -51,15 +53,14 @@ SWEEP: dict[str, dict[str, Any]] = {
     **BASELINES,
     **{f"whole, {name}": whole(**order) for name, order in ORDERS.items()},
     **{
-        f"whole, lowest, {selection} in best {pool:.0%}": whole(selection=selection, pool_fraction=pool)
-        for selection in ("herding", "k_center")
-        for pool in (0.1, 0.25, 0.5)
+        f"whole, lowest, {selection} in best {10 * factor:g} of 300": whole(selection=selection, pool_factor=factor)
+        for selection, factor in product(("herding", "k_center"), (3.0, 7.5, 15.0))
     },
     **{
-        f"whole, lowest, {selection} in best {pool:.0%} of all": whole(
-            candidates_per_class=0, utility="grad_norm_last", selection=selection, pool_fraction=pool
+        f"whole, lowest, {selection} in best {10 * factor:g} of 5,000": whole(
+            candidates_per_class=0, utility="grad_norm_last", selection=selection, pool_factor=factor
         )
-        for selection, pool in (("herding", 0.1), ("herding", 0.25), ("k_center", 0.01), ("k_center", 0.05))
+        for selection, factor in (("herding", 50.0), ("herding", 125.0), ("k_center", 5.0), ("k_center", 25.0))
     },
     "whole, lowest, all candidates": whole(candidates_per_class=0, utility="grad_norm_last"),
     **{f"whole, lowest, labels of epoch {epoch}": whole(label_teacher=f"epoch_{epoch}") for epoch in (2, 5, 10)},
@@ -67,14 +68,16 @@ SWEEP: dict[str, dict[str, Any]] = {
     **{f"whole, {score}, lowest": whole(utility=score) for score in ("grad_norm_last", "loss", "gradient_flow")},
     **{f"windows 0.5, {name}": windows(0.5, **ORDERS[name]) for name in ("highest", "q0.5", "lowest")},
     **{f"windows 0.75, {name}": windows(0.75, **ORDERS[name]) for name in ("highest", "lowest")},
+    "mosaic of 4 whole, lowest": whole(tiles_per_image=4),
+    "mosaic of 4 windows 0.5, lowest": windows(0.5, tiles_per_image=4),
 }
 
 VIEWS: dict[str, dict[str, Any]] = {
-    f"{name}, {views} views": {**options, "views": views}
-    for name, options in {"random": BASELINES["random"], "whole, lowest": whole()}.items()
-    for views in (10, 50, 100, 300)
+    **{f"infoutil, {views} views": {"method": "infoutil", "views": views} for views in (10, 50, 100, 300)},
+    "random, 50 views": {"method": "random", "views": 50},
 }
 
+# The paper's literal reading, with the labels that all rows have.
 PAPER = windows(0.5, utility_order="highest", label_teacher="converged")
 FINAL: dict[str, dict[str, Any]] = {**BASELINES, "infoutil_paper": PAPER, "infoutil": {"method": "infoutil"}}
 

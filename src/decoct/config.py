@@ -186,7 +186,7 @@ METHOD_DEFAULTS: dict[str, dict[str, Any]] = {
         "attribution": "kernel_shap",
         "utility": "grad_norm",
         "utility_order": "lowest",
-        "selection": "top",
+        "selection": "k_center",
     },
     "rded": {"attribution": "random", "utility": "loss", "utility_order": "lowest", "selection": "top"},
     "random": {"attribution": "whole", "utility": "random", "utility_order": "lowest", "selection": "top"},

@@ -47,10 +47,11 @@ def read_scores(paths: Sequence[Path]) -> pa.Table:
     return pa.concat_tables([pq.read_table(path, columns=names) for path in paths])
 
 
-def read_features(paths: Sequence[Path], label: int) -> np.ndarray:
+def read_features(paths: Sequence[Path], label: int, crops: int) -> np.ndarray:
     """Features `(candidates, crops, width)` of one class, in row order."""
     tables = [pq.read_table(path, columns=["features"], filters=pc.field("label") == label) for path in paths]
-    return np.array(pa.concat_tables(tables)["features"].to_pylist(), dtype=np.float32)
+    column = pa.concat_tables(tables)["features"].combine_chunks()
+    return column.flatten().flatten().to_numpy().reshape(len(column), crops, -1).astype(np.float32)
 
 
 def select_tiles(paths: Sequence[Path], spec: ImageSpec, ipc: int, config: DistillConfig) -> list[list[Tile]]:
@@ -65,10 +66,15 @@ def select_tiles(paths: Sequence[Path], spec: ImageSpec, ipc: int, config: Disti
     for label, name in enumerate(spec.label_names):
         rows = np.flatnonzero(labels == label)
         table = scores.take(pa.array(rows))
-        features = read_features(paths, label) if config.selection != "top" else None
+        utility = np.array(table["utility"].to_pylist(), dtype=np.float32)
+        features = None
+        if config.selection != "top" and len(rows):
+            # Candidates lie class by class, so a class's features are in a few neighbouring shards.
+            size = pq.read_metadata(paths[0]).num_rows
+            features = read_features(paths[rows[0] // size : rows[-1] // size + 1], label, utility.shape[1])
         try:
             selected = select_class(
-                np.array(table["utility"].to_pylist(), dtype=np.float32),
+                utility,
                 features,
                 ipc * config.tiles_per_image,
                 config.utility_order,  # type: ignore[arg-type]  # the configuration has resolved what was None
