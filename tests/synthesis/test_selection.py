@@ -14,6 +14,10 @@ def features(rows: int = 30, width: int = 5, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).normal(size=(rows, width))
 
 
+def no_features(rows: np.ndarray, crops: np.ndarray) -> np.ndarray:
+    raise AssertionError("selection by score alone must not read features")
+
+
 @pytest.mark.parametrize("seed", range(4))
 def test_herding_takes_what_brings_the_running_mean_closest(seed):
     points = features(seed=seed)
@@ -82,9 +86,9 @@ UTILITY = np.array([[5.0, 1.0, 4.0], [2.0, 2.0, 3.0], [9.0, 8.0, 7.0], [0.0, 6.0
     ],
 )
 def test_the_best_crop_of_each_image_then_the_best_images(order, quantile, rows, crops):
-    chosen = select_class(UTILITY, None, 4, order, quantile, "top", 3.0)
+    chosen = select_class(UTILITY, no_features, 4, order, quantile, "top", 3.0)
     assert (chosen.rows.tolist(), chosen.crops.tolist()) == (rows, crops)
-    shorter = select_class(UTILITY, None, 2, order, quantile, "top", 3.0)
+    shorter = select_class(UTILITY, no_features, 2, order, quantile, "top", 3.0)
     assert shorter.rows.tolist() == chosen.rows[:2].tolist()
 
 
@@ -93,7 +97,7 @@ def test_the_best_crop_of_each_image_then_the_best_images(order, quantile, rows,
 def test_diverse_selection_chooses_from_the_best(selection, choose, factor, pool):
     generator = np.random.default_rng(0)
     utility, described = generator.normal(size=(20, 3)), generator.normal(size=(20, 3, 4))
-    chosen = select_class(utility, described, 4, "lowest", 0.5, selection, factor)
+    chosen = select_class(utility, lambda rows, crops: described[rows, crops], 4, "lowest", 0.5, selection, factor)
     best = np.argsort(utility.min(1))[:pool]
     crops = utility.argmin(1)
     expected = best[choose(described[best, crops[best]], 4)]
@@ -102,9 +106,9 @@ def test_diverse_selection_chooses_from_the_best(selection, choose, factor, pool
 
 
 def test_equal_scores_go_to_the_lower_row():
-    assert select_class(np.zeros((5, 2)), None, 3, "highest", 0.5, "top", 3.0).rows.tolist() == [0, 1, 2]
+    assert select_class(np.zeros((5, 2)), no_features, 3, "highest", 0.5, "top", 3.0).rows.tolist() == [0, 1, 2]
 
 
 def test_too_few_candidates_are_an_error():
     with pytest.raises(ValueError, match="at least 5 candidates. Got 4."):
-        select_class(UTILITY, None, 5, "lowest", 0.5, "top", 3.0)
+        select_class(UTILITY, no_features, 5, "lowest", 0.5, "top", 3.0)

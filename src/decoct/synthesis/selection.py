@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -45,7 +46,7 @@ def sort_keys(utility: np.ndarray, order: Literal["highest", "lowest", "quantile
 
 def select_class(
     utility: np.ndarray,
-    features: np.ndarray | None,
+    features_of: Callable[[np.ndarray, np.ndarray], np.ndarray],
     count: int,
     order: Literal["highest", "lowest", "quantile"],
     quantile: float,
@@ -56,7 +57,8 @@ def select_class(
 
     Args:
         utility: `(candidates, crops)`, the scores.
-        features: `(candidates, crops, width)` of the teacher; only `herding` and `k_center` need them.
+        features_of: Teacher features `(rows, width)` for the given rows and the crop of each; `herding` and `k_center`
+            ask for those of their pool.
         count: Tiles to take, at most one per candidate.
         pool_factor: The diverse ones come from the best `pool_factor * count` images; 0: from all.
 
@@ -68,10 +70,10 @@ def select_class(
     keys = sort_keys(utility, order, quantile)
     crops = keys.argmin(1)
     ranked = np.argsort(keys.min(1), kind="stable")
-    if selection == "top" or features is None:
+    if selection == "top":
         rows = ranked[:count]
     else:
         pool = ranked[: math.ceil(pool_factor * count)] if pool_factor else ranked
         choose = herding if selection == "herding" else k_center
-        rows = pool[choose(features[pool, crops[pool]], count)]
+        rows = pool[choose(features_of(pool, crops[pool]), count)]
     return Selected(rows, crops[rows])

@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import torch
 from datasets import Array2D, ClassLabel, Dataset, Features, Image, List, Value
@@ -47,11 +46,17 @@ def read_scores(paths: Sequence[Path]) -> pa.Table:
     return pa.concat_tables([pq.read_table(path, columns=names) for path in paths])
 
 
-def read_features(paths: Sequence[Path], label: int, crops: int) -> np.ndarray:
-    """Features `(candidates, crops, width)` of one class, in row order."""
-    tables = [pq.read_table(path, columns=["features"], filters=pc.field("label") == label) for path in paths]
-    column = pa.concat_tables(tables)["features"].combine_chunks()
-    return column.flatten().flatten().to_numpy().reshape(len(column), crops, -1).astype(np.float32)
+def read_features(paths: Sequence[Path], rows: np.ndarray, crops: np.ndarray) -> np.ndarray:
+    """Features `(rows, width)` of one crop of each of the given candidates, holding one shard at a time."""
+    size = pq.read_metadata(paths[0]).num_rows
+    parts: dict[int, np.ndarray] = {}
+    for shard in np.unique(rows // size):
+        members = np.flatnonzero(rows // size == shard)
+        column = pq.read_table(paths[shard], columns=["features"])["features"].combine_chunks()
+        chosen = column.take(pa.array(rows[members] % size))
+        values = chosen.flatten().flatten().to_numpy().astype(np.float32).reshape(len(members), len(chosen[0]), -1)
+        parts |= dict(zip(members.tolist(), values[np.arange(len(members)), crops[members]], strict=True))
+    return np.stack([parts[index] for index in range(len(rows))])
 
 
 def select_tiles(paths: Sequence[Path], spec: ImageSpec, ipc: int, config: DistillConfig) -> list[list[Tile]]:
@@ -67,15 +72,14 @@ def select_tiles(paths: Sequence[Path], spec: ImageSpec, ipc: int, config: Disti
         rows = np.flatnonzero(labels == label)
         table = scores.take(pa.array(rows))
         utility = np.array(table["utility"].to_pylist(), dtype=np.float32)
-        features = None
-        if config.selection != "top" and len(rows):
-            # Candidates lie class by class, so a class's features are in a few neighbouring shards.
-            size = pq.read_metadata(paths[0]).num_rows
-            features = read_features(paths[rows[0] // size : rows[-1] // size + 1], label, utility.shape[1])
+
+        def features_of(members: np.ndarray, crops: np.ndarray, rows: np.ndarray = rows) -> np.ndarray:
+            return read_features(paths, rows[members], crops)
+
         try:
             selected = select_class(
                 utility,
-                features,
+                features_of,
                 ipc * config.tiles_per_image,
                 config.utility_order,  # type: ignore[arg-type]  # the configuration has resolved what was None
                 config.utility_quantile,
