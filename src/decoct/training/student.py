@@ -52,8 +52,8 @@ def train_student(
         distilled: What it is trained on.
         protocol: Optimiser, schedule, batch size and augmentation.
         labels: `hard` (one-hot, cross-entropy), `tiles` (stored logits of the tiles, weighted by the share of the crop
-            they cover), `views` (stored logits of fixed views, which are replayed) or `online` (the teacher labels
-            every mixed batch, as RDED does).
+            they cover), `views` (stored logits of fixed views, which are replayed as they are, without CutMix) or
+            `online` (the teacher labels every mixed batch, as RDED does).
         teacher: Needed for `online` alone.
         seed: Seed of order, augmentation and dropout. The initial weights are the student's own.
         mixed_precision: `no`, `bf16` or `fp16`.
@@ -171,6 +171,8 @@ class StudentBatches:
         self.tiles, self.classes = distilled.tiles_per_image, spec.num_classes
         self.smallest = rrc_scale if rrc_scale is not None else crop_scale(protocol, self.tiles)
         self.size = batch_size(protocol, distilled.ipc, self.classes, len(distilled))
+        # A stored view's logits describe that view and no mixture: mixing halves of two would lose 9 points.
+        self.mixed = protocol.cutmix_alpha > 0 and labels != "views"
         self.drop_single = drop_single and len(distilled) > 1
         self.images, self.hard = distilled.images.to(device), distilled.labels.to(device)
         self.logits: Tensor | None = None
@@ -197,7 +199,7 @@ class StudentBatches:
                 pixels = shuffle_tiles(pixels, orders[rows])
             pixels = crop_and_flip(pixels, None if boxes is None else boxes[rows], flips[rows])
             target = self._target(rows, boxes, orders, views)
-            if self.protocol.cutmix_alpha > 0:
+            if self.mixed:
                 box = cutmix_box(mixing, side, self.protocol.cutmix_alpha)
                 partners = torch.from_numpy(mixing.permutation(len(rows))).to(self.device)
                 pixels, kept = cutmix(pixels, partners, box)
