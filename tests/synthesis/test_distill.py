@@ -20,6 +20,7 @@ from decoct.data.pixels import to_pixels
 from decoct.infoutil.utility import cross_entropy_loss, grad_norm
 from decoct.run_folder import read_json
 from decoct.seeding import numpy_generator
+from decoct.synthesis.coresets import k_center
 from decoct.synthesis.distill import distill
 from decoct.synthesis.mosaic import cut_tile, unpack
 from decoct.synthesis.relabel import view_crops
@@ -142,8 +143,23 @@ def test_the_run_folder_describes_itself_and_has_a_preview(config, tmp_path, tea
         assert set(features["tiles"].feature) == {"source_index", "box", "score", "heatmap"}
 
 
-def test_infoutil_takes_the_lowest_gradient_norms(config, tmp_path, teacher, source, sample_part):
-    distill(config(candidates_per_class=0))
+def test_infoutil_takes_diverse_images_among_the_lowest_gradient_norms(config, tmp_path, teacher, source, sample_part):
+    distill(config(candidates_per_class=0, ipc=[3]))
+    labels = torch.tensor(decoct.load_images(str(sample_part))["label"][:])
+    norms = grad_norm(teacher, source.float() / 255, labels).numpy()
+    features = teacher.features_and_logits(source.float() / 255)[0].half().float().numpy()
+    values = columns(tmp_path / "run", 3)
+    for label in range(CLASSES):
+        rows = np.flatnonzero(labels.numpy() == label)
+        pool = rows[np.argsort(norms[rows])][:9]
+        chosen = [values["tiles"][3 * label + number][0]["source_index"] for number in range(3)]
+        assert chosen == pool[k_center(features[pool], 3)].tolist()
+
+
+def test_the_lowest_gradient_norms_are_taken_without_a_diverse_selection(
+    config, tmp_path, teacher, source, sample_part
+):
+    distill(config(candidates_per_class=0, selection="top"))
     labels = torch.tensor(decoct.load_images(str(sample_part))["label"][:])
     norms = grad_norm(teacher, source.float() / 255, labels).numpy()
     values = columns(tmp_path / "run", 3)
@@ -178,7 +194,7 @@ def test_rded_strides_its_tiles_over_the_images(config, tmp_path):
     for label in range(CLASSES):
         scores = np.array([[tile["score"] for tile in values["tiles"][3 * label + number]] for number in range(3)])
         assert (np.diff(scores.T.flatten()) >= 0).all(), "image i shows ranks i, n+i, 2n+i, 3n+i"
-    distill(config(method="infoutil", tiles_per_image=4, output_dir=str(tmp_path / "other")))
+    distill(config(method="infoutil", selection="top", tiles_per_image=4, output_dir=str(tmp_path / "other")))
     scores = [tile["score"] for members in columns(tmp_path / "other", 3)["tiles"][:3] for tile in members]
     assert scores == sorted(scores)
 
@@ -270,7 +286,7 @@ def test_half_precision(config, tmp_path, teacher, source):
 
 
 def test_the_best_score_is_taken_in_the_order_asked_for(config, tmp_path, teacher, source, sample_part):
-    settings = {"candidates_per_class": 0, "ipc": [1], "utility": "loss", "views": 0}
+    settings = {"candidates_per_class": 0, "ipc": [1], "utility": "loss", "selection": "top", "views": 0}
     labels = torch.tensor(decoct.load_images(str(sample_part))["label"][:])
     losses = cross_entropy_loss(teacher(source.float() / 255), labels).numpy()
     for order, pick in (("highest", np.argmax), ("lowest", np.argmin)):
