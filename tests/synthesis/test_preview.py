@@ -53,6 +53,7 @@ def test_heat_map_column_only_where_there_is_one(tmp_path):
 def test_a_class_name_is_text_not_a_formula(tmp_path):
     for name in ("$\\frac{1$", "", "a very long name " * 20, "x" * 300):
         save_preview(tmp_path / "preview.png", [row(name)])
+        assert size(tmp_path / "preview.png")[0] > 200
 
 
 def test_a_flat_heat_map_and_a_mosaic_larger_than_its_source(tmp_path):
