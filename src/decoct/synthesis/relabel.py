@@ -1,4 +1,4 @@
-"""Soft labels from a teacher: one per tile, and one per fixed view (methods.md 1.5's `tiles` and `views`)."""
+"""Soft labels from a teacher: one per tile, and one per fixed view (the label modes `tiles` and `views`)."""
 
 from __future__ import annotations
 
