@@ -9,7 +9,7 @@ ROOT = Path(__file__).parent
 VERSION = re.search(r'^__version__ = "(.+)"$', (ROOT / "src/decoct/__init__.py").read_text("utf-8"), re.M).group(1)
 
 # Top-level folders that are installed as sub-packages, so that they are found in every kind of installation.
-FOLDERS = ["scripts", "presets", "hub_cards"]
+FOLDERS = ["scripts", "presets", "hub_cards", "pipelines"]
 
 setup(
     name="decoct",
@@ -33,6 +33,7 @@ setup(
     packages=[
         *find_namespace_packages("src", include=["decoct", "decoct.*"], exclude=["*__pycache__*"]),
         *[f"decoct.{folder}" for folder in FOLDERS],
+        "decoct.pipelines.igds",
     ],
     package_data={
         "": ["*.md", "*.yaml", "*.parquet", "LICENSE*", "py.typed"],

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-__all__ = ["distill_report", "format_settings", "teacher_report"]
+__all__ = ["distill_report", "format_settings", "prior_report", "teacher_report"]
 
 
 def format_settings(settings: dict[str, Any]) -> str:
@@ -28,6 +28,13 @@ def teacher_report(record: dict[str, Any], folder: str) -> str:
             accuracy = record["epochs"][early - 1]["accuracy"]
             lines.append(f"Early teacher: {100 * accuracy:.1f} % after epoch {early}. Saved in {folder}/epoch_{early}")
     return "\n".join(lines)
+
+
+def prior_report(record: dict[str, Any], folder: str) -> str:
+    """Loss and folder of a trained prior, and where its samples can be seen."""
+    lines = [f"Prior: mean squared error {record['loss']:.4f} of the predicted noise. Saved in {folder}"]
+    samples = sorted(Path(folder, "samples").glob("*.png"))
+    return "\n".join([*lines, *(f"See   {path.resolve()}" for path in samples[-1:])])
 
 
 def distill_report(manifest: dict[str, Any], folder: str) -> str:

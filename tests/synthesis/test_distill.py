@@ -372,11 +372,11 @@ def test_a_finished_run_is_returned_as_it_is(config, tmp_path):
 
 
 def test_a_run_cut_off_before_its_manifest_ends_the_same(config, tmp_path, monkeypatch):
-    import decoct.synthesis.distill as stages
+    import decoct.synthesis.run as stages
 
     manifest = distill(config(output_dir=str(tmp_path / "whole"), shard_size=7, crop_fraction=0.5))
     cut = config(output_dir=str(tmp_path / "cut"), shard_size=7, crop_fraction=0.5)
-    for stage in ("label", "merge_shards", "write_card"):
+    for stage in ("label_mosaics", "merge_shards", "write_card"):
         with monkeypatch.context() as patch:
             patch.setattr(stages, stage, lambda *args, **kwargs: (_ for _ in ()).throw(KeyboardInterrupt))
             with pytest.raises(KeyboardInterrupt):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 
 from decoct.data.spec import ImageSpec
 
-__all__ = ["Classifier"]
+__all__ = ["Classifier", "fingerprint_of"]
 
 
 class Classifier(nn.Module):
@@ -75,8 +76,14 @@ class Classifier(nn.Module):
 
     def fingerprint(self) -> str:
         """Sha256 over names, shapes and values of all weights and buffers."""
-        digest = hashlib.sha256()
-        for key, tensor in sorted(self.model.state_dict().items()):
-            digest.update(f"{key}{tuple(tensor.shape)}".encode())
+        return fingerprint_of({"": self.model})
+
+
+def fingerprint_of(networks: Mapping[str, nn.Module]) -> str:
+    """Sha256 over names, shapes and values of all weights and buffers of networks by name."""
+    digest = hashlib.sha256()
+    for name, network in networks.items():
+        for key, tensor in sorted(network.state_dict().items()):
+            digest.update(f"{name}{key}{tuple(tensor.shape)}".encode())
             digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
-        return digest.hexdigest()
+    return digest.hexdigest()

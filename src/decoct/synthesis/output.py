@@ -16,11 +16,12 @@ from decoct.data.pixels import to_pixels
 from decoct.data.spec import ImageSpec
 from decoct.hub.cards import dataset_card
 from decoct.run_folder import write_json
-from decoct.synthesis.preview import IMAGES_PER_CLASS, PreviewRow, save_preview
+from decoct.synthesis.preview import IMAGES_PER_CLASS, MAX_CLASSES, PreviewRow, save_preview, save_strips
 
-__all__ = ["merge_shards", "write_card", "write_preview"]
+__all__ = ["merge_shards", "write_card", "write_preview", "write_samples_preview"]
 
 IMAGES_PER_FILE = 10_000
+STRIP_IMAGES = 8  # of a class in the preview of generated images
 
 
 def merge_shards(shards: Sequence[Path], folder: Path, features: Features, shard_size: int) -> float:
@@ -93,3 +94,24 @@ def write_preview(
             )
         )
     save_preview(folder / "preview.png", preview)
+
+
+def write_samples_preview(folder: Path, ipcs: Sequence[int], images: Dataset, spec: ImageSpec) -> None:
+    """Writes preview.png: the first distilled images of each class, beside real ones.
+
+    Args:
+        images: The source dataset.
+    """
+    shown = next((ipc for ipc in ipcs if ipc >= STRIP_IMAGES), ipcs[-1])
+    labels = np.asarray(images["label"][:])
+    count = min(shown, STRIP_IMAGES, *np.bincount(labels, minlength=spec.num_classes).tolist())
+    distilled = Dataset.from_parquet([str(path) for path in sorted(folder.glob(f"data/ipc_{shown}/*.parquet"))])
+    classes = min(spec.num_classes, MAX_CLASSES)
+    real, made = [], []
+    for label in range(classes):
+        rows = np.flatnonzero(labels == label)[:count]
+        real.append(to_pixels(images.select(rows)["image"][:], spec.image_size, spec.channels).numpy())
+        rows = range(label * shown, label * shown + count)
+        made.append(to_pixels(distilled.select(rows)["image"][:], spec.image_size, spec.channels).numpy())
+    strips = {f"IGDS, IPC {shown}": np.stack(made), "real": np.stack(real)}
+    save_strips(folder / "preview.png", strips, spec.label_names[:classes])

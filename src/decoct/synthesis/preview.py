@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,12 +15,13 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-__all__ = ["PreviewRow", "save_preview"]
+__all__ = ["PreviewRow", "save_preview", "save_strips"]
 
 MAX_CLASSES = 10
 IMAGES_PER_CLASS = 2
 PANEL = 1.35  # inches
 HEAT_COLORS = "RdBu_r"
+STRIP_TILE, STRIP_GAP = 0.62, 0.22  # inches
 
 
 @dataclass
@@ -137,6 +138,61 @@ def draw_heatmap(axis: Any, row: PreviewRow) -> None:
     axis.imshow(
         row.heatmap / largest, cmap=HEAT_COLORS, vmin=-1, vmax=1, alpha=0.65, extent=extent, interpolation="nearest"
     )
+
+
+def save_strips(
+    path: str | os.PathLike[str], groups: Mapping[str, np.ndarray], label_names: Sequence[str] | None = None
+) -> None:
+    """Images side by side: a row for each class, a group of columns for each title.
+
+    Args:
+        path: PNG to write.
+        groups: By title, arrays `(classes, count, channels, side, side)` uint8, 1 or 3 channels, all of one shape.
+        label_names: Class names, one per row.
+
+    Raises:
+        ValueError: If there are no arrays, or their shapes, types or the number of names do not fit together.
+    """
+    arrays = list(groups.values())
+    _check_strips(arrays, label_names)
+    classes, count = arrays[0].shape[:2]
+    left, top = (1.35 if label_names else 0.15), 0.35
+    width = left + len(arrays) * count * STRIP_TILE + (len(arrays) - 1) * STRIP_GAP + 0.1
+    height = top + classes * STRIP_TILE + 0.1
+    figure = Figure(figsize=(width, height))
+    FigureCanvasAgg(figure)
+    for group, (title, images) in enumerate(groups.items()):
+        start = left + group * (count * STRIP_TILE + STRIP_GAP)
+        middle = start + count * STRIP_TILE / 2
+        figure.text(middle / width, 1 - 0.6 * top / height, title, ha="center", va="center", fontsize=10,
+                    parse_math=False)  # fmt: skip
+        for row in range(classes):
+            bottom = height - top - (row + 1) * STRIP_TILE
+            for column in range(count):
+                corner = ((start + column * STRIP_TILE) / width, bottom / height)
+                axis = figure.add_axes((*corner, 0.96 * STRIP_TILE / width, 0.96 * STRIP_TILE / height))
+                axis.set_axis_off()
+                draw_image(axis, images[row, column])
+    for row, name in enumerate(label_names or []):
+        place = height - top - (row + 0.5) * STRIP_TILE
+        figure.text((left - 0.1) / width, place / height, wrap(name), ha="right", va="center", fontsize=8,
+                    parse_math=False)  # fmt: skip
+    figure.savefig(path, format="png", dpi=120, facecolor="white", metadata={"Software": None})
+
+
+def _check_strips(arrays: Sequence[np.ndarray], label_names: Sequence[str] | None) -> None:
+    if not arrays:
+        raise ValueError("groups must have one or more arrays. Got none.")
+    shapes = {array.shape for array in arrays}
+    fits = len(shapes) == 1 and arrays[0].ndim == 5 and arrays[0].shape[2] in (1, 3)
+    if not fits or any(array.dtype != np.uint8 for array in arrays):
+        types = sorted({str(array.dtype) for array in arrays})
+        raise ValueError(
+            "groups must be uint8 arrays (classes, count, channels, side, side) of one shape. "
+            f"Got {sorted(shapes)} of {types}."
+        )
+    if label_names is not None and len(label_names) != len(arrays[0]):
+        raise ValueError(f"label_names must be {len(arrays[0])} names, one per row. Got {len(label_names)}.")
 
 
 def score_text(scores: Sequence[float]) -> str:

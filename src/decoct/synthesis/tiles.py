@@ -24,9 +24,29 @@ from decoct.synthesis.mosaic import compose, cut_tile, tile_ranks
 from decoct.synthesis.relabel import draw_views, tile_logits, view_logits
 from decoct.synthesis.selection import select_class
 
-__all__ = ["Tile", "image_features", "label_images", "read_scores", "select_tiles"]
+__all__ = [
+    "Mosaics",
+    "Tile",
+    "cut_mosaics",
+    "image_features",
+    "images_of",
+    "label_mosaics",
+    "pixels_of",
+    "png_bytes",
+    "read_scores",
+    "select_tiles",
+]
 
 Forward = Callable[[Tensor], Tensor]
+
+# Where a tile comes from: a crop of a real image, or a sample of the prior with the two estimates in nats.
+SELECTED_TILE = {
+    "source_index": Value("int64"),
+    "box": List(Value("int32"), length=4),
+    "score": Value("float32"),
+    "heatmap": List(List(Value("float32"))),
+}
+GENERATED_TILE = {"seed": Value("int64"), "prototype": Value("float32"), "contextual": Value("float32")}
 
 
 @dataclass(frozen=True)
@@ -38,6 +58,23 @@ class Tile:
     box: tuple[int, int, int, int]
     score: float
     heatmap: list[list[float]] | None
+
+
+@dataclass(frozen=True)
+class Mosaics:
+    """A few packed images.
+
+    Args:
+        pixels: `(images, channels, side, side)` uint8.
+        labels: Class of each.
+        numbers: Number of each within its class.
+        provenance: Of each image, its tiles as entries of the column `tiles`.
+    """
+
+    pixels: Tensor
+    labels: list[int]
+    numbers: list[int]
+    provenance: list[list[dict[str, Any]]]
 
 
 def read_scores(paths: Sequence[Path]) -> pa.Table:
@@ -115,14 +152,7 @@ def image_features(spec: ImageSpec, config: DistillConfig) -> Features:
     if config.views:
         columns["view_logits"] = Array2D((config.views, classes), "float16")
         columns["view_boxes"] = Array2D((config.views, 5), "float16")
-    columns["tiles"] = List(
-        {
-            "source_index": Value("int64"),
-            "box": List(Value("int32"), length=4),
-            "score": Value("float32"),
-            "heatmap": List(List(Value("float32"))),
-        }
-    )
+    columns["tiles"] = List(GENERATED_TILE if config.method == "igds" else SELECTED_TILE)
     columns["correct"] = List(Value("bool"))
     return Features(columns)
 
@@ -136,9 +166,33 @@ def images_of(tiles: list[list[Tile]], config: DistillConfig) -> list[tuple[int,
     return images
 
 
-def label_images(
-    members: list[tuple[int, int, list[Tile]]],
-    candidates: Dataset,
+def cut_mosaics(
+    members: list[tuple[int, int, list[Tile]]], candidates: Dataset, spec: ImageSpec, config: DistillConfig
+) -> Mosaics:
+    """Cuts and packs the tiles of a few images.
+
+    Args:
+        members: Class, number in the class and tiles of each image (`images_of`).
+        candidates: The images that `Tile.row` counts.
+    """
+    side = spec.image_size // config.tile_rows
+    stacks = []
+    for _, _, tiles in members:
+        pixels = to_pixels(candidates.select([tile.row for tile in tiles])["image"], spec.image_size, spec.channels)
+        stacks.append(torch.stack([cut_tile(each, tile.box, side) for each, tile in zip(pixels, tiles, strict=True)]))
+    return Mosaics(
+        compose(torch.stack(stacks)),
+        [label for label, _, _ in members],
+        [number for _, number, _ in members],
+        [
+            [{"source_index": t.source_index, "box": t.box, "score": t.score, "heatmap": t.heatmap} for t in tiles]
+            for _, _, tiles in members
+        ],
+    )
+
+
+def label_mosaics(
+    mosaics: Mosaics,
     spec: ImageSpec,
     config: DistillConfig,
     label_forward: Forward,
@@ -146,38 +200,27 @@ def label_images(
     device: torch.device,
     batch_size: int,
 ) -> Dataset:
-    """Cuts and packs the tiles of a few images, and labels tiles and views.
+    """Labels the tiles and views of a few packed images.
 
     Args:
-        members: Class, number in the class and tiles of each image (`images_of`).
-        candidates: The images that `Tile.row` counts.
         label_forward: Pixels in [0, 1] to logits of the teacher that labels.
         teacher_forward: Likewise of the teacher that scored; it says which tiles it gets right.
     """
-    side = spec.image_size // config.tile_rows
-    stacks = []
-    for _, _, tiles in members:
-        pixels = to_pixels(candidates.select([tile.row for tile in tiles])["image"], spec.image_size, spec.channels)
-        stacks.append(torch.stack([cut_tile(each, tile.box, side) for each, tile in zip(pixels, tiles, strict=True)]))
-    mosaics = compose(torch.stack(stacks))
-    pixels = mosaics.to(device).float() / 255
-    labels = torch.tensor([label for label, _, _ in members])
+    pixels = mosaics.pixels.to(device).float() / 255
+    labels = torch.tensor(mosaics.labels)
     verdicts = tile_logits(teacher_forward, pixels, config.tiles_per_image, batch_size).argmax(-1).cpu()
     columns: dict[str, Any] = {
-        "image": [{"bytes": png_bytes(mosaic), "path": None} for mosaic in mosaics],
-        "label": labels.tolist(),
+        "image": [{"bytes": png_bytes(each), "path": None} for each in mosaics.pixels],
+        "label": mosaics.labels,
         "tile_logits": as_float16(tile_logits(label_forward, pixels, config.tiles_per_image, batch_size)),
-        "tiles": [
-            [{"source_index": t.source_index, "box": t.box, "score": t.score, "heatmap": t.heatmap} for t in tiles]
-            for _, _, tiles in members
-        ],
+        "tiles": mosaics.provenance,
         "correct": (verdicts == labels[:, None]).tolist(),
     }
     if config.views:
         boxes = np.stack(
             [
                 draw_views(numpy_generator(config.seed, "views", label, number), config.views, config.view_scale)
-                for label, number, _ in members
+                for label, number in zip(mosaics.labels, mosaics.numbers, strict=True)
             ]
         )
         columns["view_boxes"] = list(boxes)
@@ -188,6 +231,12 @@ def label_images(
 def as_float16(logits: Tensor) -> list[np.ndarray]:
     """Rows as float16 arrays."""
     return list(logits.cpu().half().numpy())
+
+
+def pixels_of(encoded: Sequence[bytes], channels: int) -> Tensor:
+    """The inverse of `png_bytes` for images of one size: `(images, channels, side, side)` uint8."""
+    images = [PILImage.open(io.BytesIO(each)) for each in encoded]
+    return to_pixels(images, images[0].width, channels)
 
 
 def png_bytes(pixels: Tensor) -> bytes:

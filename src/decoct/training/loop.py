@@ -102,6 +102,7 @@ def train_epochs(
     loss_of: Callable[[Any, int, int], Tensor],
     learning_rate: Callable[[int], float],
     after_epoch: Callable[[int, float], dict[str, float]],
+    after_step: Callable[[], None] | None = None,
 ) -> list[dict[str, float]]:
     """Trains for `config.epochs`, resuming from the newest checkpoint in `output_dir`.
 
@@ -110,6 +111,7 @@ def train_epochs(
         loss_of: `(batch, epoch, step) -> loss`, a scalar on the device; epochs count from 0.
         learning_rate: `step -> learning rate`, over all steps of the run.
         after_epoch: `(epochs done, mean loss) -> metrics` to log; called once per epoch, also after a resume.
+        after_step: Called after every optimizer step, for what follows the weights (moving averages, queues).
 
     Returns:
         The metrics of every epoch, those before a resume included.
@@ -144,6 +146,8 @@ def train_epochs(
             accelerator.backward(loss)
             optimizer.step()
             optimizer.zero_grad()
+            if after_step is not None:
+                after_step()
             losses += float(loss.detach())
             progress.update()
             progress.set_postfix(loss=f"{losses.item() / (step + 1):.3f}", refresh=False)

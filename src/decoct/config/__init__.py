@@ -1,0 +1,32 @@
+"""One flat dataclass per stage: its fields are the Python API, the command line, the YAML presets and the manifest.
+
+The `help` of a field is its documentation; nothing is described twice.
+"""
+
+from __future__ import annotations
+
+from decoct.config.data import DataConfig
+from decoct.config.distill import METHOD_DEFAULTS, DistillConfig
+from decoct.config.evaluate import LABEL_MODES, EvaluateConfig
+from decoct.config.options import check_choices, config_hash, option, require, to_dict
+from decoct.config.study import BetaStudyConfig, InformationConfig
+from decoct.config.training import EstimatorConfig, PriorConfig, TeacherConfig, TrainingConfig
+
+__all__ = [
+    "LABEL_MODES",
+    "METHOD_DEFAULTS",
+    "BetaStudyConfig",
+    "DataConfig",
+    "DistillConfig",
+    "EstimatorConfig",
+    "EvaluateConfig",
+    "InformationConfig",
+    "PriorConfig",
+    "TeacherConfig",
+    "TrainingConfig",
+    "check_choices",
+    "config_hash",
+    "option",
+    "require",
+    "to_dict",
+]

@@ -1,0 +1,39 @@
+"""What every stage needs to know: the data, the output folder, the seed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from decoct.config.options import check_choices, option, require
+
+__all__ = ["DataConfig"]
+
+
+@dataclass(kw_only=True)
+class DataConfig:
+    """Where the images come from, and the settings every stage shares."""
+
+    dataset: str = option("sample", "Hub id, local image folder, local parquet folder or file, or `sample` (embedded).")
+    dataset_config: str | None = option(None, "Configuration name of a Hub dataset that has several.")
+    train_split: str = option("train", "Split to train on or to distil.")
+    eval_split: str | None = option(None, "Split to measure accuracy on. Default: `test`, else `validation`.")
+    image_column: str | None = option(None, "Column that holds the images. Default: the only image column.")
+    label_column: str | None = option(None, "Column that holds the class labels. Default: the only ClassLabel column.")
+    image_size: int | None = option(
+        None, "Side in pixels; images are resized (shorter side) and centre-cropped. Required when sizes differ."
+    )
+    skip_unreadable: bool = option(False, "Leave unreadable images out and list them, instead of stopping.")
+    output_dir: str = option("runs/run", "Folder for everything this command writes.")
+    overwrite: bool = option(
+        False, "Start again in a folder that holds another configuration's run. Only files decoct wrote are removed."
+    )
+    dry_run: bool = option(False, "Print what would be computed and what it would cost, then stop.")
+    seed: int = option(0, "Run seed; every random choice follows from it.")
+    mixed_precision: Literal["no", "bf16", "fp16"] = option("no", "Precision of the forward and backward passes.")
+    num_workers: int = option(0, "Worker processes that decode images.")
+
+    def __post_init__(self) -> None:
+        check_choices(self)
+        require(self.image_size is None or self.image_size >= 8, "image_size", "at least 8", self.image_size)
+        require(self.num_workers >= 0, "num_workers", "at least 0", self.num_workers)

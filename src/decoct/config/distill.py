@@ -1,0 +1,175 @@
+"""Distilling: InfoUtil, IGDS and the baselines."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from decoct.config.data import DataConfig
+from decoct.config.options import option, require
+
+__all__ = ["METHOD_DEFAULTS", "DistillConfig"]
+
+
+@dataclass(kw_only=True)
+class DistillConfig(DataConfig):
+    """Distilling a dataset: InfoUtil, or one of the baselines made with the same code.
+
+    Fields that default to None take the method's own value (`METHOD_DEFAULTS`).
+    """
+
+    output_dir: str = option("runs/distilled", "Run folder; `load_dataset` reads it as it is.")
+    method: Literal["infoutil", "igds", "rded", "random", "herding"] = option(
+        "infoutil", "What makes the tiles: `igds` samples them from a diffusion prior, the others choose real images."
+    )
+    teacher: str = option("runs/teacher", "Folder or Hub id of the teacher that attributes, scores and labels.")
+    label_teacher: str = option(
+        "converged",
+        "Teacher that labels: `converged`, `early` (the first saved `epoch_N`), `by_ipc` (early up to IPC 10, the "
+        "paper's rule), or a folder or Hub id.",
+    )
+    ipc: list[int] = option([10], "Images per class; several values share one run.")
+    tiles_per_image: Literal[1, 4] = option(1, "Tiles of an image (k): 1 for small images, 4 for a 2x2 mosaic.")
+    candidates_per_class: int | None = option(300, "Images of a class that are scored, drawn by the seed. 0: all.")
+    attribution: Literal["kernel_shap", "exact_shapley", "captum_kernel_shap", "grad_cam", "random", "whole"] | None = (
+        option(None, "What the crops come from: a heat map, random crops, or the whole image.")
+    )
+    grid_size: int = option(4, "Side of the patch grid; its cells are the players.")
+    coalitions: int = option(128, "Coalitions of KernelSHAP, in complementary pairs.")
+    baseline: Literal["mean", "blur"] = option("mean", "What an absent patch shows.")
+    value: Literal["logit", "probability"] = option("logit", "Value of a coalition, for the true class.")
+    crop_fraction: float | None = option(
+        None, "Side of a window as a share of the image's, in (0, 1]. Default: 0.5 for k = 4, 1.0 for k = 1."
+    )
+    crop_center: Literal["pooled", "patch"] = option("pooled", "Window at the pooled maximum, or at the best patch.")
+    crops_per_image: int = option(5, "Crops of an image; the last one takes the clean heat map's maximum.")
+    noise_scale: float = option(2.0, "Noise on the pooled heat map, in its own standard deviations.")
+    utility: Literal["grad_norm", "grad_norm_last", "loss", "gradient_flow", "random"] | None = option(
+        None, "Score of a crop."
+    )
+    utility_order: Literal["highest", "lowest", "quantile"] | None = option(
+        None, "Which scores are taken first: the highest (the paper), the lowest, or those around a quantile."
+    )
+    utility_quantile: float = option(0.5, "Target of `utility_order quantile`: 0 is the lowest score, 1 the highest.")
+    selection: Literal["top", "herding", "k_center"] | None = option(
+        None, "Take the best scores, or the most diverse of the pool by the teacher's features."
+    )
+    pool_factor: float | None = option(
+        None,
+        "Pool that `herding` and `k_center` choose from, best scores first, as a multiple of the tiles that are "
+        "needed. 0: all candidates.",
+    )
+    gradient_flow_references: int = option(512, "Candidates that `gradient_flow` takes its maximum over.")
+    prior: str = option("runs/prior", "igds: folder or Hub id of the diffusion prior, in DDPM or DiT layout.")
+    estimator: str = option("runs/estimator", "igds: folder or Hub id of the variational estimator.")
+    prior_classes: list[int] = option(
+        [], "igds: the prior's class id of each of the dataset's classes. Default: the same ids."
+    )
+    beta: float | None = option(
+        None, "igds: weight of the contextual information. Default: decoct's schedule over the IPC."
+    )
+    guidance_scale: float = option(1.0, "igds: step size of the information guidance (eta); 0 turns it off.")
+    temperature: float = option(0.07, "igds: temperature of the softmax over features (tau).")
+    guide_on: Literal["sample", "x0_pred"] = option(
+        "sample", "igds: guide on the next noisy sample (Algorithm 2), or on the prediction of the clean image."
+    )
+    guidance_reduction: Literal["sum", "mean"] = option(
+        "sum", "igds: sum over a class's batch, so that the step size does not depend on the IPC, or its mean (Eq. 29)."
+    )
+    guidance_start: float = option(0.0, "igds: share of the steps after which the guidance starts.")
+    guidance_stop: float = option(1.0, "igds: share of the steps after which it stops.")
+    guidance_every: int = option(1, "igds: guide every n-th step of that interval.")
+    softplus: bool = option(True, "igds: Softplus in place of ReLU in the estimator that guides (section 5.1).")
+    classifier_free_guidance_scale: float = option(
+        1.0, "igds: weight of the class-conditional prediction against the unconditional one; 1 is off."
+    )
+    scheduler: Literal["ddpm", "ddim", "dpm_solver"] = option("ddpm", "igds: sampler of the prior.")
+    sampling_steps: int = option(250, "igds: reverse steps.")
+    guidance_batch: int = option(
+        100, "igds: most tiles of a class that are sampled, and compared with one another, at a time."
+    )
+    micro_batch: int = option(100, "igds: images per pass of the prior and the estimator.")
+    views: int = option(50, "Fixed views of an image whose logits are stored (M); 0 leaves them out.")
+    view_scale: float = option(0.08, "Smallest area of a view, as a share of the image's.")
+    batch_size: int | None = option(None, "Images per forward pass. Default: the fastest of a short calibration.")
+    shard_size: int = option(100, "Candidates per shard; a kill loses at most one shard per process.")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name, value in self.method_defaults().items():
+            if getattr(self, name) is None:
+                setattr(self, name, value)
+        if self.pool_factor is None:
+            self.pool_factor = 3.0
+        if self.crop_fraction is None:
+            self.crop_fraction = 0.5 if self.tiles_per_image == 4 else 1.0
+        self.candidates_per_class = self.candidates_per_class or None
+        self.ipc = sorted(set(self.ipc))
+        require(bool(self.ipc) and min(self.ipc) >= 1, "ipc", "one or more numbers from 1 on", self.ipc)
+        require(2 <= self.grid_size <= 14, "grid_size", "in [2, 14]", self.grid_size)
+        require(self.coalitions >= 2 and self.coalitions % 2 == 0, "coalitions", "even and at least 2", self.coalitions)
+        require(0 < self.crop_fraction <= 1, "crop_fraction", "in (0, 1]", self.crop_fraction)
+        require(0 <= self.utility_quantile <= 1, "utility_quantile", "in [0, 1]", self.utility_quantile)
+        require(
+            self.pool_factor == 0 or self.pool_factor >= 1, "pool_factor", "0 (all) or at least 1", self.pool_factor
+        )
+        require(0 < self.view_scale <= 1, "view_scale", "in (0, 1]", self.view_scale)
+        require(self.crops_per_image >= 1, "crops_per_image", "at least 1", self.crops_per_image)
+        require(self.noise_scale >= 0, "noise_scale", "at least 0", self.noise_scale)
+        require(self.views >= 0, "views", "at least 0", self.views)
+        require(self.shard_size >= 1, "shard_size", "at least 1", self.shard_size)
+        require(self.batch_size is None or self.batch_size >= 1, "batch_size", "at least 1", self.batch_size)
+        require(self.beta is None or self.beta >= 0, "beta", "at least 0", self.beta)
+        require(self.guidance_scale >= 0, "guidance_scale", "at least 0", self.guidance_scale)
+        require(self.temperature > 0, "temperature", "positive", self.temperature)
+        require(
+            0 <= self.guidance_start < self.guidance_stop <= 1,
+            "guidance_start and guidance_stop",
+            "increasing shares in [0, 1]",
+            (self.guidance_start, self.guidance_stop),
+        )
+        require(self.guidance_every >= 1, "guidance_every", "at least 1", self.guidance_every)
+        require(self.sampling_steps >= 1, "sampling_steps", "at least 1", self.sampling_steps)
+        require(self.guidance_batch >= 1, "guidance_batch", "at least 1", self.guidance_batch)
+        require(self.micro_batch >= 1, "micro_batch", "at least 1", self.micro_batch)
+        if self.attribution == "exact_shapley":
+            require(self.grid_size <= 4, "grid_size", "at most 4 for exact_shapley (2^16 coalitions)", self.grid_size)
+        if self.attribution == "kernel_shap":
+            least = 2 * (self.grid_size**2 - 1)
+            expected = f"at least {least} to identify {self.grid_size**2} players"
+            require(self.coalitions >= least, "coalitions", expected, self.coalitions)
+
+    @property
+    def whole_images(self) -> bool:
+        """Whether every tile shows a whole image, so that crops need no heat map."""
+        return self.attribution == "whole" or (self.attribution != "random" and self.crop_fraction == 1)
+
+    @property
+    def tile_rows(self) -> int:
+        """Tiles along an image's side."""
+        return math.isqrt(self.tiles_per_image)
+
+    def method_defaults(self) -> dict[str, Any]:
+        """The method's values for the fields that were left at None."""
+        return METHOD_DEFAULTS[self.method]
+
+
+METHOD_DEFAULTS: dict[str, dict[str, Any]] = {
+    "igds": {"attribution": "whole", "utility": "random", "utility_order": "lowest", "selection": "top"},
+    "infoutil": {
+        "attribution": "kernel_shap",
+        "utility": "grad_norm",
+        "utility_order": "lowest",
+        "selection": "k_center",
+    },
+    "rded": {"attribution": "random", "utility": "loss", "utility_order": "lowest", "selection": "top"},
+    "random": {"attribution": "whole", "utility": "random", "utility_order": "lowest", "selection": "top"},
+    "herding": {
+        "attribution": "whole",
+        "utility": "random",
+        "utility_order": "lowest",
+        "selection": "herding",
+        "pool_factor": 0.0,
+    },
+}

@@ -1,0 +1,58 @@
+"""Measuring prototype and contextual information, and what contextual information is worth."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from decoct.config.data import DataConfig
+from decoct.config.options import option, require
+
+__all__ = ["BetaStudyConfig", "InformationConfig"]
+
+
+@dataclass(kw_only=True)
+class InformationConfig(DataConfig):
+    """Prototype information and contextual score of a labelled dataset (IGDS, Eqs. 9 and 15)."""
+
+    output_dir: str | None = option(None, "Folder for information.json. Default: nothing is written.")  # type: ignore[assignment]
+    estimator: str = option("runs/estimator", "Folder or Hub id of the variational estimator.")
+    distilled: str | None = option(None, "Distilled run folder or Hub id to compare with the dataset. Default: none.")
+    temperature: float = option(0.07, "Temperature of the softmax over features.")
+    batch_size: int = option(256, "Images per forward pass.")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(self.temperature > 0, "temperature", "positive", self.temperature)
+        require(self.batch_size >= 1, "batch_size", "at least 1", self.batch_size)
+
+
+@dataclass(kw_only=True)
+class BetaStudyConfig(DataConfig):
+    """Accuracy of subsets against their contextual score, over IPC (IGDS, section 5.2 and App. A)."""
+
+    output_dir: str = option("runs/beta-study", "Folder for study.json and the figure.")
+    estimator: str = option("runs/estimator", "Folder or Hub id of the variational estimator.")
+    teacher: str | None = option(None, "Teacher of `online` labels; needed for them alone.")
+    ipc: list[int] = option([1, 10, 50], "Images per class of the subsets.")
+    targets: int = option(5, "Target scores per IPC, spread evenly over the range that the data has.")
+    temperature: float = option(0.07, "Temperature of the softmax over features.")
+    students: list[str] = option(["convnet3"], "Student architectures.")
+    protocol: str = option("rded_kd", "Training protocol by name.")
+    labels: str = option("hard", "Label mode of the students: hard or online.")
+    seeds: int = option(1, "Subsets and students per setting.")
+    epochs: int | None = option(None, "Epochs, instead of the protocol's; recorded as an override.")
+    rrc_scale: float | None = option(
+        None, "Smallest area of random-resized crops, instead of the protocol's; recorded as an override."
+    )
+    batch_size: int = option(256, "Images per forward pass of the estimator.")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.ipc = sorted(set(self.ipc))
+        require(bool(self.ipc) and min(self.ipc) >= 1, "ipc", "one or more numbers from 1 on", self.ipc)
+        require(self.targets >= 2, "targets", "at least 2", self.targets)
+        require(self.labels in ("hard", "online"), "labels", "one of ['hard', 'online']", self.labels)
+        require(self.labels == "hard" or self.teacher is not None, "teacher", "given for online labels", self.teacher)
+        require(self.seeds >= 1, "seeds", "at least 1", self.seeds)
+        require(self.temperature > 0, "temperature", "positive", self.temperature)
+        require(self.batch_size >= 1, "batch_size", "at least 1", self.batch_size)

@@ -1,0 +1,84 @@
+"""Diffusion priors, wrapped with an estimator into an `IGDSPipeline`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from diffusers import DDIMScheduler, DDPMScheduler, DPMSolverMultistepScheduler
+
+from decoct.data.spec import ImageSpec
+from decoct.igds.estimator import VariationalEstimator
+from decoct.models.classifier import fingerprint_of
+from decoct.pipelines.igds.pipeline import IGDSPipeline
+from decoct.run_folder import read_json
+
+__all__ = ["SCHEDULERS", "check_prior", "load_pipeline", "prior_fingerprint", "prior_label_names"]
+
+SCHEDULERS = {"ddpm": DDPMScheduler, "ddim": DDIMScheduler, "dpm_solver": DPMSolverMultistepScheduler}
+
+
+def load_pipeline(
+    name_or_path: str | Path, estimator: VariationalEstimator | None, scheduler: str | None = None
+) -> IGDSPipeline:
+    """A pipeline around a prior in DDPM or DiT layout, or around that of a saved `IGDSPipeline`.
+
+    Args:
+        name_or_path: Folder or Hub id; its weights must be safetensors.
+        estimator: Guides the sampling; None samples from the prior alone.
+        scheduler: `ddpm`, `ddim` or `dpm_solver`, with the prior's own noise schedule. Default: the prior's own.
+
+    Raises:
+        ValueError: If there is no such prior.
+    """
+    path = Path(name_or_path)
+    if path.is_dir() and not (path / "model_index.json").is_file():
+        raise ValueError(f"prior must be a diffusers folder with model_index.json. Got {path}, without.")
+    if not path.is_dir() and (path.is_absolute() or str(name_or_path).count("/") != 1 or path.parent.is_dir()):
+        raise ValueError(f"prior must be an existing folder or a Hub id 'user/name'. Got {str(name_or_path)!r}.")
+    try:
+        pipeline: IGDSPipeline = IGDSPipeline.from_pretrained(
+            name_or_path, estimator=estimator, use_safetensors=True, low_cpu_mem_usage=False
+        )
+    except OSError as error:
+        raise ValueError(
+            f"prior must be a diffusers pipeline in DDPM or DiT layout, with safetensors. Got {str(name_or_path)!r}, "
+            f"which cannot be loaded: {error}"
+        ) from error
+    if scheduler is not None:
+        pipeline.scheduler = SCHEDULERS[scheduler].from_config(pipeline.scheduler.config)
+    pipeline.set_progress_bar_config(disable=True)
+    for network in (pipeline.unet, pipeline.transformer, pipeline.vae):
+        if network is not None:
+            network.eval().requires_grad_(False)
+    return pipeline
+
+
+def prior_fingerprint(pipeline: IGDSPipeline) -> str:
+    """Sha256 over the prior's weights, those of its VAE included."""
+    networks = {"prior": pipeline.prior, **({} if pipeline.vae is None else {"vae": pipeline.vae})}
+    return fingerprint_of(networks)
+
+
+def prior_label_names(name_or_path: str | Path) -> list[str] | None:
+    """Label names that `train_prior` wrote beside a prior; None for others."""
+    record = Path(name_or_path) / "training.json"
+    return read_json(record).get("label_names") if record.is_file() else None
+
+
+def check_prior(pipeline: IGDSPipeline, spec: ImageSpec, prior_classes: list[int], name: str) -> None:
+    """Raises ValueError if a prior's channels or classes are not those of the images to make.
+
+    Args:
+        pipeline: From `load_pipeline`.
+        spec: The teacher's images.
+        prior_classes: The prior's class id of each class; empty for the same ids.
+        name: Of the prior, for the message.
+    """
+    channels = pipeline.prior.config.in_channels if pipeline.vae is None else pipeline.vae.config.out_channels
+    if channels != spec.channels:
+        raise ValueError(f"prior must make images of {spec.channels} channels. Got {name}, which makes {channels}.")
+    if prior_classes and len(prior_classes) != spec.num_classes:
+        raise ValueError(
+            f"prior_classes must have {spec.num_classes} entries, one per class of the dataset. "
+            f"Got {len(prior_classes)}."
+        )

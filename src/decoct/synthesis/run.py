@@ -1,0 +1,201 @@
+"""What every distilling run shares, wherever its tiles come from: folder, teachers, labels, manifest."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
+from datasets import Dataset
+
+from decoct.config import DistillConfig, to_dict
+from decoct.data.loading import check_label_names
+from decoct.infoutil.processor import calibrated_batch_size, teacher_forward
+from decoct.models.classifier import Classifier
+from decoct.models.zoo import load_classifier
+from decoct.run_folder import claim_folder, identity_of, read_json, write_json
+from decoct.synthesis.output import merge_shards, write_card
+from decoct.synthesis.shards import run_shards
+from decoct.synthesis.tiles import Mosaics, image_features, label_mosaics
+from decoct.training.processes import dataset_fingerprint
+from decoct.versions import installed_versions
+
+__all__ = ["DistillRun", "label_teacher"]
+
+logger = logging.getLogger(__name__)
+
+WRITTEN = (
+    "shards",
+    "data/ipc_*",
+    "README.md",
+    "manifest.json",
+    "preview.png",
+    "report.html",
+    "results.json",
+    "evaluation",
+)
+EARLY_IPC = 10  # InfoUtil, App. B.2: early teachers label up to this IPC
+
+
+class DistillRun:
+    """A distilling run from the claim of its folder to its manifest.
+
+    Args:
+        config: The run's configuration.
+        teacher: Says what the images are like, and which tiles it recognises; on the accelerator's device from
+            `start` on.
+        accelerator: Of this process.
+
+    Raises:
+        ValueError: If a label teacher cannot be had, or its label names are not the teacher's.
+    """
+
+    def __init__(self, config: DistillConfig, teacher: Classifier, accelerator: Accelerator) -> None:
+        self.config, self.teacher, self.accelerator = config, teacher, accelerator
+        self.folder = Path(config.output_dir)
+        self.shards = self.folder / "shards"
+        self.label_teachers = {ipc: label_teacher(config, teacher, ipc) for ipc in config.ipc}
+        self.networks: dict[str, Any] = {"teacher": network_record(teacher)}
+        self.networks["label_teachers"] = {
+            str(ipc): network_record(each) for ipc, each in self.label_teachers.items()
+        }
+
+    def start(self, images: Dataset, **networks: dict[str, str]) -> dict[str, Any] | None:
+        """Claims the folder, and returns the manifest if the run is finished already.
+
+        Args:
+            images: The whole source; its fingerprint is part of the run's identity.
+            networks: Name and fingerprint of further networks that the result depends on.
+
+        Raises:
+            ValueError: If the folder belongs to another configuration.
+        """
+        self.networks |= networks
+        if self.accelerator.is_main_process:
+            identity = identity_of(to_dict(self.config), data=dataset_fingerprint(images), **self.networks)
+            claim_folder(self.folder, identity, self.config.overwrite, WRITTEN)
+        self.accelerator.wait_for_everyone()
+        if (self.folder / "manifest.json").is_file():
+            logger.info("%s holds this run already.", self.folder)
+            return read_json(self.folder / "manifest.json")
+        self._started = time.perf_counter()
+        for network in {id(each): each for each in [self.teacher, *self.label_teachers.values()]}.values():
+            network.to(self.accelerator.device)
+        self.batch_size = self._shared_batch_size()
+        return None
+
+    def label(self, ipc: int, count: int, mosaics_of: Callable[[int, int], Mosaics]) -> float:
+        """Labels the images of one IPC in shards, and writes `data/ipc_N`.
+
+        Args:
+            count: Images of this IPC.
+            mosaics_of: `(first image, end)` to the packed images with their provenance.
+
+        Returns:
+            The teacher's accuracy on the tiles; 0 where this process is not the main one.
+        """
+        precision = self.config.mixed_precision
+
+        def compute(start: int, end: int) -> Dataset:
+            return label_mosaics(
+                mosaics_of(start, end),
+                self.teacher.spec,
+                self.config,
+                teacher_forward(self.label_teachers[ipc], precision),
+                teacher_forward(self.teacher, precision),
+                self.accelerator.device,
+                self.batch_size,
+            )
+
+        shards = run_shards(self.shards, f"ipc_{ipc}", count, self.config.shard_size, self.accelerator, compute)
+        if not self.accelerator.is_main_process:
+            return 0.0
+        features = image_features(self.teacher.spec, self.config)
+        return merge_shards(shards, self.folder / f"data/ipc_{ipc}", features, self.config.shard_size)
+
+    def finish(self, accuracies: dict[int, float], preview: Callable[[], None], **measured: Any) -> dict[str, Any]:
+        """Writes preview, card and, last, the manifest, and removes the shards.
+
+        Args:
+            accuracies: The teacher's accuracy on each IPC's tiles.
+            preview: Writes `preview.png`.
+            measured: Further entries of the manifest.
+        """
+        versions, spec = installed_versions(), self.teacher.spec
+        manifest = {
+            "decoct_version": versions.get("decoct", "unknown"),
+            "config": to_dict(self.config),
+            "dataset": self.config.dataset,
+            "label_names": list(spec.label_names),
+            "image_mean": list(spec.mean),
+            "image_std": list(spec.std),
+            "image_size": spec.image_size,
+            "channels": spec.channels,
+            "ipcs": self.config.ipc,
+            "batch_size": self.batch_size,
+            "versions": versions,
+            **self.networks,
+            **measured,
+            "tile_accuracy": {str(ipc): accuracy for ipc, accuracy in accuracies.items()},
+            "seconds": round(time.perf_counter() - self._started, 1),
+            "device": device_name(self.accelerator.device),
+        }
+        if self.accelerator.is_main_process:
+            preview()
+            write_card(self.folder, manifest)
+            shutil.rmtree(self.shards)
+        self.accelerator.wait_for_everyone()
+        return read_json(self.folder / "manifest.json")
+
+    def _shared_batch_size(self) -> int:
+        """The forward batch size: as configured, else calibrated once and kept, so that a resumed run computes alike."""
+        kept = self.shards / "batch_size.json"
+        sizes: list[int | None] = [self.config.batch_size]
+        if self.config.batch_size is None and self.accelerator.is_main_process:
+            if not kept.is_file():
+                self.shards.mkdir(parents=True, exist_ok=True)
+                write_json(kept, calibrated_batch_size(self.teacher, self.config.mixed_precision))
+            sizes = [read_json(kept)]
+        if self.accelerator.num_processes > 1:
+            broadcast_object_list(sizes)
+        return int(sizes[0] or 1)
+
+
+def label_teacher(config: DistillConfig, teacher: Classifier, ipc: int) -> Classifier:
+    """The teacher that labels an IPC's images.
+
+    Raises:
+        ValueError: If an early teacher is asked for and none lies beside the teacher, or its label names differ.
+    """
+    choice = config.label_teacher
+    if choice == "by_ipc":
+        choice = "early" if ipc <= EARLY_IPC else "converged"
+    if choice == "converged":
+        return teacher
+    if choice == "early":
+        early = sorted(Path(teacher.name).glob("epoch_*"), key=lambda path: int(path.name.removeprefix("epoch_")))
+        if not early:
+            raise ValueError(
+                f"label_teacher must be 'converged' where no early teacher was saved. Got {config.label_teacher!r}, "
+                f"but {teacher.name} has no epoch_N folder: train it with --save_epochs 10."
+            )
+        choice = str(early[0])
+    chosen = load_classifier(choice)
+    check_label_names(teacher.spec.label_names, chosen.spec.label_names, teacher.name, f"the label teacher {choice}")
+    return chosen
+
+
+def network_record(classifier: Classifier) -> dict[str, str]:
+    """A network's name and fingerprint."""
+    return {"name": classifier.name, "fingerprint": classifier.fingerprint()}
+
+
+def device_name(device: torch.device) -> str:
+    """The accelerator's model, or `cpu`."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type

@@ -1,0 +1,216 @@
+"""Training a pixel diffusion prior (DDPM, Ho et al., 2020), saved as a diffusers pipeline folder."""
+
+from __future__ import annotations
+
+import copy
+import logging
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from accelerate import Accelerator
+from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
+from diffusers.training_utils import EMAModel
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from decoct.config import PriorConfig, to_dict
+from decoct.data.loading import load_images, measure_spec
+from decoct.data.spec import ImageSpec
+from decoct.data.tensors import PixelDataset
+from decoct.igds.grids import sample_grid
+from decoct.run_folder import claim_folder, identity_of, read_json, write_json
+from decoct.seeding import torch_generator
+from decoct.training.loop import EpochBatches, LoopConfig, parameter_groups, seeded, train_epochs, warmup_cosine
+from decoct.training.processes import close, dataset_fingerprint, open_accelerator
+from decoct.versions import installed_versions
+
+__all__ = ["build_unet", "train_prior"]
+
+logger = logging.getLogger(__name__)
+
+WRITTEN = ("checkpoints", "samples", "unet", "scheduler", "model_index.json", "training.json", "trackers")
+GROUPS = 8  # of the group norms
+
+
+def train_prior(config: PriorConfig) -> dict[str, Any]:
+    """Trains a prior into `config.output_dir`; a rerun of a killed run continues and ends bit for bit the same.
+
+    The folder is a stock diffusers pipeline with the moving average of the weights. `training.json` holds the loss of
+    each epoch, the label names, the configuration and the versions; `samples/` shows what it draws.
+
+    Returns:
+        The content of `training.json`, or the plan of a dry run.
+
+    Raises:
+        ValueError: If the data or the configuration cannot be used, or the folder belongs to another configuration.
+    """
+    folder = Path(config.output_dir)
+    accelerator = open_accelerator(config, None if config.dry_run else config.report_to, folder / "trackers")
+    with accelerator.main_process_first():
+        images = load_images(
+            config.dataset,
+            config.train_split,
+            config_name=config.dataset_config,
+            image_column=config.image_column,
+            label_column=config.label_column,
+            image_size=config.image_size,
+            skip_unreadable=config.skip_unreadable,
+        )
+        spec = measure_spec(images, config.image_size)
+    plan = _plan(config, len(images), spec)  # raises for a bad configuration, before the folder is claimed
+    if config.dry_run:
+        return plan
+    if accelerator.is_main_process:
+        claim_folder(
+            folder, identity_of(to_dict(config), data=dataset_fingerprint(images)), config.overwrite, WRITTEN
+        )
+    accelerator.wait_for_everyone()
+    if (folder / "training.json").is_file():
+        logger.info("%s holds this prior already.", folder)
+        close(accelerator)
+        return read_json(folder / "training.json")
+    if config.report_to is not None:
+        accelerator.init_trackers("decoct")
+    record = _train(accelerator, config, folder, PixelDataset(images, spec.image_size, spec.channels), spec)
+    close(accelerator)
+    return record
+
+
+def build_unet(config: PriorConfig, spec: ImageSpec) -> UNet2DModel:
+    """The noise-predicting U-Net, its weights set by the seed; a conditional one has a null class after the others.
+
+    Raises:
+        ValueError: If the images cannot be halved as often as there are resolutions.
+    """
+    halvings = len(config.channels) - 1
+    if spec.image_size % 2**halvings:
+        raise ValueError(
+            f"channels must have at most {_halvings(spec.image_size) + 1} entries, because images of "
+            f"{spec.image_size} px can be halved {_halvings(spec.image_size)} times. Got {config.channels}."
+        )
+    attention = "Attn" if config.attention else ""
+    with seeded(config.seed, "weights"):
+        return UNet2DModel(
+            sample_size=spec.image_size,
+            in_channels=spec.channels,
+            out_channels=spec.channels,
+            layers_per_block=config.layers_per_block,
+            block_out_channels=tuple(config.channels),
+            down_block_types=("DownBlock2D",) * halvings + (f"{attention}DownBlock2D",),
+            up_block_types=(f"{attention}UpBlock2D",) + ("UpBlock2D",) * halvings,
+            norm_num_groups=GROUPS,
+            dropout=config.dropout,
+            num_class_embeds=spec.num_classes + 1 if config.conditional else None,
+        )
+
+
+def _halvings(side: int) -> int:
+    """How often a side can be halved."""
+    return (side & -side).bit_length() - 1
+
+
+def _plan(config: PriorConfig, images: int, spec: ImageSpec) -> dict[str, Any]:
+    """What `--dry_run` shows."""
+    return {
+        "parameters": build_unet(config, spec).num_parameters(),
+        "images": images,
+        "image_size": spec.image_size,
+        "classes": spec.num_classes if config.conditional else "none (unconditional)",
+        "steps": config.epochs * len(EpochBatches(images, config.batch_size, config.seed, 0)),
+        "image_passes": config.epochs * images,
+        "output_dir": config.output_dir,
+    }
+
+
+def _train(
+    accelerator: Accelerator, config: PriorConfig, folder: Path, dataset: PixelDataset, spec: ImageSpec
+) -> dict[str, Any]:
+    """Trains, drawing grids of samples on the way, and saves the averaged network at the end."""
+    unet = build_unet(config, spec)
+    scheduler = DDPMScheduler(num_train_timesteps=config.train_steps, beta_schedule=config.beta_schedule)
+    optimizer = torch.optim.AdamW(parameter_groups(unet, config.weight_decay), lr=config.learning_rate)
+    average = EMAModel(unet.parameters(), decay=config.ema_decay, foreach=True)
+    network, optimizer = accelerator.prepare(torch.compile(unet) if config.compile else unet, optimizer)
+    average.to(accelerator.device)
+    accelerator.register_for_checkpointing(average)
+    steps = config.epochs * len(EpochBatches(len(dataset), config.batch_size, config.seed, 0))
+    warmup = int(config.warmup_fraction * steps)
+
+    def loss_of(batch: tuple[Tensor, Tensor], epoch: int, step: int) -> Tensor:
+        draws = draw_noising(config, spec, epoch, step)
+        share = slice(accelerator.process_index * len(batch[1]), (accelerator.process_index + 1) * len(batch[1]))
+        pixels, labels, noise, times, dropped, flipped = (
+            part.to(accelerator.device, non_blocking=True) for part in (*batch, *(draw[share] for draw in draws))
+        )
+        clean = pixels.float() / 127.5 - 1
+        clean = torch.where(flipped.view(-1, 1, 1, 1), clean.flip(-1), clean)
+        noisy = scheduler.add_noise(clean, noise, times)  # type: ignore[arg-type]
+        labels = torch.where(dropped, spec.num_classes, labels) if config.conditional else None
+        with accelerator.autocast():
+            predicted = network(noisy, times, class_labels=labels).sample
+        return F.mse_loss(predicted.float(), noise)
+
+    def after_epoch(epoch: int, loss: float) -> dict[str, float]:
+        if accelerator.is_main_process:
+            tqdm.write(f"epoch {epoch}/{config.epochs}: loss {loss:.5f}")
+            if config.sample_every and (epoch % config.sample_every == 0 or epoch == config.epochs):
+                path = folder / "samples" / f"epoch_{epoch:04d}.png"
+                sample_grid(path, averaged(unet, average), scheduler, spec, config.sample_steps, config.seed)
+        return {}
+
+    loop = LoopConfig(
+        config.epochs,
+        config.batch_size,
+        config.seed,
+        config.checkpoint_every,
+        config.checkpoint_steps,
+        config.num_workers,
+    )
+    history = train_epochs(
+        accelerator,
+        network,
+        optimizer,
+        dataset,
+        loop,
+        folder,
+        loss_of,
+        lambda step: config.learning_rate * warmup_cosine(step, steps, warmup),
+        after_epoch,
+        after_step=lambda: average.step(unet.parameters()),
+    )
+    record = {
+        "loss": history[-1]["loss"],
+        "epochs": history,
+        "label_names": list(spec.label_names),
+        "config": to_dict(config),
+        "spec": spec.to_dict(),
+        "versions": installed_versions(),
+        "device": str(accelerator.device),
+    }
+    if accelerator.is_main_process:
+        DDPMPipeline(averaged(unet, average), scheduler).save_pretrained(folder)
+        write_json(folder / "training.json", record)
+        shutil.rmtree(folder / "checkpoints")
+    accelerator.wait_for_everyone()
+    return record
+
+
+def draw_noising(config: PriorConfig, spec: ImageSpec, epoch: int, step: int) -> tuple[Tensor, ...]:
+    """Noise, diffusion steps, dropped labels and flips of one global batch, the same on every process."""
+    generator = torch_generator(config.seed, "diffusion", epoch, step)
+    count = config.batch_size
+    noise = torch.randn(count, spec.channels, spec.image_size, spec.image_size, generator=generator)
+    times = torch.randint(config.train_steps, (count,), generator=generator)
+    dropped = torch.rand(count, generator=generator) < config.label_dropout
+    flipped = torch.rand(count, generator=generator) < (0.5 if config.flip else 0.0)
+    return noise, times, dropped, flipped
+
+
+def averaged(unet: UNet2DModel, average: EMAModel) -> UNet2DModel:
+    """A copy of the network with the averaged weights, in eval mode."""
+    network = copy.deepcopy(unet)
+    average.copy_to(network.parameters())
+    return network.eval()
