@@ -113,6 +113,33 @@ def trained_teacher(once, sample_part) -> Path:
 
 
 @pytest.fixture(scope="session")
+def tiny_prior(once, sample_part) -> Path:
+    """A class-conditional prior of `sample_part` after one epoch; tests must not change it."""
+
+    def train(folder: Path) -> None:
+        from decoct.config import PriorConfig
+        from decoct.training.prior import train_prior
+
+        settings = {"epochs": 1, "channels": [8, 16], "batch_size": 16, "sample_every": 0, "learning_rate": 1e-3}
+        train_prior(PriorConfig(dataset=str(sample_part), output_dir=str(folder), **settings))
+
+    return once("prior", train)
+
+
+@pytest.fixture(scope="session")
+def tiny_estimator(once, sample_part) -> Path:
+    """An estimator for `sample_part` with random weights; tests must not change it."""
+
+    def build(folder: Path) -> None:
+        from decoct.data.loading import load_images, measure_spec
+        from decoct.igds.loading import build_estimator
+
+        build_estimator("resnet10_w4", measure_spec(load_images(str(sample_part))), 16).save_pretrained(folder)
+
+    return once("estimator", build)
+
+
+@pytest.fixture(scope="session")
 def image_folder(once) -> Path:
     """A folder of PNG files, 16 px, RGB: `train/` and `test/` with 8 and 3 images of each of three colour classes."""
     return once("image-folder", write_image_folder)

@@ -14,8 +14,12 @@ __all__ = ["main"]
 
 COMMANDS = {
     "train-teacher": "train the network that attributes, scores and labels",
-    "distill": "make a distilled dataset by InfoUtil or a baseline (RDED, random, herding)",
+    "train-estimator": "train the variational estimator that guides IGDS",
+    "train-prior": "train the diffusion prior that IGDS samples from",
+    "distill": "make a distilled dataset by InfoUtil, IGDS or a baseline (RDED, random, herding)",
     "evaluate": "train students on a distilled dataset and measure them on real images",
+    "information": "estimate the prototype and contextual information of a dataset",
+    "beta-study": "measure what contextual information is worth at each number of images per class",
 }
 
 # Said once here, `accelerate launch` does not warn about having chosen them itself.
@@ -28,7 +32,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         prog="decoct",
         usage="decoct COMMAND [--processes N] [--option value ...]",
         description="Distil an image-classification dataset into a few images per class, and measure what they are "
-        "worth.\n\ncommands:\n" + "".join(f"  {name:<15} {text}\n" for name, text in COMMANDS.items()),
+        "worth.\n\ncommands:\n" + "".join(f"  {name:<16} {text}\n" for name, text in COMMANDS.items()),
         epilog="`decoct COMMAND --help` lists the options of a command.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,

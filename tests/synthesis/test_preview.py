@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from decoct.synthesis.preview import PreviewRow, save_preview
+from decoct.synthesis.preview import PreviewRow, save_preview, save_strips
 
 
 def row(name: str = "cat", channels: int = 3, heat: bool = True, side: int = 16) -> PreviewRow:
@@ -67,3 +67,26 @@ def test_a_flat_heat_map_and_a_mosaic_larger_than_its_source(tmp_path):
 def test_no_rows_is_an_error(tmp_path):
     with pytest.raises(ValueError, match="rows"):
         save_preview(tmp_path / "preview.png", [])
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_strips_show_every_image(tmp_path, channels):
+    generator = np.random.default_rng(0)
+    red = [np.zeros((2, 3, channels, 8, 8), np.uint8) for _ in range(2)]
+    red[1][:] = 255
+    red[1][1, 2] = generator.integers(0, 256, (channels, 8, 8))
+    path = tmp_path / "strips.png"
+    save_strips(path, {"β = 0": red[0], "β = 0.5": red[1]}, ["first", "a $second$ class"])
+    pixels = np.asarray(Image.open(path).convert("L")).astype(int)
+    assert (pixels == 0).mean() > 0.2  # the black group
+    save_strips(tmp_path / "wider.png", {"β = 0": red[0], "β = 0.1": red[0], "β = 0.5": red[1]})
+    assert Image.open(tmp_path / "wider.png").size[0] > pixels.shape[1]
+
+
+def test_strips_that_do_not_fit_together_are_refused(tmp_path):
+    images = np.zeros((2, 3, 3, 8, 8), np.uint8)
+    for wrong in ({}, {"a": images, "b": images[:1]}, {"a": images.astype(float)}, {"a": images[0]}):
+        with pytest.raises(ValueError, match="groups must"):
+            save_strips(tmp_path / "x.png", wrong)
+    with pytest.raises(ValueError, match="label_names must be 2 names"):
+        save_strips(tmp_path / "x.png", {"a": images}, ["one"])

@@ -6,7 +6,7 @@ The `help` of a field is its documentation; nothing is described twice.
 from __future__ import annotations
 
 from decoct.config.data import DataConfig
-from decoct.config.distill import METHOD_DEFAULTS, DistillConfig
+from decoct.config.distill import METHOD_DEFAULTS, SAMPLING_FIELDS, SELECTION_FIELDS, DistillConfig
 from decoct.config.evaluate import LABEL_MODES, EvaluateConfig
 from decoct.config.options import check_choices, config_hash, option, require, to_dict
 from decoct.config.study import BetaStudyConfig, InformationConfig
@@ -15,6 +15,8 @@ from decoct.config.training import EstimatorConfig, PriorConfig, TeacherConfig, 
 __all__ = [
     "LABEL_MODES",
     "METHOD_DEFAULTS",
+    "SAMPLING_FIELDS",
+    "SELECTION_FIELDS",
     "BetaStudyConfig",
     "DataConfig",
     "DistillConfig",

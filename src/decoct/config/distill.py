@@ -9,7 +9,46 @@ from typing import Any, Literal
 from decoct.config.data import DataConfig
 from decoct.config.options import option, require
 
-__all__ = ["METHOD_DEFAULTS", "DistillConfig"]
+__all__ = ["METHOD_DEFAULTS", "SAMPLING_FIELDS", "SELECTION_FIELDS", "DistillConfig"]
+
+# Fields that only sampled tiles, or only tiles chosen from real images, depend on.
+SAMPLING_FIELDS = (
+    "prior",
+    "estimator",
+    "prior_classes",
+    "beta",
+    "guidance_scale",
+    "temperature",
+    "guide_on",
+    "guidance_reduction",
+    "guidance_start",
+    "guidance_stop",
+    "guidance_every",
+    "softplus",
+    "classifier_free_guidance_scale",
+    "scheduler",
+    "sampling_steps",
+    "guidance_batch",
+    "micro_batch",
+)
+SELECTION_FIELDS = (
+    "candidates_per_class",
+    "attribution",
+    "grid_size",
+    "coalitions",
+    "baseline",
+    "value",
+    "crop_fraction",
+    "crop_center",
+    "crops_per_image",
+    "noise_scale",
+    "utility",
+    "utility_order",
+    "utility_quantile",
+    "selection",
+    "pool_factor",
+    "gradient_flow_references",
+)
 
 
 @dataclass(kw_only=True)

@@ -35,6 +35,9 @@ class BetaStudyConfig(DataConfig):
     teacher: str | None = option(None, "Teacher of `online` labels; needed for them alone.")
     ipc: list[int] = option([1, 10, 50], "Images per class of the subsets.")
     targets: int = option(5, "Target scores per IPC, spread evenly over the range that the data has.")
+    sharpness: float = option(
+        1.0, "Factor in the exponent of the sampling weights; 1 is the paper's, which hardly moves the scores."
+    )
     temperature: float = option(0.07, "Temperature of the softmax over features.")
     students: list[str] = option(["convnet3"], "Student architectures.")
     protocol: str = option("rded_kd", "Training protocol by name.")
@@ -51,6 +54,7 @@ class BetaStudyConfig(DataConfig):
         self.ipc = sorted(set(self.ipc))
         require(bool(self.ipc) and min(self.ipc) >= 1, "ipc", "one or more numbers from 1 on", self.ipc)
         require(self.targets >= 2, "targets", "at least 2", self.targets)
+        require(self.sharpness > 0, "sharpness", "positive", self.sharpness)
         require(self.labels in ("hard", "online"), "labels", "one of ['hard', 'online']", self.labels)
         require(self.labels == "hard" or self.teacher is not None, "teacher", "given for online labels", self.teacher)
         require(self.seeds >= 1, "seeds", "at least 1", self.seeds)

@@ -10,11 +10,14 @@ from typing import Any
 
 from huggingface_hub import DatasetCard, DatasetCardData
 
+from decoct.config import SAMPLING_FIELDS, SELECTION_FIELDS
+
 __all__ = ["dataset_card"]
 
-METHODS = {"infoutil": "InfoUtil", "rded": "RDED", "random": "random choice", "herding": "herding"}
+METHODS = {"infoutil": "InfoUtil", "igds": "IGDS", "rded": "RDED", "random": "random choice", "herding": "herding"}
 PAPERS = {
     "infoutil": "InfoUtil: *Grounding and Enhancing Informativeness and Utility in Dataset Distillation*.",
+    "igds": "IGDS: *Information-Guided Diffusion Sampling for Image Classification Dataset Distillation*.",
     "rded": "RDED: Sun, Shi, Yu and Lin, *On the Diversity and Realism of Distilled Dataset: An Efficient Dataset "
     "Distillation Paradigm*, CVPR 2024, arXiv 2312.03526.",
 }
@@ -47,6 +50,7 @@ def dataset_card(manifest: dict[str, Any], location: str = ".") -> str:
         }
         for ipc in ipcs
     ]
+    hidden_settings = {*NOT_SETTINGS, *(SELECTION_FIELDS if method == "igds" else SAMPLING_FIELDS)}
     shown = ", ".join(escape(name) for name in names[:LABELS_SHOWN])
     hidden = len(names) - LABELS_SHOWN
     card = DatasetCard.from_template(
@@ -73,7 +77,11 @@ def dataset_card(manifest: dict[str, Any], location: str = ".") -> str:
         image_std=[round(value, 4) for value in manifest["image_std"]],
         teacher=network(manifest.get("teacher")),
         label_teachers=label_teachers(manifest.get("label_teachers") or {}),
-        settings=[(name, code(json.dumps(value))) for name, value in config.items() if name not in NOT_SETTINGS],
+        prior=network(manifest.get("prior")),
+        estimator=network(manifest.get("estimator")),
+        betas=", ".join(f"{beta:g} (IPC {ipc})" for ipc, beta in (manifest.get("betas") or {}).items()),
+        sampled=method == "igds",
+        settings=[(name, code(json.dumps(value))) for name, value in config.items() if name not in hidden_settings],
         paper=PAPERS.get(method),
     )
     return card.content

@@ -219,5 +219,3 @@ def with_heatmaps(
         ipc: [[dataclasses.replace(tile, heatmap=heatmaps[tile.row]) for tile in members] for members in each]
         for ipc, each in tiles.items()
     }
-
-

@@ -18,7 +18,9 @@ from decoct.synthesis.run import label_teacher
 __all__ = ["label_bytes", "plan_selection", "throughput"]
 
 
-def plan_selection(config: DistillConfig, images: Dataset, teacher: Classifier, accelerator: Accelerator) -> dict[str, Any]:
+def plan_selection(
+    config: DistillConfig, images: Dataset, teacher: Classifier, accelerator: Accelerator
+) -> dict[str, Any]:
     """What `--dry_run` shows: images, forward passes, and the seconds they take at the measured throughput."""
     candidates = candidates_of(config, images, teacher)
     for ipc in config.ipc:

@@ -62,9 +62,7 @@ class DistillRun:
         self.shards = self.folder / "shards"
         self.label_teachers = {ipc: label_teacher(config, teacher, ipc) for ipc in config.ipc}
         self.networks: dict[str, Any] = {"teacher": network_record(teacher)}
-        self.networks["label_teachers"] = {
-            str(ipc): network_record(each) for ipc, each in self.label_teachers.items()
-        }
+        self.networks["label_teachers"] = {str(ipc): network_record(each) for ipc, each in self.label_teachers.items()}
 
     def start(self, images: Dataset, **networks: dict[str, str]) -> dict[str, Any] | None:
         """Claims the folder, and returns the manifest if the run is finished already.

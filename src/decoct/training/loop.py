@@ -152,8 +152,10 @@ def train_epochs(
             progress.update()
             progress.set_postfix(loss=f"{losses.item() / (step + 1):.3f}", refresh=False)
             if config.checkpoint_steps and (step + 1) % config.checkpoint_steps == 0 and step + 1 < steps:
+                losses = _mean_over_processes(accelerator, losses)
                 _save(accelerator, output_dir, history, epoch, step + 1, losses.item())
         progress.close()
+        losses = _mean_over_processes(accelerator, losses)
         metrics = after_epoch(epoch + 1, losses.item() / steps)
         history.append({"epoch": epoch + 1, "loss": losses.item() / steps, **metrics})
         accelerator.log(history[-1], step=(epoch + 1) * steps)
@@ -161,6 +163,13 @@ def train_epochs(
         if epoch % config.checkpoint_every == 0 or epoch == config.epochs:
             _save(accelerator, output_dir, history, epoch, 0, 0.0)
     return history
+
+
+def _mean_over_processes(accelerator: Accelerator, losses: Tensor) -> Tensor:
+    """The mean of a scalar over all processes; as it is where there is one."""
+    if accelerator.num_processes == 1:
+        return losses
+    return accelerator.reduce(losses.float().to(accelerator.device), "mean").cpu().double()
 
 
 def _save(

@@ -64,9 +64,7 @@ def train_prior(config: PriorConfig) -> dict[str, Any]:
     if config.dry_run:
         return plan
     if accelerator.is_main_process:
-        claim_folder(
-            folder, identity_of(to_dict(config), data=dataset_fingerprint(images)), config.overwrite, WRITTEN
-        )
+        claim_folder(folder, identity_of(to_dict(config), data=dataset_fingerprint(images)), config.overwrite, WRITTEN)
     accelerator.wait_for_everyone()
     if (folder / "training.json").is_file():
         logger.info("%s holds this prior already.", folder)

@@ -1,0 +1,1 @@
+"""Diffusers pipelines; each folder stands alone and works as a `custom_pipeline`."""

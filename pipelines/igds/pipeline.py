@@ -1,0 +1,324 @@
+"""IGDS, information-guided diffusion sampling: a prior whose reverse steps also follow a variational estimator.
+
+Load it from a folder that `save_pretrained` wrote, or around any prior in DDPM or DiT layout:
+
+    DiffusionPipeline.from_pretrained(folder, trust_remote_code=True)
+    DiffusionPipeline.from_pretrained(prior, custom_pipeline="pipelines/igds", estimator=estimator,
+                                      trust_remote_code=True)
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+import os
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import PIL.Image
+import torch
+from diffusers import AutoencoderKL, DiffusionPipeline, DiTTransformer2DModel, SchedulerMixin, UNet2DModel
+from diffusers.callbacks import MultiPipelineCallbacks, PipelineCallback
+from diffusers.utils import BaseOutput
+from diffusers.utils.torch_utils import randn_tensor
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from .guidance import InformationGuidance, as_estimate, check_estimator, frozen_copy, information_terms
+from .reverse import check_labels, class_entries, decode_latents, latent_shape, predict, reverse_step
+
+__all__ = ["IGDSPipeline", "IGDSPipelineOutput"]
+
+CODE = ("pipeline.py", "guidance.py", "reverse.py")
+
+
+@dataclass
+class IGDSPipelineOutput(BaseOutput):
+    """Images, and what the estimator says about them.
+
+    Args:
+        images: PIL images, an array `(batch, height, width, channels)`, or a tensor `(batch, channels, height, width)`;
+            the last two in [0, 1], or the raw result of the reverse diffusion for `output_type="latent"`.
+        prototype: `log P(label | image)` of each image, in nats, of shape `(batch,)`; None without an estimator.
+        contextual: `KL(softmax(f / temperature) || mean of its class in this call)`, likewise.
+        trace: With `return_trace`: `timestep`, and the batch's mean `prototype` and `contextual` term after each step,
+            of what the guidance works on.
+    """
+
+    images: list[PIL.Image.Image] | np.ndarray | Tensor
+    prototype: Tensor | None = None
+    contextual: Tensor | None = None
+    trace: dict[str, list[float]] | None = None
+
+
+class IGDSPipeline(DiffusionPipeline):
+    """Class-wise images from a diffusion prior under information guidance (IGDS, Algorithm 2).
+
+    Args:
+        scheduler: DDPM, DDIM, DPM-Solver multistep, or another one whose samples are scaled as theirs.
+        unet: A prior of pixels, unconditional or with classes; or
+        transformer: a DiT prior of the latents of `vae`.
+        vae: Decodes the latents; None for a prior of pixels.
+        estimator: A variational estimator; None samples from the prior alone.
+    """
+
+    model_cpu_offload_seq = "unet->transformer->vae"
+    _exclude_from_cpu_offload = ["estimator"]
+    # Optional components without a default: diffusers ignores what is passed for those that have one.
+    _optional_components = ["unet", "transformer", "vae", "estimator"]
+    _callback_tensor_inputs = ["latents", "pred_original_sample"]
+
+    def __init__(
+        self,
+        scheduler: SchedulerMixin,
+        unet: UNet2DModel | None,
+        transformer: DiTTransformer2DModel | None,
+        vae: AutoencoderKL | None,
+        estimator: PreTrainedModel | None,
+    ) -> None:
+        super().__init__()
+        self.register_modules(unet=unet, transformer=transformer, vae=vae, scheduler=scheduler, estimator=estimator)
+        if (unet is None) == (transformer is None) or (transformer is not None and vae is None):
+            given = [name for name in ("unet", "transformer", "vae") if getattr(self, name) is not None]
+            raise ValueError(f"A prior must be a unet, or a transformer with its vae. Got {given}.")
+
+    @property
+    def prior(self) -> UNet2DModel | DiTTransformer2DModel:
+        """The network that predicts the noise."""
+        return self.transformer if self.unet is None else self.unet
+
+    @property
+    def num_timesteps(self) -> int:
+        """Number of reverse steps of the present or last call."""
+        return self._num_timesteps
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        class_labels: Sequence[int] | Tensor,
+        beta: float = 0.1,
+        guidance_scale: float = 1.0,
+        num_inference_steps: int = 250,
+        temperature: float = 0.07,
+        guide_on: str = "sample",
+        reduction: str = "sum",
+        guidance_interval: tuple[float, float, int] = (0.0, 1.0, 1),
+        micro_batch: int | None = None,
+        softplus: bool = True,
+        classifier_free_guidance_scale: float = 1.0,
+        prior_class_labels: Sequence[int] | Tensor | None = None,
+        generator: torch.Generator | list[torch.Generator] | None = None,
+        eta: float = 0.0,
+        output_type: str = "pil",
+        return_dict: bool = True,
+        return_trace: bool = False,
+        callback_on_step_end: Callable[..., dict[str, Any]] | PipelineCallback | MultiPipelineCallbacks | None = None,
+        callback_on_step_end_tensor_inputs: Sequence[str] = ("latents",),
+    ) -> IGDSPipelineOutput | tuple[Any, ...]:
+        """Samples one image per class label.
+
+        Args:
+            class_labels: The class of each image: the estimator's ids, and the prior's unless `prior_class_labels` are
+                given. Images of one class in a call are compared with one another, so pass all tiles of a class.
+            beta: Weight of the contextual information against the prototype information, at least 0.
+            guidance_scale: Step size of the information guidance (the paper's eta), at least 0; 0 turns it off.
+            num_inference_steps: Reverse steps.
+            temperature: Temperature of the softmax over the embedding's dimensions.
+            guide_on: `sample`, the next noisy sample (Algorithm 2), or `x0_pred`, the prediction of the clean image.
+            reduction: `sum` over a class's images, so that the step does not depend on their number, or `mean`.
+            guidance_interval: Start and stop as shares of the steps, and n, to guide every n-th step between them.
+            micro_batch: Images per pass of any network; None: all. The guidance is the same for any value.
+            softplus: Guide with `Softplus(beta=3)` in place of `ReLU` in a copy of the estimator.
+            classifier_free_guidance_scale: Weight of the class-conditional prediction; 1 is off.
+            prior_class_labels: The prior's class id of each image, where they are not the estimator's.
+            generator: One generator, or a list with one per image, whose noise then does not depend on the batch.
+            eta: Noise of DDIM, in [0, 1].
+            output_type: `pil`, `np`, `pt` or `latent`.
+            return_dict: Return an `IGDSPipelineOutput`, or its four fields as a tuple.
+            return_trace: Also measure both estimates after each step, at the price of one pass of the estimator.
+            callback_on_step_end: Called as `f(pipeline, step, timestep, tensors)` after each step and its guidance; the
+                `latents` it returns are used.
+            callback_on_step_end_tensor_inputs: Of `latents` and `pred_original_sample`.
+
+        Returns:
+            An `IGDSPipelineOutput`.
+
+        Raises:
+            ValueError: for settings out of range, classes unknown to the prior or the estimator, an estimator of other
+                channels or without normalisation, and guidance that is not finite.
+        """
+        if isinstance(callback_on_step_end, PipelineCallback | MultiPipelineCallbacks):
+            callback_on_step_end_tensor_inputs = callback_on_step_end.tensor_inputs
+        labels = [int(label) for label in class_labels]
+        prior_labels = labels if prior_class_labels is None else [int(label) for label in prior_class_labels]
+        for name, value in (("num_inference_steps", num_inference_steps), ("micro_batch", micro_batch)):
+            if value is not None and value < 1:
+                raise ValueError(f"{name} must be at least 1. Got {value}.")
+        self._check_inputs(labels, prior_labels, generator, output_type, callback_on_step_end_tensor_inputs)
+        self._check_classes(prior_labels, classifier_free_guidance_scale, own_ids=prior_class_labels is not None)
+        self._check_scheduler(eta)
+        guidance = None
+        if self.estimator is not None:
+            guidance = InformationGuidance(
+                estimator=self.estimator,
+                class_labels=labels,
+                beta=beta,
+                guidance_scale=guidance_scale,
+                temperature=temperature,
+                guide_on=guide_on,
+                reduction=reduction,
+                interval=guidance_interval,
+                micro_batch=micro_batch,
+                softplus=softplus,
+            )
+
+        device = self._execution_device
+        conditions = None if class_entries(self.prior) is None else torch.tensor(prior_labels, device=device)
+        latents = self._noise(len(labels), generator, device)
+        self.scheduler.set_timesteps(num_inference_steps)
+        timesteps = self.scheduler.timesteps
+        self._num_timesteps = len(timesteps)
+        trace: dict[str, list[float]] = {"timestep": [], "prototype": [], "contextual": []}
+
+        for index, timestep in enumerate(self.progress_bar(timesteps)):
+            output = predict(self.prior, latents, timestep, conditions, classifier_free_guidance_scale, micro_batch)
+            latents, clean = reverse_step(self.scheduler, output, timestep, latents, generator=generator, eta=eta)
+            tensors = {"latents": latents, "pred_original_sample": clean}
+            if guidance is not None:
+                tensors = guidance(self, index, timestep, tensors)
+                if return_trace:
+                    trace["timestep"].append(int(timestep))
+                    for name, terms in zip(("prototype", "contextual"), guidance.measure(self, tensors), strict=True):
+                        trace[name].append(float(terms.mean()))
+            latents = tensors["latents"]
+            if callback_on_step_end is not None:
+                offered = {name: tensors[name] for name in callback_on_step_end_tensor_inputs}
+                latents = callback_on_step_end(self, index, timestep, offered).get("latents", latents)
+
+        result = self._output(latents, labels, temperature, micro_batch, output_type)
+        result.trace = trace if return_trace and guidance is not None else None
+        self.maybe_free_model_hooks()
+        return result if return_dict else (result.images, result.prototype, result.contextual, result.trace)
+
+    def _noise(self, batch: int, generator: Any, device: torch.device) -> Tensor:
+        """The start of the reverse diffusion, drawn as the stock pipelines draw it."""
+        # Generators do not work reproducibly on mps.
+        drawn_on = torch.device("cpu") if device.type == "mps" else device
+        shape = latent_shape(self.prior, batch)
+        return randn_tensor(shape, generator=generator, device=drawn_on, dtype=self.prior.dtype).to(device)
+
+    def _output(
+        self, latents: Tensor, labels: list[int], temperature: float, micro_batch: int | None, output_type: str
+    ) -> IGDSPipelineOutput:
+        """The images as asked for, with the estimator's own (not smoothed) terms of them."""
+        images = latents
+        if self.vae is not None and (output_type != "latent" or self.estimator is not None):
+            chunks = latents.split(micro_batch or len(latents))
+            images = torch.cat([decode_latents(self.vae, chunk) for chunk in chunks])
+        images = (images / 2 + 0.5).clamp(0, 1)
+        prototype, contextual = None, None
+        if self.estimator is not None:
+            estimate = as_estimate(frozen_copy(self.estimator).to(latents.device))
+            targets = torch.tensor(labels, device=latents.device)
+            prototype, contextual = information_terms(images * 2 - 1, targets, estimate, temperature, micro_batch)
+        if output_type == "latent":
+            return IGDSPipelineOutput(latents, prototype, contextual)
+        if output_type == "pt":
+            return IGDSPipelineOutput(images, prototype, contextual)
+        pixels = images.cpu().permute(0, 2, 3, 1).float().numpy()
+        return IGDSPipelineOutput(self.numpy_to_pil(pixels) if output_type == "pil" else pixels, prototype, contextual)
+
+    def _check_inputs(
+        self, labels: list[int], prior_labels: list[int], generator: Any, output_type: str, tensors: Sequence[str]
+    ) -> None:
+        if not labels:
+            raise ValueError("class_labels must have at least one entry. Got none.")
+        if len(prior_labels) != len(labels):
+            raise ValueError(
+                f"prior_class_labels must have {len(labels)} entries, one per class label. Got {len(prior_labels)}."
+            )
+        if isinstance(generator, list) and len(generator) != len(labels):
+            raise ValueError(
+                f"generator must be one, or a list of {len(labels)}, one per class label. Got {len(generator)}."
+            )
+        if output_type not in ("pil", "np", "pt", "latent"):
+            raise ValueError(f"output_type must be one of ['pil', 'np', 'pt', 'latent']. Got {output_type!r}.")
+        unknown = [name for name in tensors if name not in self._callback_tensor_inputs]
+        if unknown:
+            raise ValueError(
+                f"callback_on_step_end_tensor_inputs must be in {self._callback_tensor_inputs}. Got {unknown}."
+            )
+        if self.estimator is not None:
+            check_estimator(self.estimator)
+            channels = self.prior.config.in_channels if self.vae is None else self.vae.config.out_channels
+            if channels != self.estimator.config.num_channels:
+                raise ValueError(
+                    f"estimator must take images of {channels} channels, as the prior makes them. "
+                    f"Got one for {self.estimator.config.num_channels}."
+                )
+
+    def _check_classes(self, labels: list[int], scale: float, own_ids: bool) -> None:
+        """Checks the prior's class ids; `own_ids` says that they are not the estimator's."""
+        entries = class_entries(self.prior)
+        if scale < 0:
+            raise ValueError(f"classifier_free_guidance_scale must be at least 0. Got {scale}.")
+        if entries is None:
+            if scale != 1:
+                raise ValueError(f"classifier_free_guidance_scale must be 1 for an unconditional prior. Got {scale}.")
+            return
+        classes = entries - 1
+        if self.estimator is not None and not own_ids:
+            number = self.estimator.config.num_labels
+            # A U-Net's table may lack the null class.
+            if number != classes and not (number == entries and self.unet is not None):
+                raise ValueError(
+                    f"estimator must have the {classes} classes of the prior. Got {number}: pass prior_class_labels, "
+                    "the prior's class id of each image."
+                )
+            if number == entries and scale != 1:
+                raise ValueError(
+                    f"classifier_free_guidance_scale must be 1 for a prior without a null class, as this one with "
+                    f"{entries} entries for {number} classes. Got {scale}."
+                )
+        # Without this guidance, the null class may be asked for.
+        check_labels(
+            "prior_class_labels" if own_ids else "class_labels", labels, entries if scale == 1 else classes, "prior"
+        )
+
+    def _check_scheduler(self, eta: float) -> None:
+        if float(self.scheduler.init_noise_sigma) != 1:
+            raise ValueError(
+                "scheduler must scale its samples as DDPMScheduler, DDIMScheduler and DPMSolverMultistepScheduler do. "
+                f"Got {type(self.scheduler).__name__}."
+            )
+        if eta and "eta" not in inspect.signature(self.scheduler.step).parameters:
+            raise ValueError(f"eta must be 0 for {type(self.scheduler).__name__}, which has none. Got {eta}.")
+
+    def save_config(self, save_directory: str | os.PathLike[str], **kwargs: Any) -> None:
+        """Writes `model_index.json` and the code it names; `save_pretrained` calls this before it uploads anything.
+
+        So the folder loads where decoct is not installed.
+        """
+        super().save_config(save_directory, **kwargs)
+        folder = Path(save_directory)
+        index_file = folder / self.config_name
+        index = json.loads(index_file.read_text("utf-8"))
+        index["_class_name"] = ["pipeline", "IGDSPipeline"]
+        if self.estimator is not None:
+            source = Path(inspect.getfile(type(self.estimator)))
+            index["estimator"] = [source.stem, type(self.estimator).__name__]
+            _copy(source, folder / "estimator")
+        index_file.write_text(json.dumps(index, indent=2, sort_keys=True) + "\n", "utf-8")
+        for name in CODE:
+            _copy(Path(__file__).with_name(name), folder)
+
+
+def _copy(source: Path, folder: Path) -> None:
+    """Copies a file into a folder, unless it is there already as the very file."""
+    folder.mkdir(parents=True, exist_ok=True)
+    if source.resolve() != (folder / source.name).resolve():
+        shutil.copyfile(source, folder / source.name)

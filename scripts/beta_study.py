@@ -1,0 +1,33 @@
+"""Find out how much contextual information pays at each number of images per class (IGDS, section 5.2).
+
+Subsets of real images with low to high contextual score are drawn, and a student is trained on each:
+
+    accelerate launch scripts/beta_study.py --dataset sample --estimator runs/estimator --ipc 1 10 \\
+        --output_dir runs/beta-study
+
+More subsets and students for each setting, with a teacher's labels; what a killed study has done is kept:
+
+    accelerate launch scripts/beta_study.py --dataset uoft-cs/cifar10 --estimator runs/estimator --ipc 1 10 50 \\
+        --targets 7 --seeds 3 --labels online --teacher runs/teacher --output_dir runs/beta-study-cifar10
+
+The output folder has `study.json` and `figure2.png`: accuracy against the score, and the best score over the IPC.
+"""
+
+from decoct.arguments import parse_config, run
+from decoct.config import BetaStudyConfig
+
+
+def main() -> None:
+    config = parse_config(BetaStudyConfig, description=__doc__)
+    from accelerate import PartialState
+
+    from decoct.igds.study import beta_study
+    from decoct.igds.tables import format_study, format_study_plan
+
+    result = beta_study(config)
+    if PartialState().is_main_process:
+        print(format_study_plan(result) if config.dry_run else format_study(result))
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,178 @@
+"""Variational estimators: new ones by name or around an existing encoder, and saved ones."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoImageProcessor, AutoModel, PreTrainedConfig, PreTrainedModel, ResNetConfig
+
+from decoct.data.spec import ImageSpec
+from decoct.igds.estimator import VariationalEstimator, VariationalEstimatorConfig
+from decoct.seeding import item_seed
+
+__all__ = ["ENCODERS", "build_estimator", "is_trained_here", "load_estimator", "resnet_config", "wrap_encoder"]
+
+AutoConfig.register(VariationalEstimatorConfig.model_type, VariationalEstimatorConfig)
+AutoModel.register(VariationalEstimatorConfig, VariationalEstimator)
+
+ENCODERS = {
+    "resnet10": ("basic", (1, 1, 1, 1), 64),
+    "resnet18": ("basic", (2, 2, 2, 2), 64),
+    "resnet50": ("bottleneck", (3, 4, 6, 3), 256),
+}
+PATTERN = re.compile(rf"({'|'.join(ENCODERS)})(?:_w(\d+))?")
+
+
+def is_trained_here(name: str) -> bool:
+    """Whether an encoder's name is that of an architecture to train, not of a checkpoint to take as it is."""
+    return PATTERN.fullmatch(name) is not None
+
+
+def resnet_config(name: str, channels: int) -> ResNetConfig:
+    """Configuration of `resnet10`, `resnet18` or `resnet50`; `_wN` sets the first stage's width, later ones double it.
+
+    Raises:
+        ValueError: If the name is another one, or a bottleneck's width is not a multiple of 4.
+    """
+    match = PATTERN.fullmatch(name)
+    if match is None:
+        raise ValueError(f"encoder must be one of {list(ENCODERS)}, with an optional _wN. Got {name!r}.")
+    layer, depths, standard = ENCODERS[match[1]]
+    width = int(match[2] or standard)
+    reduction = 4 if layer == "bottleneck" else 1
+    if width < 1 or width % reduction:
+        raise ValueError(f"The width N of {match[1]}_wN must be a positive multiple of {reduction}. Got {width}.")
+    return ResNetConfig(
+        num_channels=channels,
+        embedding_size=width // reduction,
+        hidden_sizes=[width * 2**stage for stage in range(4)],
+        depths=list(depths),
+        layer_type=layer,
+    )
+
+
+def build_estimator(name: str, spec: ImageSpec, projection_dim: int, seed: int = 0) -> VariationalEstimator:
+    """A new estimator whose weights follow from the seed alone; images of up to 64 pixels get the small stem.
+
+    Raises:
+        ValueError: If the name is not that of an architecture (`resnet_config`).
+    """
+    config = VariationalEstimatorConfig(
+        encoder=_encoder_settings(resnet_config(name, spec.channels)),
+        small_stem=spec.image_size <= 64,
+        projection_dim=projection_dim,
+        **_image_settings(spec),
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(item_seed(seed, "weights", name))
+        return VariationalEstimator(config)
+
+
+def wrap_encoder(name_or_path: str | Path, label_names: tuple[str, ...], seed: int = 0) -> VariationalEstimator:
+    """An estimator around an image model of transformers, taken as it is, without projection.
+
+    Image size and normalisation come from its image processor. The encoder's code must be part of transformers.
+
+    Args:
+        name_or_path: Folder or Hub id, with weights as safetensors.
+        label_names: Class names of the classifier, which is new.
+        seed: Seed of the classifier's weights until it is trained.
+
+    Raises:
+        ValueError: If there is no such checkpoint, or it lacks weights or its image processor.
+    """
+    _check_source(name_or_path, "encoder", f"one of {list(ENCODERS)} (with an optional _wN), a folder or a Hub id")
+    try:
+        encoder, info = AutoModel.from_pretrained(
+            name_or_path, use_safetensors=True, output_loading_info=True, dtype=torch.float32
+        )
+        processor = AutoImageProcessor.from_pretrained(name_or_path)
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f"encoder must be an image model of transformers with model.safetensors and preprocessor_config.json. "
+            f"Got {str(name_or_path)!r}, which cannot be loaded: {error}"
+        ) from error
+    missing = sorted(info["missing_keys"])
+    if any(not key.startswith("pooler.") for key in missing):
+        raise ValueError(f"encoder must come with all its weights. Got {str(name_or_path)!r}, without {missing[:5]}.")
+    size = getattr(encoder.config, "image_size", None) or _processor_side(processor)
+    mean, std = tuple(processor.image_mean), tuple(processor.image_std)
+    spec = ImageSpec(int(size), getattr(encoder.config, "num_channels", 3), mean, std, label_names)
+    config = VariationalEstimatorConfig(
+        encoder=_encoder_settings(encoder.config), use_pooler=not missing, projection_dim=None, **_image_settings(spec)
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(item_seed(seed, "weights", str(name_or_path)))
+        estimator = VariationalEstimator(config)
+    estimator.encoder.load_state_dict(encoder.state_dict())
+    return estimator
+
+
+def load_estimator(name_or_path: str | Path, trust_remote_code: bool = False) -> VariationalEstimator:
+    """A saved estimator in eval mode, without gradients of its weights.
+
+    Args:
+        name_or_path: Folder or Hub id.
+        trust_remote_code: Run configuration code that comes with the checkpoint. Not needed for decoct's own.
+
+    Raises:
+        ValueError: If there is no such folder or repository, or it holds another kind of model.
+    """
+    _check_source(name_or_path, "estimator", "an existing folder or a Hub id 'user/name'")
+    try:
+        config = AutoConfig.from_pretrained(name_or_path, trust_remote_code=trust_remote_code)
+        if config.model_type != VariationalEstimatorConfig.model_type:
+            raise ValueError(
+                f"estimator must be a variational estimator. Got {str(name_or_path)!r}, a {config.model_type!r} model; "
+                "scripts/train_estimator.py makes one around it with --encoder."
+            )
+        model: PreTrainedModel = VariationalEstimator.from_pretrained(name_or_path, use_safetensors=True)
+    except OSError as error:
+        raise ValueError(
+            f"estimator must be an existing folder or a Hub id 'user/name'. Got {str(name_or_path)!r}, which cannot be "
+            f"loaded: {error}"
+        ) from error
+    return model.eval().requires_grad_(False)  # type: ignore[return-value]
+
+
+def _encoder_settings(config: PreTrainedConfig) -> dict[str, Any]:
+    """An encoder's configuration without the labels of a classifier that is not used and the path it came from."""
+    return {
+        key: value for key, value in config.to_dict().items() if key not in ("id2label", "label2id", "_name_or_path")
+    }
+
+
+def _image_settings(spec: ImageSpec) -> dict[str, Any]:
+    """The images and their labels as fields of the configuration."""
+    return {
+        "id2label": dict(enumerate(spec.label_names)),
+        "label2id": {label: index for index, label in enumerate(spec.label_names)},
+        "image_size": spec.image_size,
+        "num_channels": spec.channels,
+        "image_mean": list(spec.mean),
+        "image_std": list(spec.std),
+    }
+
+
+def _check_source(name_or_path: str | Path, role: str, expected: str) -> None:
+    """Raises ValueError for what is neither a folder with a config.json nor of the form of a Hub id."""
+    path = Path(name_or_path)
+    if path.is_dir():
+        if not (path / "config.json").is_file():
+            raise ValueError(f"{role} must be a folder with config.json and model.safetensors. Got {path}, without.")
+    elif path.is_absolute() or str(name_or_path).count("/") != 1 or path.parent.is_dir():
+        raise ValueError(f"{role} must be {expected}. Got {str(name_or_path)!r}.")
+
+
+def _processor_side(processor: Any) -> int:
+    """The side an image processor crops or resizes to."""
+    crop = getattr(processor, "crop_size", None) if getattr(processor, "do_center_crop", False) else None
+    sizes = json.loads(json.dumps(dict(crop or processor.size)))
+    side = sizes.get("height") or sizes.get("shortest_edge")
+    if not side:
+        raise ValueError(f"encoder's preprocessor_config.json must name its image size. Got size {sizes}.")
+    return int(side)

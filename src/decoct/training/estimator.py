@@ -1,0 +1,266 @@
+"""Training a variational estimator: the encoder by momentum contrast, then its linear classifier (IGDS, Section 4)."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from decoct.config import EstimatorConfig, to_dict
+from decoct.data.loading import eval_split_name, load_images, measure_spec, require_class_count
+from decoct.data.spec import ImageSpec
+from decoct.data.tensors import PixelDataset
+from decoct.igds.contrastive import ContrastiveLoss, MomentumContrast
+from decoct.igds.estimator import VariationalEstimator
+from decoct.igds.loading import build_estimator, is_trained_here, wrap_encoder
+from decoct.igds.probe import classifier_rank, extract_features, fit_linear_classifier, full_rank, knn_accuracy
+from decoct.pipelines.igds.guidance import estimator_input
+from decoct.run_folder import claim_folder, identity_of, read_json, write_json
+from decoct.seeding import numpy_generator
+from decoct.training.loop import EpochBatches, LoopConfig, parameter_groups, train_epochs, warmup_cosine
+from decoct.training.processes import close, dataset_fingerprint, open_accelerator
+from decoct.training.view_augment import draw_views, view_of
+from decoct.versions import installed_versions
+
+__all__ = ["train_estimator"]
+
+logger = logging.getLogger(__name__)
+
+WRITTEN = ("checkpoints", "config.json", "model.safetensors", "estimator.py", "training.json", "trackers")
+REFERENCE_BATCH = 512  # the batch that `learning_rate` is for
+
+
+def train_estimator(config: EstimatorConfig) -> dict[str, Any]:
+    """Trains an estimator into `config.output_dir`; a rerun of a killed run continues and ends bit for bit the same.
+
+    An encoder that is a folder or Hub id is taken as it is, and only the classifier is trained. `training.json` holds
+    each epoch's loss and its two parts in nats (those of the main process), the accuracy of the linear classifier and
+    of 20 nearest neighbours on the evaluation split, the classifier's rank, the configuration and the versions.
+
+    Returns:
+        The content of `training.json`.
+
+    Raises:
+        ValueError: If the data or the configuration cannot be used, or the folder belongs to another configuration.
+    """
+    folder = Path(config.output_dir)
+    accelerator = open_accelerator(config, None if config.dry_run else config.report_to, folder / "trackers")
+    with accelerator.main_process_first():
+        images, eval_images, spec = _load(config)
+        estimator = _build(config, spec)
+    plan = _plan(config, estimator, len(images), len(eval_images), accelerator.num_processes)  # raises before the claim
+    if config.dry_run:
+        return plan
+    if accelerator.is_main_process:
+        identity = identity_of(to_dict(config), data=dataset_fingerprint(images))
+        claim_folder(folder, identity, config.overwrite, WRITTEN)
+    accelerator.wait_for_everyone()
+    if (folder / "training.json").is_file():
+        logger.info("%s holds this estimator already.", folder)
+        close(accelerator)
+        return read_json(folder / "training.json")
+    if config.report_to is not None:
+        accelerator.init_trackers("decoct")
+    channels = estimator.config.num_channels
+    dataset = PixelDataset(images, spec.image_size, channels)
+    history: list[dict[str, float]] = []
+    if is_trained_here(config.encoder):
+        history = _train_encoder(accelerator, config, folder, estimator, dataset)
+    if accelerator.is_main_process:
+        eval_dataset = PixelDataset(eval_images, spec.image_size, channels)
+        measured = _train_classifier(accelerator, config, estimator, dataset, eval_dataset)
+        _save(estimator, folder, {**measured, "epochs": history, **_provenance(config, estimator, accelerator)})
+    accelerator.wait_for_everyone()
+    close(accelerator)
+    return read_json(folder / "training.json")
+
+
+def _load(config: EstimatorConfig) -> tuple[Any, Any, ImageSpec]:
+    """The training images, the evaluation images and the training images' spec."""
+    options: dict[str, Any] = {
+        "config_name": config.dataset_config,
+        "image_column": config.image_column,
+        "label_column": config.label_column,
+        "image_size": config.image_size,
+        "skip_unreadable": config.skip_unreadable,
+    }
+    images = load_images(config.dataset, config.train_split, **options)
+    require_class_count(images, 1)
+    eval_split = eval_split_name(config.dataset, config.dataset_config, config.eval_split)
+    return images, load_images(config.dataset, eval_split, **options), measure_spec(images, config.image_size)
+
+
+def _build(config: EstimatorConfig, spec: ImageSpec) -> VariationalEstimator:
+    """The estimator before training."""
+    if is_trained_here(config.encoder):
+        return build_estimator(config.encoder, spec, config.projection_dim, config.seed)
+    return wrap_encoder(config.encoder, spec.label_names, config.seed)
+
+
+def _plan(
+    config: EstimatorConfig, estimator: VariationalEstimator, images: int, eval_images: int, processes: int
+) -> dict[str, Any]:
+    """What `--dry_run` shows; an image pass is one image through an encoder, forward alone or with backward."""
+    steps = 0
+    if is_trained_here(config.encoder):
+        batches = EpochBatches(images, config.batch_size, config.seed, 0, processes=processes)
+        steps = config.epochs * len(batches)
+    return {
+        "encoder": config.encoder,
+        "parameters": sum(parameter.numel() for parameter in estimator.parameters()),
+        "images": images,
+        "image_size": estimator.config.image_size,
+        "classes": estimator.config.num_labels,
+        "steps": steps,
+        "image_passes": 2 * steps * config.batch_size + images + eval_images,
+        "output_dir": config.output_dir,
+    }
+
+
+def _train_encoder(
+    accelerator: Accelerator,
+    config: EstimatorConfig,
+    folder: Path,
+    estimator: VariationalEstimator,
+    dataset: PixelDataset,
+) -> list[dict[str, float]]:
+    """Trains the encoder and the projection in place; returns each epoch's metrics."""
+    contrast = _contrast(config, estimator)
+    optimizer = torch.optim.SGD(parameter_groups(contrast, config.weight_decay), lr=config.learning_rate, momentum=0.9)
+    optimizer.register_step_post_hook(lambda *_: contrast.update_momentum_encoder())
+    model, prepared = accelerator.prepare(contrast, optimizer)
+    parts = _Parts()
+    accelerator.register_for_checkpointing(parts)
+    steps = config.epochs * len(EpochBatches(len(dataset), config.batch_size, config.seed, 0))
+    warmup = int(config.warmup_fraction * steps)
+    share = config.batch_size // accelerator.num_processes
+    first = accelerator.process_index * share
+
+    def loss_of(batch: tuple[Tensor, Tensor], epoch: int, step: int) -> Tensor:
+        pixels, labels = (part.to(accelerator.device, non_blocking=True) for part in batch)
+        generator = numpy_generator(config.seed, "views", epoch, step)
+        views = []
+        for _ in range(2):
+            choices = draw_views(generator, config.batch_size, config.crop_scale, config.flip, config.color_jitter)
+            view = estimator_input(view_of(pixels, choices.rows(first, first + share)) * 2 - 1, estimator.config)
+            views.append(view.contiguous(memory_format=torch.channels_last))
+        with accelerator.autocast():
+            losses: ContrastiveLoss = model(*views, labels)
+        parts.add(losses)
+        return losses.loss
+
+    def learning_rate(step: int) -> float:
+        return config.learning_rate * config.batch_size / REFERENCE_BATCH * warmup_cosine(step, steps, warmup)
+
+    def after_epoch(epoch: int, loss: float) -> dict[str, float]:
+        means = parts.means()
+        if accelerator.is_main_process:
+            shown = ", ".join(f"{name} {value:.4f}" for name, value in means.items())
+            tqdm.write(f"epoch {epoch}/{config.epochs}: loss {loss:.4f}, {shown}")
+        return means
+
+    loop = LoopConfig(
+        config.epochs,
+        config.batch_size,
+        config.seed,
+        config.checkpoint_every,
+        config.checkpoint_steps,
+        config.num_workers,
+    )
+    return train_epochs(accelerator, model, prepared, dataset, loop, folder, loss_of, learning_rate, after_epoch)
+
+
+def _contrast(config: EstimatorConfig, estimator: VariationalEstimator) -> MomentumContrast:
+    """Query encoder, momentum encoder and queue of a run."""
+    contrast = MomentumContrast(
+        estimator,
+        config.queue_size,
+        momentum=config.momentum,
+        temperature=config.temperature,
+        kl_weight=config.kl_weight,
+        kl_temperature=config.kl_temperature,
+        q_mode=config.q_mode,
+        seed=config.seed,
+    )
+    if config.compile:
+        contrast.query.compile()
+        contrast.key.compile()
+    return contrast.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+
+class _Parts:
+    """Sums of the loss's two parts over an epoch; kept in checkpoints, since an epoch may be interrupted."""
+
+    def __init__(self) -> None:
+        self._sums = {"contrastive": 0.0, "contextual": 0.0, "steps": 0.0}
+
+    def add(self, losses: ContrastiveLoss) -> None:
+        for name, value in (("contrastive", losses.contrastive), ("contextual", losses.contextual), ("steps", 1.0)):
+            self._sums[name] += float(value)
+
+    def means(self) -> dict[str, float]:
+        """The means since the last call."""
+        means = {name: self._sums[name] / self._sums["steps"] for name in ("contrastive", "contextual")}
+        self._sums = dict.fromkeys(self._sums, 0.0)
+        return means
+
+    def state_dict(self) -> dict[str, float]:
+        return dict(self._sums)
+
+    def load_state_dict(self, state: dict[str, float]) -> None:
+        self._sums = dict(state)
+
+
+def _train_classifier(
+    accelerator: Accelerator,
+    config: EstimatorConfig,
+    estimator: VariationalEstimator,
+    dataset: PixelDataset,
+    eval_dataset: PixelDataset,
+) -> dict[str, Any]:
+    """Fits the classifier on the frozen encoder's features of un-augmented images, in full precision."""
+    estimator.eval().requires_grad_(False)
+    estimator.to(accelerator.device)  # type: ignore[arg-type]
+    (features, labels), (eval_features, eval_labels) = (
+        extract_features(estimator, part, device=accelerator.device, num_workers=config.num_workers)
+        for part in (dataset, eval_dataset)
+    )
+    weight, bias = fit_linear_classifier(features, labels, estimator.config.num_labels)  # type: ignore[arg-type]
+    estimator.classifier.weight.copy_(weight)
+    estimator.classifier.bias.copy_(bias)
+    rank, highest = classifier_rank(weight), full_rank(weight)
+    if rank < highest:
+        logger.warning("The classifier has rank %d of %d: some classes differ in nothing that it sees.", rank, highest)
+    predicted = (torch.from_numpy(eval_features) @ weight.T + bias).argmax(dim=1).numpy()
+    return {
+        "linear_accuracy": float((predicted == eval_labels).mean()),
+        "knn_accuracy": knn_accuracy(features, labels, eval_features, eval_labels),
+        "rank": rank,
+        "full_rank": highest,
+    }
+
+
+def _provenance(config: EstimatorConfig, estimator: VariationalEstimator, accelerator: Accelerator) -> dict[str, Any]:
+    """What the estimator was made from and with."""
+    kept = estimator.config
+    names = tuple(kept.id2label[index] for index in range(kept.num_labels))  # type: ignore[index,arg-type]
+    spec = ImageSpec(kept.image_size, kept.num_channels, tuple(kept.image_mean), tuple(kept.image_std), names)
+    return {
+        "config": to_dict(config),
+        "spec": spec.to_dict(),
+        "versions": installed_versions(),
+        "device": str(accelerator.device),
+    }
+
+
+def _save(estimator: VariationalEstimator, folder: Path, record: dict[str, Any]) -> None:
+    """Saves the estimator with its code as safetensors, then its training record; the checkpoints are done with."""
+    estimator.save_pretrained(folder)
+    write_json(folder / "training.json", record)
+    shutil.rmtree(folder / "checkpoints", ignore_errors=True)

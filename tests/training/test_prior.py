@@ -1,0 +1,181 @@
+"""Training a prior: the folder it leaves, the weights it saves, and runs that are interrupted or refused."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from diffusers import DDPMPipeline
+from PIL import Image
+
+from decoct.config import PriorConfig
+from decoct.data.spec import ImageSpec
+from decoct.run_folder import read_json
+from decoct.training import prior as stages
+from decoct.training.prior import build_unet, draw_noising, train_prior
+
+SPEC = ImageSpec(28, 1, (0.3,), (0.3,), ("a", "b", "c", "d"))
+
+
+class PowerCut(Exception):
+    """Stands for a process that ends in the middle of a step."""
+
+
+@pytest.fixture
+def config(sample_part, tmp_path):
+    def make(**options: Any) -> PriorConfig:
+        settings: dict[str, Any] = {
+            "dataset": str(sample_part),
+            "channels": [8, 16],
+            "epochs": 2,
+            "batch_size": 32,
+            "learning_rate": 1e-3,
+            "sample_every": 0,
+            "output_dir": str(tmp_path / "prior"),
+        }
+        return PriorConfig(**{**settings, **options})
+
+    return make
+
+
+def weights(folder) -> dict[str, torch.Tensor]:
+    return DDPMPipeline.from_pretrained(folder).unet.state_dict()
+
+
+def same(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> bool:
+    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_the_folder_is_a_stock_pipeline_with_label_names(config, tmp_path):
+    record = train_prior(config())
+    pipeline = DDPMPipeline.from_pretrained(tmp_path / "prior")
+    assert type(pipeline) is DDPMPipeline
+    assert pipeline.unet.config.num_class_embeds == 5, "four classes and the null class"
+    assert pipeline.unet.config.sample_size == 28
+    assert pipeline.unet.config.in_channels == 1
+    assert pipeline.scheduler.config.beta_schedule == "squaredcos_cap_v2"
+    assert record["label_names"] == ["T-shirt/top", "Trouser", "Pullover", "Dress"]
+    assert read_json(tmp_path / "prior" / "training.json") == record
+    assert sorted(path.name for path in (tmp_path / "prior").rglob("*.safetensors"))
+    assert not list((tmp_path / "prior").rglob("*.bin")), "weights are safetensors alone"
+    assert not (tmp_path / "prior" / "checkpoints").exists()
+
+
+def test_an_unconditional_prior_is_what_the_stock_pipeline_samples(config, tmp_path):
+    train_prior(config(conditional=False, epochs=1))
+    pipeline = DDPMPipeline.from_pretrained(tmp_path / "prior")
+    pipeline.set_progress_bar_config(disable=True)
+    assert pipeline.unet.config.num_class_embeds is None
+    images = pipeline(batch_size=2, num_inference_steps=2, output_type="np").images
+    assert images.shape == (2, 28, 28, 1)
+
+
+def test_training_lowers_the_loss_and_the_saved_weights_are_averaged(config, monkeypatch, tmp_path):
+    averages, original = [], stages.averaged
+    monkeypatch.setattr(stages, "averaged", lambda unet, ema: averages.append((unet, ema)) or original(unet, ema))
+    record = train_prior(config(epochs=6))
+    assert record["epochs"][-1]["loss"] < 0.8 * record["epochs"][0]["loss"]
+    ((unet, ema),) = averages
+    saved = weights(tmp_path / "prior")
+    raw = dict(unet.named_parameters())
+    for (name, parameter), shadow in zip(raw.items(), ema.shadow_params, strict=True):
+        assert torch.equal(saved[name], shadow)
+        assert parameter.shape == shadow.shape
+    assert any(not torch.equal(saved[name], raw[name]) for name in raw)
+
+
+def test_grids_of_samples_show_a_row_per_class(config, tmp_path):
+    train_prior(config(sample_every=1, sample_steps=2))
+    grids = sorted((tmp_path / "prior" / "samples").iterdir())
+    assert [path.name for path in grids] == ["epoch_0001.png", "epoch_0002.png"]
+    pixels = np.asarray(Image.open(grids[0]))
+    assert pixels.shape == (4 * 30 + 2, 10 * 30 + 2)
+
+
+def test_drawn_noise_is_that_of_the_global_batch():
+    config = PriorConfig(batch_size=400, label_dropout=0.25)
+    noise, times, dropped, flipped = draw_noising(config, SPEC, 3, 7)
+    assert noise.shape == (400, 1, 28, 28)
+    assert 0.98 < noise.std() < 1.02
+    assert times.min() >= 0
+    assert times.max() < 1000
+    assert 0.15 < dropped.float().mean() < 0.35
+    assert 0.4 < flipped.float().mean() < 0.6
+    assert all(torch.equal(a, b) for a, b in zip((noise, times), draw_noising(config, SPEC, 3, 7), strict=False))
+    assert not torch.equal(noise, draw_noising(config, SPEC, 3, 8)[0])
+
+
+def test_a_killed_run_ends_bit_for_bit_the_same(config, tmp_path, monkeypatch):
+    train_prior(config(output_dir=str(tmp_path / "whole")))
+    cut = config(output_dir=str(tmp_path / "cut"), checkpoint_steps=1)
+    taken, step = [0], torch.optim.AdamW.step
+
+    def stop(self: torch.optim.AdamW, *args: Any, **kwargs: Any) -> Any:
+        taken[0] += 1
+        if taken[0] == 5:  # in the middle of the second epoch
+            raise PowerCut
+        return step(self, *args, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(torch.optim.AdamW, "step", stop)
+        with pytest.raises(PowerCut):
+            train_prior(cut)
+    assert not (tmp_path / "cut" / "training.json").exists()
+    train_prior(cut)
+    assert same(weights(tmp_path / "whole"), weights(tmp_path / "cut"))
+
+
+def test_two_processes_train_the_same_prior(launch, scripts, sample_part, tmp_path):
+    words = f"--dataset {sample_part} --channels 8 16 --epochs 1 --batch_size 32 --sample_every 0".split()
+    for processes in (1, 2):
+        done = launch(
+            scripts / "train_prior.py", *words, "--output_dir", f"run{processes}", cwd=tmp_path, processes=processes
+        )
+        assert done.returncode == 0, done.stderr
+    records = [read_json(tmp_path / f"run{processes}" / "training.json") for processes in (1, 2)]
+    assert records[0]["loss"] == pytest.approx(records[1]["loss"], rel=1e-5)
+    noise, classes = torch.randn(3, 1, 28, 28, generator=torch.Generator().manual_seed(0)), torch.tensor([0, 3, 4])
+    outputs = []
+    for processes in (1, 2):
+        # Weights themselves cannot be compared: Adam blows up the rounding of gradients that are zero.
+        unet = DDPMPipeline.from_pretrained(tmp_path / f"run{processes}").unet
+        with torch.no_grad():
+            outputs.append(unet(noise, 500, class_labels=classes).sample)
+    untrained = build_unet(PriorConfig(channels=[8, 16]), SPEC)(noise, 500, class_labels=classes).sample
+    assert (outputs[0] - outputs[1]).abs().max() < 0.01 * (outputs[0] - untrained).abs().max()
+
+
+def test_a_finished_run_is_returned_and_another_configuration_refused(config, tmp_path):
+    record = train_prior(config(epochs=1))
+    assert train_prior(config(epochs=1)) == record
+    with pytest.raises(ValueError, match="same configuration"):
+        train_prior(config(epochs=1, learning_rate=2e-3))
+
+
+def test_a_dry_run_plans_and_writes_nothing(config, tmp_path):
+    plan = train_prior(config(dry_run=True))
+    assert plan["steps"] == 2 * 3
+    assert plan["parameters"] == build_unet(config(), SPEC).num_parameters()
+    assert not (tmp_path / "prior").exists()
+
+
+def test_too_many_resolutions_are_refused_before_anything_is_written(config, tmp_path):
+    with pytest.raises(ValueError, match="at most 3 entries, because images of 28 px can be halved 2 times"):
+        train_prior(config(channels=[8, 8, 8, 8]))
+    assert not (tmp_path / "prior").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"channels": [8, 12]}, "channels must be two or more multiples of 8"),
+        ({"label_dropout": 1.0}, "label_dropout must be in"),
+        ({"ema_decay": 1.0}, "ema_decay must be in"),
+        ({"sample_steps": 2000}, "sample_steps must be in"),
+    ],
+)
+def test_bad_settings(options, message):
+    with pytest.raises(ValueError, match=message):
+        PriorConfig(**options)
