@@ -17,8 +17,9 @@ COMMANDS = {
     "train-estimator": "train the variational estimator that guides IGDS",
     "train-prior": "train the diffusion prior that IGDS samples from",
     "distill": "make a distilled dataset by InfoUtil, IGDS or a baseline (RDED, random, herding)",
+    "sample": "draw samples of a prior under information guidance, over beta",
     "evaluate": "train students on a distilled dataset and measure them on real images",
-    "information": "estimate the prototype and contextual information of a dataset",
+    "information": "measure the prototype information and contextual score of a dataset",
     "beta-study": "measure what contextual information is worth at each number of images per class",
 }
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-__all__ = ["distill_report", "format_settings", "prior_report", "teacher_report"]
+__all__ = ["distill_report", "format_settings", "prior_report", "samples_report", "teacher_report"]
 
 
 def format_settings(settings: dict[str, Any]) -> str:
@@ -35,6 +35,14 @@ def prior_report(record: dict[str, Any], folder: str) -> str:
     lines = [f"Prior: mean squared error {record['loss']:.4f} of the predicted noise. Saved in {folder}"]
     samples = sorted(Path(folder, "samples").glob("*.png"))
     return "\n".join([*lines, *(f"See   {path.resolve()}" for path in samples[-1:])])
+
+
+def samples_report(record: dict[str, Any], folder: str) -> str:
+    """Mean information at each beta, and where the picture is."""
+    lines = ["beta      prototype  contextual   (nats, mean of the samples)"]
+    for beta, terms in record["betas"].items():
+        lines.append(f"{beta:<8}  {terms['prototype']:>9.3f}  {terms['contextual']:>10.3f}")
+    return "\n".join([*lines, f"See   {Path(folder, 'samples.png').resolve()}"])
 
 
 def distill_report(manifest: dict[str, Any], folder: str) -> str:

@@ -5,10 +5,11 @@ The `help` of a field is its documentation; nothing is described twice.
 
 from __future__ import annotations
 
-from decoct.config.data import DataConfig
-from decoct.config.distill import METHOD_DEFAULTS, SAMPLING_FIELDS, SELECTION_FIELDS, DistillConfig
+from decoct.config.data import DataConfig, RunConfig
+from decoct.config.distill import METHOD_DEFAULTS, SELECTION_FIELDS, DistillConfig
 from decoct.config.evaluate import LABEL_MODES, EvaluateConfig
 from decoct.config.options import check_choices, config_hash, option, require, to_dict
+from decoct.config.sampling import SAMPLING_FIELDS, SampleConfig, SamplingConfig
 from decoct.config.study import BetaStudyConfig, InformationConfig
 from decoct.config.training import EstimatorConfig, PriorConfig, TeacherConfig, TrainingConfig
 
@@ -24,6 +25,9 @@ __all__ = [
     "EvaluateConfig",
     "InformationConfig",
     "PriorConfig",
+    "RunConfig",
+    "SampleConfig",
+    "SamplingConfig",
     "TeacherConfig",
     "TrainingConfig",
     "check_choices",

@@ -7,12 +7,28 @@ from typing import Literal
 
 from decoct.config.options import check_choices, option, require
 
-__all__ = ["DataConfig"]
+__all__ = ["DataConfig", "RunConfig"]
 
 
 @dataclass(kw_only=True)
-class DataConfig:
-    """Where the images come from, and the settings every stage shares."""
+class RunConfig:
+    """What every command knows: where it writes, its seed, its precision."""
+
+    output_dir: str = option("runs/run", "Folder for everything this command writes.")
+    overwrite: bool = option(
+        False, "Start again in a folder that holds another configuration's run. Only files decoct wrote are removed."
+    )
+    dry_run: bool = option(False, "Print what would be computed and what it would cost, then stop.")
+    seed: int = option(0, "Run seed; every random choice follows from it.")
+    mixed_precision: Literal["no", "bf16", "fp16"] = option("no", "Precision of the forward and backward passes.")
+
+    def __post_init__(self) -> None:
+        check_choices(self)
+
+
+@dataclass(kw_only=True)
+class DataConfig(RunConfig):
+    """Where the images come from."""
 
     dataset: str = option("sample", "Hub id, local image folder, local parquet folder or file, or `sample` (embedded).")
     dataset_config: str | None = option(None, "Configuration name of a Hub dataset that has several.")
@@ -24,16 +40,9 @@ class DataConfig:
         None, "Side in pixels; images are resized (shorter side) and centre-cropped. Required when sizes differ."
     )
     skip_unreadable: bool = option(False, "Leave unreadable images out and list them, instead of stopping.")
-    output_dir: str = option("runs/run", "Folder for everything this command writes.")
-    overwrite: bool = option(
-        False, "Start again in a folder that holds another configuration's run. Only files decoct wrote are removed."
-    )
-    dry_run: bool = option(False, "Print what would be computed and what it would cost, then stop.")
-    seed: int = option(0, "Run seed; every random choice follows from it.")
-    mixed_precision: Literal["no", "bf16", "fp16"] = option("no", "Precision of the forward and backward passes.")
     num_workers: int = option(0, "Worker processes that decode images.")
 
     def __post_init__(self) -> None:
-        check_choices(self)
+        super().__post_init__()
         require(self.image_size is None or self.image_size >= 8, "image_size", "at least 8", self.image_size)
         require(self.num_workers >= 0, "num_workers", "at least 0", self.num_workers)

@@ -8,29 +8,11 @@ from typing import Any, Literal
 
 from decoct.config.data import DataConfig
 from decoct.config.options import option, require
+from decoct.config.sampling import SamplingConfig
 
-__all__ = ["METHOD_DEFAULTS", "SAMPLING_FIELDS", "SELECTION_FIELDS", "DistillConfig"]
+__all__ = ["METHOD_DEFAULTS", "SELECTION_FIELDS", "DistillConfig"]
 
-# Fields that only sampled tiles, or only tiles chosen from real images, depend on.
-SAMPLING_FIELDS = (
-    "prior",
-    "estimator",
-    "prior_classes",
-    "beta",
-    "guidance_scale",
-    "temperature",
-    "guide_on",
-    "guidance_reduction",
-    "guidance_start",
-    "guidance_stop",
-    "guidance_every",
-    "softplus",
-    "classifier_free_guidance_scale",
-    "scheduler",
-    "sampling_steps",
-    "guidance_batch",
-    "micro_batch",
-)
+# Fields that only tiles chosen from real images depend on.
 SELECTION_FIELDS = (
     "candidates_per_class",
     "attribution",
@@ -52,7 +34,7 @@ SELECTION_FIELDS = (
 
 
 @dataclass(kw_only=True)
-class DistillConfig(DataConfig):
+class DistillConfig(SamplingConfig, DataConfig):
     """Distilling a dataset: InfoUtil, or one of the baselines made with the same code.
 
     Fields that default to None take the method's own value (`METHOD_DEFAULTS`).
@@ -100,35 +82,9 @@ class DistillConfig(DataConfig):
         "needed. 0: all candidates.",
     )
     gradient_flow_references: int = option(512, "Candidates that `gradient_flow` takes its maximum over.")
-    prior: str = option("runs/prior", "igds: folder or Hub id of the diffusion prior, in DDPM or DiT layout.")
-    estimator: str = option("runs/estimator", "igds: folder or Hub id of the variational estimator.")
-    prior_classes: list[int] = option(
-        [], "igds: the prior's class id of each of the dataset's classes. Default: the same ids."
-    )
     beta: float | None = option(
-        None, "igds: weight of the contextual information. Default: decoct's schedule over the IPC."
+        None, "Weight of the contextual information in IGDS. Default: decoct's schedule over the IPC."
     )
-    guidance_scale: float = option(1.0, "igds: step size of the information guidance (eta); 0 turns it off.")
-    temperature: float = option(0.07, "igds: temperature of the softmax over features (tau).")
-    guide_on: Literal["sample", "x0_pred"] = option(
-        "sample", "igds: guide on the next noisy sample (Algorithm 2), or on the prediction of the clean image."
-    )
-    guidance_reduction: Literal["sum", "mean"] = option(
-        "sum", "igds: sum over a class's batch, so that the step size does not depend on the IPC, or its mean (Eq. 29)."
-    )
-    guidance_start: float = option(0.0, "igds: share of the steps after which the guidance starts.")
-    guidance_stop: float = option(1.0, "igds: share of the steps after which it stops.")
-    guidance_every: int = option(1, "igds: guide every n-th step of that interval.")
-    softplus: bool = option(True, "igds: Softplus in place of ReLU in the estimator that guides (section 5.1).")
-    classifier_free_guidance_scale: float = option(
-        1.0, "igds: weight of the class-conditional prediction against the unconditional one; 1 is off."
-    )
-    scheduler: Literal["ddpm", "ddim", "dpm_solver"] = option("ddpm", "igds: sampler of the prior.")
-    sampling_steps: int = option(250, "igds: reverse steps.")
-    guidance_batch: int = option(
-        100, "igds: most tiles of a class that are sampled, and compared with one another, at a time."
-    )
-    micro_batch: int = option(100, "igds: images per pass of the prior and the estimator.")
     views: int = option(50, "Fixed views of an image whose logits are stored (M); 0 leaves them out.")
     view_scale: float = option(0.08, "Smallest area of a view, as a share of the image's.")
     batch_size: int | None = option(None, "Images per forward pass. Default: the fastest of a short calibration.")
@@ -146,6 +102,7 @@ class DistillConfig(DataConfig):
         self.candidates_per_class = self.candidates_per_class or None
         self.ipc = sorted(set(self.ipc))
         require(bool(self.ipc) and min(self.ipc) >= 1, "ipc", "one or more numbers from 1 on", self.ipc)
+        require(self.beta is None or self.beta >= 0, "beta", "at least 0", self.beta)
         require(2 <= self.grid_size <= 14, "grid_size", "in [2, 14]", self.grid_size)
         require(self.coalitions >= 2 and self.coalitions % 2 == 0, "coalitions", "even and at least 2", self.coalitions)
         require(0 < self.crop_fraction <= 1, "crop_fraction", "in (0, 1]", self.crop_fraction)
@@ -159,19 +116,6 @@ class DistillConfig(DataConfig):
         require(self.views >= 0, "views", "at least 0", self.views)
         require(self.shard_size >= 1, "shard_size", "at least 1", self.shard_size)
         require(self.batch_size is None or self.batch_size >= 1, "batch_size", "at least 1", self.batch_size)
-        require(self.beta is None or self.beta >= 0, "beta", "at least 0", self.beta)
-        require(self.guidance_scale >= 0, "guidance_scale", "at least 0", self.guidance_scale)
-        require(self.temperature > 0, "temperature", "positive", self.temperature)
-        require(
-            0 <= self.guidance_start < self.guidance_stop <= 1,
-            "guidance_start and guidance_stop",
-            "increasing shares in [0, 1]",
-            (self.guidance_start, self.guidance_stop),
-        )
-        require(self.guidance_every >= 1, "guidance_every", "at least 1", self.guidance_every)
-        require(self.sampling_steps >= 1, "sampling_steps", "at least 1", self.sampling_steps)
-        require(self.guidance_batch >= 1, "guidance_batch", "at least 1", self.guidance_batch)
-        require(self.micro_batch >= 1, "micro_batch", "at least 1", self.micro_batch)
         if self.attribution == "exact_shapley":
             require(self.grid_size <= 4, "grid_size", "at most 4 for exact_shapley (2^16 coalitions)", self.grid_size)
         if self.attribution == "kernel_shap":

@@ -15,7 +15,7 @@ class InformationConfig(DataConfig):
     """Prototype information and contextual score of a labelled dataset (IGDS, Eqs. 9 and 15)."""
 
     output_dir: str | None = option(None, "Folder for information.json. Default: nothing is written.")  # type: ignore[assignment]
-    estimator: str = option("runs/estimator", "Folder or Hub id of the variational estimator.")
+    estimator: str = option("runs/estimator", "Variational estimator: folder, Hub id, or `sample` (embedded).")
     distilled: str | None = option(None, "Distilled run folder or Hub id to compare with the dataset. Default: none.")
     temperature: float = option(0.07, "Temperature of the softmax over features.")
     batch_size: int = option(256, "Images per forward pass.")
@@ -31,7 +31,7 @@ class BetaStudyConfig(DataConfig):
     """Accuracy of subsets against their contextual score, over IPC (IGDS, section 5.2 and App. A)."""
 
     output_dir: str = option("runs/beta-study", "Folder for study.json and the figure.")
-    estimator: str = option("runs/estimator", "Folder or Hub id of the variational estimator.")
+    estimator: str = option("runs/estimator", "Variational estimator: folder, Hub id, or `sample` (embedded).")
     teacher: str | None = option(None, "Teacher of `online` labels; needed for them alone.")
     ipc: list[int] = option([1, 10, 50], "Images per class of the subsets.")
     targets: int = option(5, "Target scores per IPC, spread evenly over the range that the data has.")

@@ -50,7 +50,7 @@ def dataset_card(manifest: dict[str, Any], location: str = ".") -> str:
         }
         for ipc in ipcs
     ]
-    hidden_settings = {*NOT_SETTINGS, *(SELECTION_FIELDS if method == "igds" else SAMPLING_FIELDS)}
+    hidden_settings = {*NOT_SETTINGS, *(SELECTION_FIELDS if method == "igds" else (*SAMPLING_FIELDS, "beta"))}
     shown = ", ".join(escape(name) for name in names[:LABELS_SHOWN])
     hidden = len(names) - LABELS_SHOWN
     card = DatasetCard.from_template(

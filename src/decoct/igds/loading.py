@@ -10,11 +10,20 @@ from typing import Any
 import torch
 from transformers import AutoConfig, AutoImageProcessor, AutoModel, PreTrainedConfig, PreTrainedModel, ResNetConfig
 
+from decoct.data.loading import SAMPLE
 from decoct.data.spec import ImageSpec
 from decoct.igds.estimator import VariationalEstimator, VariationalEstimatorConfig
 from decoct.seeding import item_seed
 
-__all__ = ["ENCODERS", "build_estimator", "is_trained_here", "load_estimator", "resnet_config", "wrap_encoder"]
+__all__ = [
+    "ENCODERS",
+    "build_estimator",
+    "is_trained_here",
+    "label_names",
+    "load_estimator",
+    "resnet_config",
+    "wrap_encoder",
+]
 
 AutoConfig.register(VariationalEstimatorConfig.model_type, VariationalEstimatorConfig)
 AutoModel.register(VariationalEstimatorConfig, VariationalEstimator)
@@ -116,13 +125,15 @@ def load_estimator(name_or_path: str | Path, trust_remote_code: bool = False) ->
     """A saved estimator in eval mode, without gradients of its weights.
 
     Args:
-        name_or_path: Folder or Hub id.
+        name_or_path: Folder or Hub id, or `sample` for the embedded one.
         trust_remote_code: Run configuration code that comes with the checkpoint. Not needed for decoct's own.
 
     Raises:
         ValueError: If there is no such folder or repository, or it holds another kind of model.
     """
-    _check_source(name_or_path, "estimator", "an existing folder or a Hub id 'user/name'")
+    if name_or_path == "sample":
+        name_or_path = SAMPLE / "estimator"
+    _check_source(name_or_path, "estimator", "'sample', an existing folder or a Hub id 'user/name'")
     try:
         config = AutoConfig.from_pretrained(name_or_path, trust_remote_code=trust_remote_code)
         if config.model_type != VariationalEstimatorConfig.model_type:
@@ -130,7 +141,9 @@ def load_estimator(name_or_path: str | Path, trust_remote_code: bool = False) ->
                 f"estimator must be a variational estimator. Got {str(name_or_path)!r}, a {config.model_type!r} model; "
                 "scripts/train_estimator.py makes one around it with --encoder."
             )
-        model: PreTrainedModel = VariationalEstimator.from_pretrained(name_or_path, use_safetensors=True)
+        model: PreTrainedModel = VariationalEstimator.from_pretrained(
+            name_or_path, use_safetensors=True, dtype=torch.float32
+        )
     except OSError as error:
         raise ValueError(
             f"estimator must be an existing folder or a Hub id 'user/name'. Got {str(name_or_path)!r}, which cannot be "
@@ -144,6 +157,12 @@ def _encoder_settings(config: PreTrainedConfig) -> dict[str, Any]:
     return {
         key: value for key, value in config.to_dict().items() if key not in ("id2label", "label2id", "_name_or_path")
     }
+
+
+def label_names(estimator: VariationalEstimator) -> list[str]:
+    """The estimator's label names, in label order."""
+    config: Any = estimator.config
+    return [config.id2label[index] for index in range(config.num_labels)]
 
 
 def _image_settings(spec: ImageSpec) -> dict[str, Any]:

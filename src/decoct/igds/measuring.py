@@ -23,7 +23,7 @@ from decoct.data.pixels import to_pixels
 from decoct.evaluation.distilled import read_manifest, spec_of
 from decoct.igds.estimator import VariationalEstimator
 from decoct.igds.information import class_references, contextual_score, label_entropy, prototype_information
-from decoct.igds.loading import load_estimator
+from decoct.igds.loading import label_names, load_estimator
 from decoct.pipelines.igds.guidance import estimator_input
 from decoct.run_folder import write_json
 from decoct.synthesis.mosaic import unpack
@@ -35,7 +35,6 @@ __all__ = [
     "Embedded",
     "InformationReport",
     "embed",
-    "estimator_labels",
     "information",
     "measure",
     "report_of",
@@ -200,7 +199,7 @@ def information(config: InformationConfig) -> dict[str, Any]:
     estimator = load_estimator(config.estimator)
     images = load_split(config, config.train_split)
     names = images.features["label"].names
-    check_label_names(estimator_labels(estimator), names, config.estimator, config.dataset)
+    check_label_names(label_names(estimator), names, config.estimator, config.dataset)
     distilled, tiles = _distilled_sets(config.distilled, names, config.dataset)
     if config.dry_run:
         result = _plan(config, images, distilled, tiles)
@@ -221,12 +220,6 @@ def load_split(config: DataConfig, split: str) -> datasets.Dataset:
         image_size=config.image_size,
         skip_unreadable=config.skip_unreadable,
     )
-
-
-def estimator_labels(estimator: VariationalEstimator) -> list[str]:
-    """The estimator's label names, in label order."""
-    config: Any = estimator.config
-    return [config.id2label[index] for index in range(config.num_labels)]
 
 
 def _distilled_sets(

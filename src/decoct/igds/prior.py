@@ -6,6 +6,7 @@ from pathlib import Path
 
 from diffusers import DDIMScheduler, DDPMScheduler, DPMSolverMultistepScheduler
 
+from decoct.data.loading import SAMPLE
 from decoct.data.spec import ImageSpec
 from decoct.igds.estimator import VariationalEstimator
 from decoct.models.classifier import fingerprint_of
@@ -23,13 +24,15 @@ def load_pipeline(
     """A pipeline around a prior in DDPM or DiT layout, or around that of a saved `IGDSPipeline`.
 
     Args:
-        name_or_path: Folder or Hub id; its weights must be safetensors.
+        name_or_path: Folder or Hub id, or `sample` for the embedded one; its weights must be safetensors.
         estimator: Guides the sampling; None samples from the prior alone.
         scheduler: `ddpm`, `ddim` or `dpm_solver`, with the prior's own noise schedule. Default: the prior's own.
 
     Raises:
         ValueError: If there is no such prior.
     """
+    if name_or_path == "sample":
+        name_or_path = SAMPLE / "prior"
     path = Path(name_or_path)
     if path.is_dir() and not (path / "model_index.json").is_file():
         raise ValueError(f"prior must be a diffusers folder with model_index.json. Got {path}, without.")
@@ -61,7 +64,7 @@ def prior_fingerprint(pipeline: IGDSPipeline) -> str:
 
 def prior_label_names(name_or_path: str | Path) -> list[str] | None:
     """Label names that `train_prior` wrote beside a prior; None for others."""
-    record = Path(name_or_path) / "training.json"
+    record = (SAMPLE / "prior" if name_or_path == "sample" else Path(name_or_path)) / "training.json"
     return read_json(record).get("label_names") if record.is_file() else None
 
 

@@ -26,8 +26,8 @@ from decoct.evaluation.plan import seconds_per_image
 from decoct.evaluation.protocols import load_protocol
 from decoct.evaluation.results import mean_and_std
 from decoct.igds.figures import save_beta_study
-from decoct.igds.loading import load_estimator
-from decoct.igds.measuring import embed, estimator_labels, load_split, measure
+from decoct.igds.loading import label_names, load_estimator
+from decoct.igds.measuring import embed, load_split, measure
 from decoct.igds.subsets import ScoredImages, distilled_set, score_images
 from decoct.models.classifier import Classifier, fingerprint_of
 from decoct.models.zoo import build_classifier, load_classifier
@@ -121,7 +121,7 @@ class _Study:
     def check(self) -> None:
         """Raises ValueError for what would stop a unit later: other label names, too few images, unknown students."""
         config, names = self.config, self.spec.label_names
-        check_label_names(estimator_labels(self.estimator), names, config.estimator, config.dataset)
+        check_label_names(label_names(self.estimator), names, config.estimator, config.dataset)
         check_label_names(names, self.eval_images.features["label"].names, config.train_split, "the evaluation split")
         if self.teacher is not None:
             check_label_names(names, self.teacher.spec.label_names, config.dataset, str(config.teacher))

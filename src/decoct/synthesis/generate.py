@@ -17,11 +17,10 @@ import torch.nn.functional as F
 from accelerate import Accelerator
 from datasets import Dataset, Features, Value
 
-from decoct.config import DistillConfig
+from decoct.config import DistillConfig, SamplingConfig
 from decoct.data.loading import check_label_names
 from decoct.data.spec import ImageSpec
-from decoct.igds.estimator import VariationalEstimator
-from decoct.igds.loading import load_estimator
+from decoct.igds.loading import label_names, load_estimator
 from decoct.igds.prior import check_prior, load_pipeline, prior_fingerprint, prior_label_names
 from decoct.igds.schedule import default_beta
 from decoct.models.classifier import Classifier, fingerprint_of
@@ -89,7 +88,7 @@ def beta_of(config: DistillConfig, ipc: int) -> float:
     return default_beta(ipc) if config.beta is None else config.beta
 
 
-def sample_chunk(pipeline: IGDSPipeline, chunk: Chunk, config: DistillConfig, side: int) -> Dataset:
+def sample_chunk(pipeline: IGDSPipeline, chunk: Chunk, config: SamplingConfig, side: int) -> Dataset:
     """Samples the tiles of a chunk, each from a generator of its own seed.
 
     Args:
@@ -198,11 +197,6 @@ def open_pipeline(config: DistillConfig, images: Dataset, teacher: Classifier) -
     return pipeline
 
 
-def label_names(estimator: VariationalEstimator) -> list[str]:
-    """The estimator's label names in label order."""
-    return [estimator.config.id2label[index] for index in range(estimator.config.num_labels)]
-
-
 class SampledTiles:
     """The tiles in sample shards, read as they are needed.
 
@@ -229,7 +223,7 @@ class SampledTiles:
         return rows
 
     def mosaics(self, ipc: int, tiles_per_image: int, start: int, end: int) -> Mosaics:
-        """Images `start` … `end - 1` of the set of an IPC, counted class by class; image j takes tiles jk … jk + k - 1."""
+        """Images `start` … `end - 1` of an IPC's set, class by class; image j takes tiles jk … jk + k - 1."""
         places = [divmod(image, ipc) for image in range(start, end)]
         tiles = [self.rows(label, n * tiles_per_image, (n + 1) * tiles_per_image) for label, n in places]
         stacks = [pixels_of([tile["image"] for tile in each], self.spec.channels) for each in tiles]

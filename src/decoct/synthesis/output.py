@@ -111,7 +111,7 @@ def write_samples_preview(folder: Path, ipcs: Sequence[int], images: Dataset, sp
     for label in range(classes):
         rows = np.flatnonzero(labels == label)[:count]
         real.append(to_pixels(images.select(rows)["image"][:], spec.image_size, spec.channels).numpy())
-        rows = range(label * shown, label * shown + count)
-        made.append(to_pixels(distilled.select(rows)["image"][:], spec.image_size, spec.channels).numpy())
+        members = distilled.select(range(label * shown, label * shown + count))
+        made.append(to_pixels(members["image"][:], spec.image_size, spec.channels).numpy())
     strips = {f"IGDS, IPC {shown}": np.stack(made), "real": np.stack(real)}
     save_strips(folder / "preview.png", strips, spec.label_names[:classes])

@@ -152,7 +152,7 @@ class DistillRun:
         return read_json(self.folder / "manifest.json")
 
     def _shared_batch_size(self) -> int:
-        """The forward batch size: as configured, else calibrated once and kept, so that a resumed run computes alike."""
+        """The forward batch size: as configured, else calibrated once and kept for a resumed run."""
         kept = self.shards / "batch_size.json"
         sizes: list[int | None] = [self.config.batch_size]
         if self.config.batch_size is None and self.accelerator.is_main_process:

@@ -146,9 +146,9 @@ def _train(
         clean = pixels.float() / 127.5 - 1
         clean = torch.where(flipped.view(-1, 1, 1, 1), clean.flip(-1), clean)
         noisy = scheduler.add_noise(clean, noise, times)  # type: ignore[arg-type]
-        labels = torch.where(dropped, spec.num_classes, labels) if config.conditional else None
+        classes = torch.where(dropped, spec.num_classes, labels) if config.conditional else None
         with accelerator.autocast():
-            predicted = network(noisy, times, class_labels=labels).sample
+            predicted = network(noisy, times, class_labels=classes).sample
         return F.mse_loss(predicted.float(), noise)
 
     def after_epoch(epoch: int, loss: float) -> dict[str, float]:

@@ -1,0 +1,85 @@
+"""A picture of guided samples over beta: what more contextual information looks like (IGDS, Fig. 4)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from tqdm.auto import tqdm
+
+from decoct.config import SampleConfig, to_dict
+from decoct.igds.loading import label_names, load_estimator
+from decoct.igds.prior import load_pipeline, prior_fingerprint
+from decoct.models.classifier import fingerprint_of
+from decoct.run_folder import claim_folder, identity_of, read_json, write_json
+from decoct.synthesis.generate import Chunk, sample_chunk
+from decoct.synthesis.preview import MAX_CLASSES, save_strips
+from decoct.synthesis.tiles import pixels_of
+from decoct.training.precision import autocast
+from decoct.versions import installed_versions
+
+__all__ = ["draw_samples"]
+
+WRITTEN = ("samples.png", "samples.json")
+
+
+def draw_samples(config: SampleConfig) -> dict[str, Any]:
+    """Samples the same seeds at each beta, and writes `samples.png` and `samples.json` into `config.output_dir`.
+
+    Returns:
+        The content of `samples.json`: the mean prototype and contextual term in nats at each beta, the configuration
+        and the versions. With `dry_run`: passes of the prior; nothing is written.
+
+    Raises:
+        ValueError: If prior and estimator do not fit together, a class is unknown, or the folder belongs to another
+            configuration.
+    """
+    accelerator = Accelerator()
+    estimator = load_estimator(config.estimator)
+    pipeline = load_pipeline(config.prior, estimator, config.scheduler)
+    names = label_names(estimator)
+    classes = config.classes or list(range(min(MAX_CLASSES, len(names))))
+    unknown = [label for label in classes if not 0 <= label < len(names)]
+    if unknown:
+        raise ValueError(f"classes must be in [0, {len(names) - 1}], those of the estimator. Got {unknown}.")
+    passes = len(config.betas) * len(classes) * config.images_per_class * config.sampling_steps
+    if config.dry_run:
+        return {"classes": len(classes), "betas": config.betas, "prior_passes": passes, "output_dir": config.output_dir}
+    folder = Path(config.output_dir)
+    networks = {"prior": prior_fingerprint(pipeline), "estimator": fingerprint_of({"": estimator})}
+    claim_folder(folder, identity_of(to_dict(config), **networks), config.overwrite, WRITTEN)
+    if (folder / "samples.json").is_file():
+        return read_json(folder / "samples.json")
+
+    pipeline.to(accelerator.device)
+    side = estimator.config.image_size
+    strips: dict[str, list[np.ndarray]] = {}
+    terms: dict[str, dict[str, list[float]]] = {}
+    for beta, label in tqdm(
+        [(beta, label) for beta in config.betas for label in classes], desc="samples", unit="class"
+    ):
+        with torch.no_grad(), autocast(accelerator.device, config.mixed_precision):
+            rows = sample_chunk(pipeline, Chunk(label, 0, config.images_per_class, beta), config, side)
+        pixels = pixels_of(rows["image"][:], estimator.config.num_channels)
+        strips.setdefault(f"β = {beta:g}", []).append(pixels.numpy())
+        measured = terms.setdefault(f"{beta:g}", {"prototype": [], "contextual": []})
+        for name, values in measured.items():
+            values += rows[name][:]
+    save_strips(
+        folder / "samples.png",
+        {title: np.stack(each) for title, each in strips.items()},
+        [names[label] for label in classes],
+    )
+    record = {
+        "betas": {
+            beta: {name: float(np.mean(values)) for name, values in each.items()} for beta, each in terms.items()
+        },
+        "config": to_dict(config),
+        **networks,
+        "versions": installed_versions(),
+    }
+    write_json(folder / "samples.json", record)
+    return record
