@@ -37,6 +37,7 @@ setup(
     ],
     package_data={
         "": ["*.md", "*.yaml", "*.parquet", "LICENSE*", "py.typed"],
+        "decoct.data": ["sample/prior/**", "sample/estimator/**"],
         "decoct.presets": ["protocols/*.yaml"],
         "decoct.scripts": ["accelerate_configs/*.yaml"],
     },

@@ -14,7 +14,15 @@ import yaml
 
 from decoct.arguments import parse_config, read_preset, run
 from decoct.cli import COMMANDS, launch_command, main
-from decoct.config import DistillConfig, EvaluateConfig, TeacherConfig
+from decoct.config import (
+    BetaStudyConfig,
+    DistillConfig,
+    EstimatorConfig,
+    EvaluateConfig,
+    InformationConfig,
+    PriorConfig,
+    TeacherConfig,
+)
 
 SCRIPTS = Path(__file__).parents[1] / "scripts"
 
@@ -39,8 +47,12 @@ def preset(tmp_path):
     ("script", "options"),
     [
         ("train_teacher", ["--save_epochs", "--learning_rate"]),
-        ("distill", ["--method", "--utility_order", "--ipc"]),
+        ("distill", ["--method", "--utility_order", "--ipc", "--prior_classes", "--guidance_scale", "--scheduler"]),
         ("evaluate", ["--students", "--protocol", "--labels"]),
+        ("train_estimator", ["--encoder", "--queue_size", "--kl_weight", "--q_mode"]),
+        ("train_prior", ["--conditional", "--no_conditional", "--channels", "--label_dropout"]),
+        ("information", ["--estimator", "--distilled", "--temperature"]),
+        ("beta_study", ["--targets", "--sharpness", "--labels", "--ipc"]),
     ],
 )
 def test_script_help_shows_pasteable_commands_and_every_option(script, options):
@@ -77,10 +89,15 @@ def test_decoct_without_a_command_shows_help_and_an_unknown_one_is_an_error(caps
     assert "'distil'" in capsys.readouterr().err
 
 
-def test_decoct_command_help_is_the_scripts_help():
-    result = command("-m", "decoct.cli", "train-teacher", "--help")
+@pytest.mark.parametrize(("name", "option"), [("train-teacher", "--save_epochs"), ("beta-study", "--sharpness")])
+def test_decoct_command_help_is_the_scripts_help(name, option):
+    result = command("-m", "decoct.cli", name, "--help")
     assert result.returncode == 0, result.stderr
-    assert "--save_epochs" in result.stdout
+    assert option in result.stdout
+
+
+def test_every_command_has_its_script():
+    assert all((SCRIPTS / f"{name.replace('-', '_')}.py").is_file() for name in COMMANDS)
 
 
 def test_command_line_overrides_preset_overrides_default(preset):
@@ -108,6 +125,23 @@ def test_shipped_presets_are_valid(name, config_class):
 def test_presets_leave_a_baseline_its_own_settings(name, method):
     config = parse_config(DistillConfig, ["--preset", name, "--method", method])
     assert {key: getattr(config, key) for key in config.method_defaults()} == config.method_defaults()
+
+
+@pytest.mark.parametrize("config_class", [BetaStudyConfig, EstimatorConfig, InformationConfig, PriorConfig])
+def test_the_commands_of_igds_have_valid_defaults_and_refuse_bad_values(config_class, capsys):
+    assert isinstance(parse_config(config_class, []), config_class)
+    with pytest.raises(SystemExit) as stop:
+        parse_config(config_class, ["--seed", "many"])
+    assert stop.value.code == 2
+    assert "'many'" in capsys.readouterr().err
+
+
+def test_igds_takes_its_settings_from_the_command_line():
+    words = "--method igds --beta 0.2 --prior_classes 3 1 0 --no_softplus --scheduler ddim --sampling_steps 20".split()
+    config = parse_config(DistillConfig, words)
+    assert (config.beta, config.prior_classes, config.softplus) == (0.2, [3, 1, 0], False)
+    assert (config.scheduler, config.sampling_steps) == ("ddim", 20)
+    assert parse_config(DistillConfig, ["--method", "igds"]).beta is None
 
 
 def test_the_papers_preset_is_the_papers_setting():
@@ -162,6 +196,8 @@ def test_a_missing_preset_lists_the_ones_there_are(name):
         (["--crop_fractoin", "1"], "'--crop_fractoin'. The nearest option is '--crop_fraction'."),
         (["--method", "sre2l"], "'sre2l'"),
         (["--util", "loss"], "'--util'"),
+        (["--method", "igds", "--guidance_scale", "-1"], "guidance_scale must be at least 0. Got -1.0."),
+        (["--method", "igds", "--scheduler", "euler"], "'euler'"),
     ],
 )
 def test_a_bad_value_is_one_line_and_exit_code_2(arguments, message):

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from decoct.data.loading import load_images, measure_spec
     from decoct.data.spec import ImageSpec
+    from decoct.igds.loading import load_estimator
+    from decoct.igds.prior import load_pipeline
     from decoct.infoutil.processor import InfoUtilProcessor
     from decoct.models.classifier import Classifier
     from decoct.models.zoo import build_classifier, load_classifier
@@ -15,18 +17,24 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "IGDS",
     "Classifier",
     "ImageSpec",
     "InfoUtil",
     "InfoUtilProcessor",
     "build_classifier",
     "load_classifier",
+    "load_estimator",
     "load_images",
+    "load_pipeline",
     "measure_spec",
 ]
 
 # Resolved on first use (PEP 562): `import decoct` must not wait for torch.
 _MODULES = {
+    "IGDS": "decoct.synthesis.generate",
+    "load_estimator": "decoct.igds.loading",
+    "load_pipeline": "decoct.igds.prior",
     "Classifier": "decoct.models.classifier",
     "ImageSpec": "decoct.data.spec",
     "InfoUtil": "decoct.synthesis.distill",

@@ -13,13 +13,21 @@ from typing import Any
 from decoct import __version__
 from decoct.arguments import parse_config
 from decoct.cli import launch_command
-from decoct.config import DataConfig, DistillConfig, EvaluateConfig, TeacherConfig, config_hash, to_dict
+from decoct.config import (
+    DistillConfig,
+    EvaluateConfig,
+    RunConfig,
+    SampleConfig,
+    TeacherConfig,
+    config_hash,
+    to_dict,
+)
 from decoct.evaluation.protocols import load_protocol
 from decoct.run_folder import read_json, write_json
 
 __all__ = ["METHODS", "Step", "demo_plan", "demo_steps", "demo_summary", "run_steps"]
 
-METHODS = ("infoutil", "rded", "random")
+METHODS = ("infoutil", "igds", "rded", "random")
 # Bars of single files would hide those of the steps.
 QUIET = {"HF_DATASETS_DISABLE_PROGRESS_BARS": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
 
@@ -39,7 +47,7 @@ class Step:
     title: str
     script: str
     arguments: list[str]
-    config: DataConfig
+    config: RunConfig
     result: Path
 
     def fingerprint(self) -> str:
@@ -52,14 +60,16 @@ def demo_plan(folder: Path) -> str:
     return (
         "The whole chain on the embedded sample, real images of Fashion-MNIST: 4,000 to learn from, 1,000 to test on.\n"
         "  1. train a teacher on all 4,000\n"
-        f"  2. distil them into 10 and into 100 images, by {', '.join(METHODS)}\n"
-        "  3. train a new network on each of these, and test it\n"
-        f"About 3 minutes on 2 cores. Everything goes to {folder.resolve()}; the same command continues."
+        f"  2. distil them into 10 and into 100 images, by {', '.join(METHODS)};\n"
+        "     igds samples them from the embedded diffusion prior, guided by the embedded estimator\n"
+        "  3. draw samples with less and with more contextual information, side by side\n"
+        "  4. train a new network on each distilled set, and test it\n"
+        f"About 5 minutes on 2 cores. Everything goes to {folder.resolve()}; the same command continues."
     )
 
 
 def demo_steps(folder: Path, overwrite: bool = False) -> list[Step]:
-    """Teacher, then distilling and evaluating by each method, all with the preset `demo`.
+    """Teacher, distilled sets of each method, samples over beta, and students, all with the preset `demo`.
 
     Args:
         folder: Where everything is written.
@@ -68,7 +78,7 @@ def demo_steps(folder: Path, overwrite: bool = False) -> list[Step]:
     common = ["--preset", "demo", *(["--overwrite"] if overwrite else [])]
     teacher = folder / "teacher"
 
-    def step(title: str, script: str, config_class: type[DataConfig], result: Path, *arguments: str) -> Step:
+    def step(title: str, script: str, config_class: type[RunConfig], result: Path, *arguments: str) -> Step:
         words = [*common, *arguments]
         return Step(title, script, words, parse_config(config_class, words), result)
 
@@ -80,6 +90,10 @@ def demo_steps(folder: Path, overwrite: bool = False) -> list[Step]:
                 *("--method", method, "--teacher", str(teacher), "--output_dir", str(folder / method)),
             )
             for method in METHODS
+        ),
+        step(
+            *("samples over beta", "sample", SampleConfig, folder / "samples" / "samples.json"),
+            *("--output_dir", str(folder / "samples")),
         ),
         *(
             step(
@@ -135,7 +149,8 @@ def demo_summary(folder: Path) -> str:
             f"Seeds: {len(one['seeds'])}. A look, not a measurement: differences of a few points mean nothing.",
             "",
             *(f"{f'{method}:':<10}{(folder / method / 'preview.png').resolve()}" for method in METHODS),
-            f"{'folders:':<10}{', '.join(str((folder / name).resolve()) for name in ('teacher', *METHODS))}",
+            f"{'over beta:':<10} {(folder / 'samples' / 'samples.png').resolve()}",
+            f"{'folders:':<10}{', '.join(str((folder / name).resolve()) for name in ('teacher', *METHODS, 'samples'))}",
         ]
     )
 

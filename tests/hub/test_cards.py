@@ -111,3 +111,53 @@ def test_a_baseline_without_teacher(manifest):
     body = dataset_card(manifest)
     assert "Teacher: none." in body
     assert "## Cite" not in body
+
+
+# Sampled images
+
+
+@pytest.fixture
+def sampled(manifest):
+    """The manifest of a run by IGDS."""
+    settings = {"method": "igds", "tiles_per_image": 4, "beta": None, "guidance_scale": 1.0, "sampling_steps": 250}
+    manifest["config"] |= settings | {"prior": "google/ddpm-cifar10-32", "coalitions": 128, "attribution": "whole"}
+    manifest["prior"] = {"name": "google/ddpm-cifar10-32", "fingerprint": "a" * 64}
+    manifest["estimator"] = {"name": "runs/estimator", "fingerprint": "b" * 64}
+    manifest["betas"] = {"1": 0.0, "10": 0.1}
+    return manifest
+
+
+def test_a_card_of_sampled_images_names_prior_and_estimator(sampled):
+    card = DatasetCard(dataset_card(sampled))
+    body = " ".join(card.text.split())
+    assert {"dataset-distillation", "igds"} <= set(card.data.to_dict()["tags"])
+    assert "distilled by IGDS" in body
+    assert "`google/ddpm-cifar10-32` (weights `aaaaaaaaaaaa`)" in body
+    assert "`runs/estimator` (weights `bbbbbbbbbbbb`)" in body
+    assert "beta 0 (IPC 1), 0.1 (IPC 10)" in body
+    assert "Information-Guided Diffusion Sampling" in body
+    assert "seed, and its estimated prototype and contextual information" in body
+    assert "row of the source dataset" not in body
+
+
+def test_a_card_shows_the_settings_of_its_own_method_alone(sampled, manifest):
+    ours = dataset_card(sampled)
+    assert "| `sampling_steps` | `250` |\n" in ours
+    assert "| `guidance_scale` | `1.0` |\n" in ours
+    assert not any(f"| `{name}` |" in ours for name in ("coalitions", "attribution", "crop_fraction"))
+    manifest["config"]["method"] = "infoutil"
+    theirs = dataset_card(manifest)
+    assert "| `coalitions` | `128` |\n" in theirs
+    assert not any(f"| `{name}` |" in theirs for name in ("sampling_steps", "guidance_scale", "beta", "prior"))
+    assert "Sampled from" not in theirs
+
+
+def test_hostile_names_of_prior_and_estimator_stay_text(sampled):
+    for name in ("prior", "estimator"):
+        sampled[name]["name"] = sampled["config"][name] = "x`|y\n---\nlicense: mit\n<script>{{ 7 * 191 }}"
+    card = DatasetCard(dataset_card(sampled))
+    assert len(card.data.to_dict()["configs"]) == 2
+    assert "license" not in card.data.to_dict()
+    assert "1337" not in card.text
+    assert "license: mit" not in card.text.splitlines()
+    assert r"`` x`\|y --- license: mit <script>{{ 7 * 191 }} ``" in card.text

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -34,7 +35,7 @@ from decoct.synthesis.shards import run_shards
 from decoct.synthesis.tiles import Mosaics, pixels_of, png_bytes
 from decoct.training.precision import autocast
 
-__all__ = ["Chunk", "chunks_of", "distill_samples", "plan_samples", "sample_chunk"]
+__all__ = ["IGDS", "Chunk", "chunks_of", "distill_samples", "plan_samples", "sample_chunk"]
 
 SAMPLES = Features(
     {
@@ -131,17 +132,55 @@ def sample_chunk(pipeline: IGDSPipeline, chunk: Chunk, config: SamplingConfig, s
     return Dataset.from_dict(columns, features=SAMPLES)
 
 
+class IGDS:
+    """IGDS as a Python object: `IGDS(pipeline, teacher).distill(images, ipc=10)`.
+
+    Args:
+        pipeline: Prior and estimator (`load_pipeline`), with the scheduler to sample with.
+        teacher: In eval mode (`load_classifier`); labels the samples.
+        options: Fields of `DistillConfig`.
+    """
+
+    def __init__(self, pipeline: IGDSPipeline, teacher: Classifier, **options: Any) -> None:
+        self.pipeline, self.teacher, self.options = pipeline, teacher, options
+
+    def distill(self, images: Dataset, ipc: int, output_dir: str | Path | None = None) -> Dataset:
+        """The distilled dataset of one IPC, with the columns of the run folder.
+
+        Args:
+            images: The source, from `load_images`.
+            ipc: Images per class.
+            output_dir: Run folder to keep. Default: a temporary one, removed afterwards.
+        """
+        in_memory = dict.fromkeys(("dataset", "prior", "estimator"), "in memory")
+        with tempfile.TemporaryDirectory() as temporary:
+            folder = Path(output_dir or Path(temporary) / "run")
+            options = {**in_memory, "teacher": self.teacher.name, **self.options, "method": "igds"}
+            config = DistillConfig(ipc=[ipc], output_dir=str(folder), **options)
+            distill_samples(config, images, self.teacher, Accelerator(), self.pipeline)
+            paths = sorted(map(str, folder.glob(f"data/ipc_{ipc}/*.parquet")))
+            return Dataset.from_parquet(paths, keep_in_memory=True)
+
+
 def distill_samples(
-    config: DistillConfig, images: Dataset, teacher: Classifier, accelerator: Accelerator
+    config: DistillConfig,
+    images: Dataset,
+    teacher: Classifier,
+    accelerator: Accelerator,
+    pipeline: IGDSPipeline | None = None,
 ) -> dict[str, Any]:
     """`distill` by IGDS; `images` are the source, which gives the classes and the real images of the preview.
+
+    Args:
+        pipeline: Default: `config.prior` with `config.estimator`.
 
     Raises:
         ValueError: If the classes of dataset, teacher, estimator and prior do not agree, or the folder belongs to
             another configuration.
     """
     spec = teacher.spec
-    pipeline = open_pipeline(config, images, teacher)
+    pipeline = pipeline or open_pipeline(config)
+    check_pipeline(pipeline, config, images, teacher)
     run = DistillRun(config, teacher, accelerator)
     estimator, prior = fingerprint_of({"": pipeline.estimator}), prior_fingerprint(pipeline)
     finished = run.start(
@@ -177,24 +216,25 @@ def distill_samples(
     )
 
 
-def open_pipeline(config: DistillConfig, images: Dataset, teacher: Classifier) -> IGDSPipeline:
-    """The configured prior with the configured estimator, checked against teacher and dataset.
+def open_pipeline(config: DistillConfig) -> IGDSPipeline:
+    """The configured prior with the configured estimator and scheduler."""
+    return load_pipeline(config.prior, load_estimator(config.estimator), config.scheduler)
 
-    Raises:
-        ValueError: If label names, channels or sizes do not agree.
-    """
+
+def check_pipeline(pipeline: IGDSPipeline, config: DistillConfig, images: Dataset, teacher: Classifier) -> None:
+    """Raises ValueError if label names, channels or sizes of dataset, teacher, estimator and prior do not agree."""
     spec, names = teacher.spec, images.features["label"].names
     check_label_names(spec.label_names, names, f"the teacher {teacher.name}", f"the dataset {config.dataset}")
     if spec.image_size % config.tile_rows:
         raise ValueError(f"tiles_per_image must be 1 for images of odd size ({spec.image_size} px). Got 4.")
-    estimator = load_estimator(config.estimator)
-    check_label_names(spec.label_names, label_names(estimator), teacher.name, f"the estimator {config.estimator}")
-    pipeline = load_pipeline(config.prior, estimator, config.scheduler)
+    if pipeline.estimator is None:
+        raise ValueError("pipeline must have an estimator, which guides it. Got one without.")
+    found = label_names(pipeline.estimator)
+    check_label_names(spec.label_names, found, teacher.name, f"the estimator {config.estimator}")
     check_prior(pipeline, spec, config.prior_classes, config.prior)
     trained_on = prior_label_names(config.prior)
     if trained_on is not None and not config.prior_classes:
         check_label_names(spec.label_names, trained_on, teacher.name, f"the prior {config.prior}")
-    return pipeline
 
 
 class SampledTiles:
@@ -251,7 +291,8 @@ def plan_samples(
 ) -> dict[str, Any]:
     """What `--dry_run` shows: samples, passes, and the seconds they take at the measured speed of a step."""
     spec = teacher.spec
-    pipeline = open_pipeline(config, images, teacher).to(accelerator.device)
+    pipeline = open_pipeline(config).to(accelerator.device)
+    check_pipeline(pipeline, config, images, teacher)
     for ipc in config.ipc:
         label_teacher(config, teacher, ipc)
     tiles = spec.num_classes * max(config.ipc) * config.tiles_per_image

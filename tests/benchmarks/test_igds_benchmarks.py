@@ -1,0 +1,158 @@
+"""Small runs of the benchmarks of IGDS: what they record, and that a second run makes nothing again."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import torch
+from PIL import Image
+
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+
+
+def load(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(f"benchmark_{name}", BENCHMARKS / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    sys.path.insert(0, str(BENCHMARKS))  # for memory.py
+    try:
+        spec.loader.exec_module(module)
+    finally:
+        sys.path.remove(str(BENCHMARKS))
+    return module
+
+
+@pytest.fixture(scope="module")
+def beta_sweep() -> ModuleType:
+    return load("beta_sweep")
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def sweep_words(sample_part, trained_teacher, tiny_prior, tiny_estimator, tmp_path) -> list[str]:
+    networks = ["--teacher", str(trained_teacher), "--prior", str(tiny_prior), "--estimator", str(tiny_estimator)]
+    folders = [
+        "--dataset",
+        str(sample_part),
+        "--runs",
+        str(tmp_path / "runs"),
+        "--output",
+        str(tmp_path / "sweep.json"),
+    ]
+    small = ["--sampling_steps", "2", "--student", "convnet3_w8", "--epochs", "1", "--views", "1"]
+    return [
+        "--dataset",
+        str(sample_part),
+        *networks,
+        *folders,
+        *small,
+        "--mixed_precision",
+        "no",
+        "--ipc",
+        "2",
+        "--betas",
+        "0",
+        "0.5",
+    ]
+
+
+def records_of(path: Path) -> list[dict]:
+    return json.loads(path.read_text())
+
+
+def test_guidance_compares_with_the_prior_alone(tiny_prior, tiny_estimator, tmp_path, capsys, monkeypatch):
+    guidance, output = load("guidance"), tmp_path / "guidance.json"
+    words = ["--prior", str(tiny_prior), "--estimator", str(tiny_estimator), "--steps", "2", "--batch", "2"]
+    words += ["--guide_on", "x0_pred", "--device", "cpu", "--threads", "1", "--output", str(output)]
+
+    def in_this_process(words: list[str], variant: str) -> dict[str, float]:  # a fresh one imports for seconds
+        guidance.main([*words, "--memory_of", variant])
+        return json.loads(capsys.readouterr().out)
+
+    monkeypatch.setattr(guidance, "in_fresh_process", in_this_process)
+    guidance.main([*words, "--repetitions", "2"])
+    assert capsys.readouterr().out.count(" times (") == 1
+    (record,) = records_of(output)
+    assert len(record["ratios"]) == len(record["guided_seconds"]) == len(record["unguided_seconds"]) == 2
+    assert min(record["ratios"]) <= record["ratio"] <= max(record["ratios"])
+    for variant in ("unguided_memory", "guided_memory"):
+        assert record[variant]["peak_mb"] >= record[variant]["loaded_mb"] > 0
+    assert record["guide_on"] == "x0_pred" and record["prior"] == tiny_prior.name
+
+    guidance.main([*words, "--repetitions", "1"])
+    (again,) = records_of(output)
+    assert len(again["ratios"]) == 1
+
+
+def test_the_random_prior_is_that_of_the_paper():
+    guidance = load("guidance")
+    assert guidance.random_prior("ddpm").unet.num_parameters() == pytest.approx(35.7e6, rel=0.01)
+
+
+def test_the_grid_of_an_ipc(beta_sweep):
+    words = ["--teacher", "t", "--prior", "p", "--estimator", "e", "--betas", "0", "0.1", "--tiles", "1", "4"]
+    args = beta_sweep.parser().parse_args([*words, "--guidance_scales", "0", "2"])
+    for tiles, betas in ((1, {0.0}), (4, {0.0, 0.1})):
+        settings = [setting for setting in beta_sweep.grid(args, 1) if setting["tiles"] == tiles]
+        assert [setting["setting"] for setting in settings[:2]] == ["random", "guidance off"]
+        assert {setting["beta"] for setting in settings[2:]} == betas
+        assert {setting["guidance_scale"] for setting in settings[2:]} == {2.0}
+
+
+def test_beta_sweep_records_resumes_and_draws(beta_sweep, sweep_words, tmp_path, capsys):
+    output = tmp_path / "sweep.json"
+    beta_sweep.main([*sweep_words, "--label_modes", "hard"])
+    records = {record["setting"]: record for record in records_of(output)}
+    assert list(records) == ["random", "guidance off", "beta 0, scale 1, sample", "beta 0.5, scale 1, sample"]
+    for record in records.values():
+        assert 0 <= record["accuracy"] <= 1 and 0 <= record["tile_accuracy"] <= 1
+        assert record["prototype"] < 0 < record["contextual"]
+        assert (record["labels"], record["seed"], record["ipc"], record["epochs"]) == ("hard", 0, 2, 1)
+    assert (tmp_path / "sweep.png").stat().st_size > 5000
+
+    sets = {path: path.stat().st_mtime_ns for path in (tmp_path / "runs").glob("*/manifest.json")}
+    assert len(sets) == 4
+    capsys.readouterr()
+    beta_sweep.main([*sweep_words, "--label_modes", "hard", "--part", "0/2"])
+    assert capsys.readouterr().out == ""
+    beta_sweep.main([*sweep_words, "--label_modes", "hard", "views", "--dry_run"])
+    assert capsys.readouterr().out == "4 of 4 sets, 4 students, 6 samples per class\n"
+    beta_sweep.main([*sweep_words, "--label_modes", "views"])
+    assert len(records_of(output)) == 8
+    assert {path: path.stat().st_mtime_ns for path in sets} == sets
+
+
+def test_strips_show_all_classes(beta_sweep, sweep_words, tmp_path, capsys):
+    beta_sweep.main([*sweep_words, "--strips"])
+    assert capsys.readouterr().out.count("contextual") == 3
+    width, height = Image.open(tmp_path / "sweep_strips.png").size
+    assert width > 3 * height
+    assert not (tmp_path / "sweep.json").exists()
+
+
+def test_estimators_are_trained_once_per_setting(sample_part, tmp_path, capsys):
+    estimator, output = load("estimator"), tmp_path / "estimator.json"
+    words = ["--dataset", str(sample_part), "--encoder", "resnet10_w4", "--projection_dim", "16", "--epochs", "1"]
+    words += ["--batch_size", "32", "--queue_size", "64", "--mixed_precision", "no", "--output", str(output)]
+    words += ["--runs", str(tmp_path / "runs"), "--kl_weights", "0", "1"]
+    estimator.main(words)
+    records = records_of(output)
+    assert [(each["kl_weight"], each["q_mode"]) for each in records] == [(0, None), (1, "two_view"), (1, "class_mean")]
+    for record in records:
+        assert 0 < record["linear_accuracy"] <= 1 and 0 < record["knn_accuracy"] <= 1
+        assert record["prototype"] < record["label_entropy"] and record["contextual"] > 0
+    assert (tmp_path / "estimator.png").stat().st_size > 5000
+    capsys.readouterr()
+    estimator.main(words)
+    assert capsys.readouterr().out == "" and records_of(output) == records
