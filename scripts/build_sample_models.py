@@ -54,10 +54,14 @@ def convert(prior: Path, estimator: Path, folder: Path) -> None:
     DDPMPipeline.from_pretrained(prior).to(dtype=torch.float16).save_pretrained(folder / "prior")
     load_estimator(estimator).half().save_pretrained(folder / "estimator")
     (folder / "estimator" / "estimator.py").unlink()  # decoct has the code
-    settings = folder / "estimator" / "config.json"
-    config = json.loads(settings.read_text("utf-8"))
-    del config["auto_map"]
-    settings.write_text(json.dumps(config, indent=2) + "\n", "utf-8")
+    for settings in (
+        folder / "estimator/config.json",
+        folder / "prior/model_index.json",
+        folder / "prior/unet/config.json",
+    ):
+        config = json.loads(settings.read_text("utf-8"))
+        kept = {key: value for key, value in config.items() if key not in ("auto_map", "_name_or_path")}
+        settings.write_text(json.dumps(kept, indent=2) + "\n", "utf-8")
     for name, source in (("prior", prior), ("estimator", estimator)):
         record = json.loads((source / "training.json").read_text("utf-8"))
         del record["config"]["output_dir"]

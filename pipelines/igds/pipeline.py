@@ -159,7 +159,7 @@ class IGDSPipeline(DiffusionPipeline):
             if value is not None and value < 1:
                 raise ValueError(f"{name} must be at least 1. Got {value}.")
         self._check_inputs(labels, prior_labels, generator, output_type, callback_on_step_end_tensor_inputs)
-        self._check_classes(prior_labels, classifier_free_guidance_scale, own_ids=prior_class_labels is not None)
+        self.check(labels, None if prior_class_labels is None else prior_labels, classifier_free_guidance_scale)
         self._check_scheduler(eta)
         guidance = None
         if self.estimator is not None:
@@ -252,14 +252,29 @@ class IGDSPipeline(DiffusionPipeline):
             raise ValueError(
                 f"callback_on_step_end_tensor_inputs must be in {self._callback_tensor_inputs}. Got {unknown}."
             )
+
+    def check(
+        self,
+        class_labels: Sequence[int],
+        prior_class_labels: Sequence[int] | None = None,
+        classifier_free_guidance_scale: float = 1.0,
+    ) -> None:
+        """Raises ValueError if classes or channels of prior and estimator do not fit together, or a class is unknown.
+
+        A call does this by itself; the arguments are those of the call.
+        """
         if self.estimator is not None:
             check_estimator(self.estimator)
+            check_labels("class_labels", class_labels, self.estimator.config.num_labels, "estimator")
             channels = self.prior.config.in_channels if self.vae is None else self.vae.config.out_channels
             if channels != self.estimator.config.num_channels:
                 raise ValueError(
                     f"estimator must take images of {channels} channels, as the prior makes them. "
                     f"Got one for {self.estimator.config.num_channels}."
                 )
+        own_ids = prior_class_labels is not None
+        prior_labels = list(class_labels if prior_class_labels is None else prior_class_labels)
+        self._check_classes(prior_labels, classifier_free_guidance_scale, own_ids)
 
     def _check_classes(self, labels: list[int], scale: float, own_ids: bool) -> None:
         """Checks the prior's class ids; `own_ids` says that they are not the estimator's."""
@@ -269,6 +284,8 @@ class IGDSPipeline(DiffusionPipeline):
         if entries is None:
             if scale != 1:
                 raise ValueError(f"classifier_free_guidance_scale must be 1 for an unconditional prior. Got {scale}.")
+            if own_ids:
+                raise ValueError("prior_class_labels must be None for an unconditional prior. Got class ids.")
             return
         classes = entries - 1
         if self.estimator is not None and not own_ids:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -114,9 +115,9 @@ def test_a_latent_prior_decodes_to_images(latent_prior):
         parameter.requires_grad for part in (pipeline.transformer, pipeline.vae) for parameter in part.parameters()
     )
     colour = ImageSpec(8, 3, (0.5,) * 3, (0.5,) * 3, SPEC.label_names)
-    check_prior(pipeline, colour, [], "dit")
+    check_prior(pipeline, colour, [], 1.0, "dit")
     with pytest.raises(ValueError, match="prior must make images of 1 channels. Got dit, which makes 3"):
-        check_prior(pipeline, SPEC, [], "dit")
+        check_prior(pipeline, SPEC, [], 1.0, "dit")
 
 
 def test_a_saved_pipeline_is_a_prior_too(prior, tmp_path):
@@ -153,13 +154,13 @@ def test_label_names_are_known_of_priors_trained_here(tiny_prior, prior):
 
 def test_prior_classes_need_an_entry_per_class(prior):
     pipeline = load_pipeline(prior(), None)
-    check_prior(pipeline, SPEC, [], "mine")
-    check_prior(pipeline, SPEC, [2, 0, 0], "mine")
+    check_prior(pipeline, SPEC, [], 1.0, "mine")
+    check_prior(pipeline, SPEC, [2, 0, 0], 1.0, "mine")
     with pytest.raises(ValueError, match="prior_classes must have 3 entries, one per class of the dataset. Got 2"):
-        check_prior(pipeline, SPEC, [2, 0], "mine")
+        check_prior(pipeline, SPEC, [2, 0], 1.0, "mine")
     colour = ImageSpec(8, 3, (0.5,) * 3, (0.5,) * 3, SPEC.label_names)
     with pytest.raises(ValueError, match="prior must make images of 3 channels. Got mine, which makes 1"):
-        check_prior(pipeline, colour, [], "mine")
+        check_prior(pipeline, colour, [], 1.0, "mine")
 
 
 def test_what_is_no_prior_is_an_error(prior, tmp_path):
@@ -186,3 +187,21 @@ def test_pickled_weights_are_not_loaded(prior):
     assert list((folder / "unet").glob("*.bin"))
     with pytest.raises(ValueError, match="with safetensors. Got .*which cannot be loaded"):
         load_pipeline(folder, None)
+
+
+def test_files_at_the_root_load_like_those_in_folders(prior, tmp_path):
+    """The layout of google/ddpm-cifar10-32, where network and scheduler lie beside the index."""
+    folder, root = prior(), tmp_path / "root"
+    root.mkdir()
+    for path in [folder / "model_index.json", *folder.glob("unet/*"), *folder.glob("scheduler/*")]:
+        shutil.copy(path, root)
+    assert torch.equal(sampled(load_pipeline(root, None)), sampled(load_pipeline(folder, None)))
+
+
+def test_a_prior_with_other_components_is_refused(prior, tmp_path):
+    shutil.copytree(prior(), tmp_path / "other")
+    index = tmp_path / "other" / "model_index.json"
+    content = json.loads(index.read_text())
+    index.write_text(json.dumps({**content, "vqvae": ["diffusers", "VQModel"]}))
+    with pytest.raises(ValueError, match=r"prior must consist of.*vqvae"):
+        load_pipeline(tmp_path / "other", None)

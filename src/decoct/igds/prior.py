@@ -3,8 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
-from diffusers import DDIMScheduler, DDPMScheduler, DPMSolverMultistepScheduler
+import diffusers
+from diffusers import (
+    AutoencoderKL,
+    DDIMScheduler,
+    DDPMScheduler,
+    DiTTransformer2DModel,
+    DPMSolverMultistepScheduler,
+    UNet2DModel,
+)
 
 from decoct.data.loading import SAMPLE
 from decoct.data.spec import ImageSpec
@@ -15,6 +24,7 @@ from decoct.run_folder import read_json
 
 __all__ = ["SCHEDULERS", "check_prior", "load_pipeline", "prior_fingerprint", "prior_label_names"]
 
+NETWORKS = {"unet": UNet2DModel, "transformer": DiTTransformer2DModel, "vae": AutoencoderKL}
 SCHEDULERS = {"ddpm": DDPMScheduler, "ddim": DDIMScheduler, "dpm_solver": DPMSolverMultistepScheduler}
 
 
@@ -39,9 +49,7 @@ def load_pipeline(
     if not path.is_dir() and (path.is_absolute() or str(name_or_path).count("/") != 1 or path.parent.is_dir()):
         raise ValueError(f"prior must be an existing folder or a Hub id 'user/name'. Got {str(name_or_path)!r}.")
     try:
-        pipeline: IGDSPipeline = IGDSPipeline.from_pretrained(
-            name_or_path, estimator=estimator, use_safetensors=True, low_cpu_mem_usage=False
-        )
+        pipeline = _open(name_or_path, estimator)
     except OSError as error:
         raise ValueError(
             f"prior must be a diffusers pipeline in DDPM or DiT layout, with safetensors. Got {str(name_or_path)!r}, "
@@ -56,6 +64,30 @@ def load_pipeline(
     return pipeline
 
 
+def _open(name_or_path: str | Path, estimator: VariationalEstimator | None) -> IGDSPipeline:
+    """The components that `model_index.json` names. Code that comes with a saved `IGDSPipeline` is not run."""
+    index = IGDSPipeline.load_config(name_or_path)
+    named = [name for name, entry in index.items() if isinstance(entry, list) and not name.startswith("_")]
+    unknown = [name for name in named if name not in (*NETWORKS, "scheduler", "estimator")]
+    if unknown:
+        raise ValueError(
+            f"prior must consist of a unet, or a transformer with its vae, and a scheduler. Got {name_or_path} with "
+            f"{unknown}."
+        )
+    if not isinstance(index["_class_name"], list):
+        return IGDSPipeline.from_pretrained(
+            name_or_path, estimator=estimator, use_safetensors=True, low_cpu_mem_usage=False
+        )
+    components: dict[str, Any] = {
+        name: network.from_pretrained(name_or_path, subfolder=name, use_safetensors=True, low_cpu_mem_usage=False)
+        if index.get(name, [None])[0] is not None
+        else None
+        for name, network in NETWORKS.items()
+    }
+    scheduler = getattr(diffusers, index["scheduler"][1]).from_pretrained(name_or_path, subfolder="scheduler")
+    return IGDSPipeline(scheduler=scheduler, estimator=estimator, **components)
+
+
 def prior_fingerprint(pipeline: IGDSPipeline) -> str:
     """Sha256 over the prior's weights, those of its VAE included."""
     networks = {"prior": pipeline.prior, **({} if pipeline.vae is None else {"vae": pipeline.vae})}
@@ -68,8 +100,10 @@ def prior_label_names(name_or_path: str | Path) -> list[str] | None:
     return read_json(record).get("label_names") if record.is_file() else None
 
 
-def check_prior(pipeline: IGDSPipeline, spec: ImageSpec, prior_classes: list[int], name: str) -> None:
-    """Raises ValueError if a prior's channels or classes are not those of the images to make.
+def check_prior(
+    pipeline: IGDSPipeline, spec: ImageSpec, prior_classes: list[int], classifier_free_guidance_scale: float, name: str
+) -> None:
+    """Raises ValueError if a prior's channels or classes are not those of the images to make, or of the estimator.
 
     Args:
         pipeline: From `load_pipeline`.
@@ -85,3 +119,4 @@ def check_prior(pipeline: IGDSPipeline, spec: ImageSpec, prior_classes: list[int
             f"prior_classes must have {spec.num_classes} entries, one per class of the dataset. "
             f"Got {len(prior_classes)}."
         )
+    pipeline.check(range(spec.num_classes), prior_classes or None, classifier_free_guidance_scale)

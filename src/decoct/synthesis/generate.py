@@ -231,7 +231,7 @@ def check_pipeline(pipeline: IGDSPipeline, config: DistillConfig, images: Datase
         raise ValueError("pipeline must have an estimator, which guides it. Got one without.")
     found = label_names(pipeline.estimator)
     check_label_names(spec.label_names, found, teacher.name, f"the estimator {config.estimator}")
-    check_prior(pipeline, spec, config.prior_classes, config.prior)
+    check_prior(pipeline, spec, config.prior_classes, config.classifier_free_guidance_scale, config.prior)
     trained_on = prior_label_names(config.prior)
     if trained_on is not None and not config.prior_classes:
         check_label_names(spec.label_names, trained_on, teacher.name, f"the prior {config.prior}")
@@ -300,9 +300,11 @@ def plan_samples(
     views = distilled * (2 * config.tiles_per_image + config.views)
     probe = DistillConfig(**{**vars(config), "sampling_steps": 2, "beta": 0.1})
     batch = min(config.micro_batch, tiles)
-    sample_chunk(pipeline, Chunk(0, 0, 1, 0.1), probe, spec.image_size // config.tile_rows)
-    started = time.perf_counter()
-    sample_chunk(pipeline, Chunk(0, 0, batch, 0.1), probe, spec.image_size // config.tile_rows)
+    side = spec.image_size // config.tile_rows
+    with autocast(accelerator.device, config.mixed_precision):
+        sample_chunk(pipeline, Chunk(0, 0, 1, 0.1), probe, side)
+        started = time.perf_counter()
+        sample_chunk(pipeline, Chunk(0, 0, batch, 0.1), probe, side)
     per_step = (time.perf_counter() - started) / probe.sampling_steps / batch
     seconds = tiles * config.sampling_steps * per_step + views / throughput(config, teacher, accelerator)
     return {

@@ -1,0 +1,88 @@
+"""Runs of several processes, and runs that are killed."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from decoct.run_folder import read_json
+
+# Distils, and writes what each process had to do.
+DRIVER = """
+import json, os, sys
+from accelerate import Accelerator
+from decoct.arguments import parse_config
+from decoct.config import DistillConfig
+from decoct.synthesis import shards
+from decoct.synthesis.distill import distill
+
+if __name__ == "__main__":
+    written, write = [], shards.write_parquet
+    shards.write_parquet = lambda table, path: (written.append(path.name), write(table, path))
+    config = parse_config(DistillConfig, sys.argv[2:])
+    state = Accelerator()
+    world, rank = state.num_processes, state.process_index
+    distill(config)
+    with open(os.path.join(sys.argv[1], f"rank_{rank}.json"), "w") as file:
+        json.dump({"world": world, "written": written}, file)
+"""
+
+
+@pytest.fixture(scope="session")
+def driver() -> str:
+    """A script `driver.py RECORDS --option value ...` that distils; each process writes `rank_N.json` into RECORDS."""
+    return DRIVER
+
+
+@pytest.fixture(scope="session")
+def assert_same_run() -> Callable[[Path, Path], None]:
+    """`assert_same_run(folder, expected)` compares two finished runs."""
+    return compare_runs
+
+
+@pytest.fixture(scope="session")
+def kill_when() -> Callable[[list[str], Callable[[], bool], Path], None]:
+    """`kill_when(words, ready, cwd)` starts a command and kills it as soon as `ready()`."""
+    return start_and_kill
+
+
+def compare_runs(folder: Path, expected: Path) -> None:
+    """Equal tables, manifests (but for seconds and folder), and the same files."""
+    for ipc in read_json(expected / "manifest.json")["ipcs"]:
+        ours, theirs = (pq.read_table(next(run.glob(f"data/ipc_{ipc}/*.parquet"))) for run in (folder, expected))
+        assert ours.schema == theirs.schema
+        assert ours.equals(theirs)
+    manifests = []
+    for run in (folder, expected):
+        manifest = read_json(run / "manifest.json")
+        del manifest["seconds"], manifest["config"]["output_dir"]
+        manifests.append(manifest)
+    assert manifests[0] == manifests[1]
+    assert {path.name for path in folder.iterdir()} == {path.name for path in expected.iterdir()}
+
+
+def start_and_kill(words: list[str], ready: Callable[[], bool], cwd: Path) -> None:
+    """Starts a command and ends its whole process group by SIGKILL as soon as `ready()`."""
+    log = cwd / "killed.log"
+    environment = {**os.environ, "ACCELERATE_USE_CPU": "true"}
+    with log.open("w") as output:
+        process = subprocess.Popen(
+            words, cwd=cwd, env=environment, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
+        )
+        try:
+            limit = time.monotonic() + 200
+            while not ready():
+                assert process.poll() is None, f"ended before it was killed:\n{log.read_text()}"
+                assert time.monotonic() < limit, f"not ready in time:\n{log.read_text()}"
+                time.sleep(0.005)
+        finally:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+        assert process.wait() == -signal.SIGKILL, "the command must have been killed, not ended by itself"

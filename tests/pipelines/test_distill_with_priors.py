@@ -1,0 +1,66 @@
+"""Distilling with priors of the Hub's layouts: an unconditional DDPM, and a DiT with other class ids."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from diffusers import DDIMScheduler, DDPMPipeline, DDPMScheduler, DiTPipeline
+
+import decoct
+from decoct.config import DistillConfig
+from decoct.evaluation.distilled import load_distilled
+from decoct.igds.loading import build_estimator
+from decoct.synthesis.distill import distill
+
+
+@pytest.fixture
+def config(image_folder, tmp_path):
+    """Settings of a run on 16-pixel colour images, with an untrained teacher and estimator."""
+    spec = decoct.measure_spec(decoct.load_images(str(image_folder)))
+    decoct.build_classifier("convnet3_w8", spec).model.save_pretrained(tmp_path / "teacher")
+    build_estimator("resnet10_w4", spec, 8).save_pretrained(tmp_path / "estimator")
+
+    def make(**options: Any) -> DistillConfig:
+        settings: dict[str, Any] = {
+            "method": "igds",
+            "dataset": str(image_folder),
+            "teacher": str(tmp_path / "teacher"),
+            "estimator": str(tmp_path / "estimator"),
+            "prior": str(tmp_path / "prior"),
+            "ipc": [2],
+            "sampling_steps": 2,
+            "views": 2,
+            "batch_size": 8,
+            "output_dir": str(tmp_path / "run"),
+        }
+        return DistillConfig(**{**settings, **options})
+
+    return make
+
+
+def assert_distilled(folder: Path) -> None:
+    distilled = load_distilled(folder, 2)
+    assert distilled.images.shape == (6, 3, 16, 16)
+    assert distilled.labels.tolist() == [0, 0, 1, 1, 2, 2]
+    assert len(distilled.images.flatten(1).unique(dim=0)) == 6
+
+
+def test_an_unconditional_ddpm(config, make_unet, tmp_path):
+    DDPMPipeline(make_unet(sample_size=16), DDPMScheduler()).save_pretrained(tmp_path / "prior")
+    distill(config())
+    assert_distilled(tmp_path / "run")
+
+
+def test_a_dit_with_other_class_ids(config, make_dit, tmp_path):
+    transformer, vae = make_dit(classes=10)
+    DiTPipeline(transformer, vae, DDIMScheduler(), id2label={"0": "goldfish"}).save_pretrained(tmp_path / "prior")
+    with pytest.raises(ValueError, match="prior_class"):
+        distill(config(scheduler="ddim"))
+    assert not (tmp_path / "run" / "data").exists()
+    manifest = distill(
+        config(scheduler="ddim", prior_classes=[7, 0, 3], overwrite=True, classifier_free_guidance_scale=2.0)
+    )
+    assert_distilled(tmp_path / "run")
+    assert manifest["config"]["prior_classes"] == [7, 0, 3]
