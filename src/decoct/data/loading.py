@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from datasets.exceptions import DatasetsError
 
+from decoct.config import DataConfig
 from decoct.data.columns import SHOWN, find_image_column, find_label_column, listed, read_labels
 from decoct.data.inspection import inspect_images, to_eight_bits
 from decoct.data.measuring import measure_spec
@@ -22,6 +23,8 @@ __all__ = [
     "class_counts",
     "eval_split_name",
     "load_images",
+    "load_split",
+    "load_train_and_eval",
     "measure_spec",
     "require_class_count",
     "unreadable_rows",
@@ -96,10 +99,33 @@ def load_images(
     return images
 
 
+def load_split(config: DataConfig, split: str, image_size: int | None = None) -> datasets.Dataset:
+    """`load_images` of one split of the configured dataset.
+
+    Args:
+        image_size: Instead of the configured one, for example a network's.
+    """
+    return load_images(
+        config.dataset,
+        split,
+        config_name=config.dataset_config,
+        image_column=config.image_column,
+        label_column=config.label_column,
+        image_size=image_size or config.image_size,
+        skip_unreadable=config.skip_unreadable,
+    )
+
+
 def unreadable_rows(images: datasets.Dataset) -> list[int]:
     """Rows of the original split that `load_images(..., skip_unreadable=True)` left out; kept in the description."""
     description = images.info.description or ""
     return json.loads(description.removeprefix(UNREADABLE)) if description.startswith(UNREADABLE) else []
+
+
+def load_train_and_eval(config: DataConfig) -> tuple[datasets.Dataset, datasets.Dataset]:
+    """The training split and the evaluation split of the configured dataset."""
+    eval_split = eval_split_name(config.dataset, config.dataset_config, config.eval_split)
+    return load_split(config, config.train_split), load_split(config, eval_split)
 
 
 def eval_split_name(source: str | datasets.Dataset, config_name: str | None = None, given: str | None = None) -> str:

@@ -17,7 +17,7 @@ from datasets import Dataset
 from tqdm.auto import tqdm
 
 from decoct.config import EvaluateConfig, config_hash
-from decoct.data.loading import check_label_names, eval_split_name, load_images
+from decoct.data.loading import check_label_names, eval_split_name, load_split
 from decoct.data.tensors import PixelDataset
 from decoct.evaluation.distilled import DistilledSet, load_distilled, read_manifest, spec_of
 from decoct.evaluation.metrics import accuracy
@@ -126,15 +126,8 @@ class _Evaluation:
     def images(self) -> Dataset:
         """The evaluation split."""
         config = self.config
-        return load_images(
-            config.dataset,
-            eval_split_name(config.dataset, config.dataset_config, config.eval_split),
-            config_name=config.dataset_config,
-            image_column=config.image_column,
-            label_column=config.label_column,
-            image_size=self.spec.image_size,
-            skip_unreadable=config.skip_unreadable,
-        )
+        split = eval_split_name(config.dataset, config.dataset_config, config.eval_split)
+        return load_split(config, split, self.spec.image_size)
 
     @cached_property
     def data_fingerprint(self) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from transformers import AutoConfig, AutoImageProcessor, AutoModel, PreTrainedCo
 from decoct.data.loading import SAMPLE
 from decoct.data.spec import ImageSpec
 from decoct.igds.estimator import VariationalEstimator, VariationalEstimatorConfig
+from decoct.models.zoo import processor_side
 from decoct.seeding import item_seed
 
 __all__ = [
@@ -108,7 +108,7 @@ def wrap_encoder(name_or_path: str | Path, label_names: tuple[str, ...], seed: i
     missing = sorted(info["missing_keys"])
     if any(not key.startswith("pooler.") for key in missing):
         raise ValueError(f"encoder must come with all its weights. Got {str(name_or_path)!r}, without {missing[:5]}.")
-    size = getattr(encoder.config, "image_size", None) or _processor_side(processor)
+    size = getattr(encoder.config, "image_size", None) or processor_side(processor)
     mean, std = tuple(processor.image_mean), tuple(processor.image_std)
     spec = ImageSpec(int(size), getattr(encoder.config, "num_channels", 3), mean, std, label_names)
     config = VariationalEstimatorConfig(
@@ -185,13 +185,3 @@ def _check_source(name_or_path: str | Path, role: str, expected: str) -> None:
             raise ValueError(f"{role} must be a folder with config.json and model.safetensors. Got {path}, without.")
     elif path.is_absolute() or str(name_or_path).count("/") != 1 or path.parent.is_dir():
         raise ValueError(f"{role} must be {expected}. Got {str(name_or_path)!r}.")
-
-
-def _processor_side(processor: Any) -> int:
-    """The side an image processor crops or resizes to."""
-    crop = getattr(processor, "crop_size", None) if getattr(processor, "do_center_crop", False) else None
-    sizes = json.loads(json.dumps(dict(crop or processor.size)))
-    side = sizes.get("height") or sizes.get("shortest_edge")
-    if not side:
-        raise ValueError(f"encoder's preprocessor_config.json must name its image size. Got size {sizes}.")
-    return int(side)

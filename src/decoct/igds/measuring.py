@@ -17,8 +17,8 @@ from datasets.utils import tqdm
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from decoct.config import DataConfig, InformationConfig, to_dict
-from decoct.data.loading import check_label_names, load_images
+from decoct.config import InformationConfig, to_dict
+from decoct.data.loading import check_label_names, load_split
 from decoct.data.pixels import to_pixels
 from decoct.evaluation.distilled import read_manifest, spec_of
 from decoct.igds.estimator import VariationalEstimator
@@ -207,19 +207,6 @@ def information(config: InformationConfig) -> dict[str, Any]:
         result = _measure_all(config, estimator, images, distilled, tiles, accelerator)
     close(accelerator)
     return result
-
-
-def load_split(config: DataConfig, split: str) -> datasets.Dataset:
-    """The checked images of one split of the configured dataset."""
-    return load_images(
-        config.dataset,
-        split,
-        config_name=config.dataset_config,
-        image_column=config.image_column,
-        label_column=config.label_column,
-        image_size=config.image_size,
-        skip_unreadable=config.skip_unreadable,
-    )
 
 
 def _distilled_sets(

@@ -19,7 +19,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from decoct.config import BetaStudyConfig, config_hash, to_dict
-from decoct.data.loading import check_label_names, eval_split_name, measure_spec, require_class_count
+from decoct.data.loading import check_label_names, eval_split_name, load_split, measure_spec, require_class_count
 from decoct.data.tensors import PixelDataset
 from decoct.evaluation.metrics import accuracy
 from decoct.evaluation.plan import seconds_per_image
@@ -27,7 +27,7 @@ from decoct.evaluation.protocols import load_protocol
 from decoct.evaluation.results import mean_and_std
 from decoct.igds.figures import save_beta_study
 from decoct.igds.loading import label_names, load_estimator
-from decoct.igds.measuring import embed, load_split, measure
+from decoct.igds.measuring import embed, measure
 from decoct.igds.subsets import ScoredImages, distilled_set, score_images
 from decoct.models.classifier import Classifier, fingerprint_of
 from decoct.models.zoo import build_classifier, load_classifier

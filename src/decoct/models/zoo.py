@@ -16,7 +16,7 @@ from decoct.models.convnet import ConvNetConfig, ConvNetForImageClassification
 from decoct.models.resnet import BasicResNetConfig, BasicResNetForImageClassification
 from decoct.seeding import item_seed
 
-__all__ = ["ARCHITECTURES", "build_classifier", "load_classifier"]
+__all__ = ["ARCHITECTURES", "build_classifier", "load_classifier", "processor_side"]
 
 AutoConfig.register(ConvNetConfig.model_type, ConvNetConfig)
 AutoModelForImageClassification.register(ConvNetConfig, ConvNetForImageClassification)
@@ -109,15 +109,15 @@ def _spec_of(model: PreTrainedModel, name_or_path: str | Path, trust_remote_code
             f"teacher must come with preprocessor_config.json, which holds its normalisation. "
             f"Got {str(name_or_path)!r}, without one."
         ) from error
-    size = getattr(config, "image_size", None) or _processor_side(processor)
+    size = getattr(config, "image_size", None) or processor_side(processor)
     return ImageSpec(int(size), 3, tuple(processor.image_mean), tuple(processor.image_std), names)
 
 
-def _processor_side(processor: Any) -> int:
+def processor_side(processor: Any) -> int:
     """The side an image processor crops or resizes to."""
     crop = getattr(processor, "crop_size", None) if getattr(processor, "do_center_crop", False) else None
     sizes = json.loads(json.dumps(dict(crop or processor.size)))
     side = sizes.get("height") or sizes.get("shortest_edge")
     if not side:
-        raise ValueError(f"teacher's preprocessor_config.json must name its image size. Got size {sizes}.")
+        raise ValueError(f"preprocessor_config.json must name the image size. Got size {sizes}.")
     return int(side)

@@ -13,7 +13,7 @@ from accelerate import Accelerator
 from datasets import Dataset, Features, List, Value
 
 from decoct.config import DistillConfig, config_hash, to_dict
-from decoct.data.loading import check_label_names, class_counts, load_images
+from decoct.data.loading import check_label_names, class_counts, load_split
 from decoct.data.pixels import to_pixels
 from decoct.infoutil.processor import InfoUtilProcessor, build_attribution, reference_of
 from decoct.models.classifier import Classifier
@@ -70,15 +70,7 @@ def distill(config: DistillConfig) -> dict[str, Any]:
     accelerator = open_accelerator(config)
     teacher = load_classifier(config.teacher)
     with accelerator.main_process_first():
-        images = load_images(
-            config.dataset,
-            config.train_split,
-            config_name=config.dataset_config,
-            image_column=config.image_column,
-            label_column=config.label_column,
-            image_size=config.image_size or teacher.spec.image_size,
-            skip_unreadable=config.skip_unreadable,
-        )
+        images = load_split(config, config.train_split, config.image_size or teacher.spec.image_size)
     # Imported here, since each of them takes time to import and only one is needed.
     if config.method == "igds":
         from decoct.synthesis.generate import distill_samples, plan_samples

@@ -13,7 +13,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from decoct.config import EstimatorConfig, to_dict
-from decoct.data.loading import eval_split_name, load_images, measure_spec, require_class_count
+from decoct.data.loading import load_train_and_eval, measure_spec, require_class_count
 from decoct.data.spec import ImageSpec
 from decoct.data.tensors import PixelDataset
 from decoct.igds.contrastive import ContrastiveLoss, MomentumContrast
@@ -21,10 +21,10 @@ from decoct.igds.estimator import VariationalEstimator
 from decoct.igds.loading import build_estimator, is_trained_here, wrap_encoder
 from decoct.igds.probe import classifier_rank, extract_features, fit_linear_classifier, full_rank, knn_accuracy
 from decoct.pipelines.igds.guidance import estimator_input
-from decoct.run_folder import claim_folder, identity_of, read_json, write_json
+from decoct.run_folder import read_json, write_json
 from decoct.seeding import numpy_generator
 from decoct.training.loop import EpochBatches, LoopConfig, parameter_groups, train_epochs, warmup_cosine
-from decoct.training.processes import close, dataset_fingerprint, open_accelerator
+from decoct.training.processes import claim_training, close, open_accelerator
 from decoct.training.view_augment import draw_views, view_of
 from decoct.versions import installed_versions
 
@@ -52,21 +52,15 @@ def train_estimator(config: EstimatorConfig) -> dict[str, Any]:
     folder = Path(config.output_dir)
     accelerator = open_accelerator(config, None if config.dry_run else config.report_to, folder / "trackers")
     with accelerator.main_process_first():
-        images, eval_images, spec = _load(config)
+        images, eval_images = load_train_and_eval(config)
+        require_class_count(images, 1)
+        spec = measure_spec(images, config.image_size)
         estimator = _build(config, spec)
     plan = _plan(config, estimator, len(images), len(eval_images), accelerator.num_processes)  # raises before the claim
     if config.dry_run:
         return plan
-    if accelerator.is_main_process:
-        identity = identity_of(to_dict(config), data=dataset_fingerprint(images))
-        claim_folder(folder, identity, config.overwrite, WRITTEN)
-    accelerator.wait_for_everyone()
-    if (folder / "training.json").is_file():
-        logger.info("%s holds this estimator already.", folder)
-        close(accelerator)
-        return read_json(folder / "training.json")
-    if config.report_to is not None:
-        accelerator.init_trackers("decoct")
+    if (finished := claim_training(accelerator, config, images, WRITTEN)) is not None:
+        return finished
     channels = estimator.config.num_channels
     dataset = PixelDataset(images, spec.image_size, channels)
     history: list[dict[str, float]] = []
@@ -79,21 +73,6 @@ def train_estimator(config: EstimatorConfig) -> dict[str, Any]:
     accelerator.wait_for_everyone()
     close(accelerator)
     return read_json(folder / "training.json")
-
-
-def _load(config: EstimatorConfig) -> tuple[Any, Any, ImageSpec]:
-    """The training images, the evaluation images and the training images' spec."""
-    options: dict[str, Any] = {
-        "config_name": config.dataset_config,
-        "image_column": config.image_column,
-        "label_column": config.label_column,
-        "image_size": config.image_size,
-        "skip_unreadable": config.skip_unreadable,
-    }
-    images = load_images(config.dataset, config.train_split, **options)
-    require_class_count(images, 1)
-    eval_split = eval_split_name(config.dataset, config.dataset_config, config.eval_split)
-    return images, load_images(config.dataset, eval_split, **options), measure_spec(images, config.image_size)
 
 
 def _build(config: EstimatorConfig, spec: ImageSpec) -> VariationalEstimator:

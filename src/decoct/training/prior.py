@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import logging
 import shutil
 from pathlib import Path
 from typing import Any
@@ -17,19 +16,17 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from decoct.config import PriorConfig, to_dict
-from decoct.data.loading import load_images, measure_spec
+from decoct.data.loading import load_split, measure_spec
 from decoct.data.spec import ImageSpec
 from decoct.data.tensors import PixelDataset
 from decoct.igds.grids import sample_grid
-from decoct.run_folder import claim_folder, identity_of, read_json, write_json
+from decoct.run_folder import write_json
 from decoct.seeding import torch_generator
 from decoct.training.loop import EpochBatches, LoopConfig, parameter_groups, seeded, train_epochs, warmup_cosine
-from decoct.training.processes import close, dataset_fingerprint, open_accelerator
+from decoct.training.processes import claim_training, close, open_accelerator
 from decoct.versions import installed_versions
 
 __all__ = ["build_unet", "train_prior"]
-
-logger = logging.getLogger(__name__)
 
 WRITTEN = ("checkpoints", "samples", "unet", "scheduler", "model_index.json", "training.json", "trackers")
 GROUPS = 8  # of the group norms
@@ -50,28 +47,13 @@ def train_prior(config: PriorConfig) -> dict[str, Any]:
     folder = Path(config.output_dir)
     accelerator = open_accelerator(config, None if config.dry_run else config.report_to, folder / "trackers")
     with accelerator.main_process_first():
-        images = load_images(
-            config.dataset,
-            config.train_split,
-            config_name=config.dataset_config,
-            image_column=config.image_column,
-            label_column=config.label_column,
-            image_size=config.image_size,
-            skip_unreadable=config.skip_unreadable,
-        )
+        images = load_split(config, config.train_split)
         spec = measure_spec(images, config.image_size)
     plan = _plan(config, len(images), spec)  # raises for a bad configuration, before the folder is claimed
     if config.dry_run:
         return plan
-    if accelerator.is_main_process:
-        claim_folder(folder, identity_of(to_dict(config), data=dataset_fingerprint(images)), config.overwrite, WRITTEN)
-    accelerator.wait_for_everyone()
-    if (folder / "training.json").is_file():
-        logger.info("%s holds this prior already.", folder)
-        close(accelerator)
-        return read_json(folder / "training.json")
-    if config.report_to is not None:
-        accelerator.init_trackers("decoct")
+    if (finished := claim_training(accelerator, config, images, WRITTEN)) is not None:
+        return finished
     record = _train(accelerator, config, folder, PixelDataset(images, spec.image_size, spec.channels), spec)
     close(accelerator)
     return record

@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import gc
 import hashlib
+import logging
 import os
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from accelerate import Accelerator
 from datasets import Dataset, Image
 
-from decoct.config import DataConfig
+from decoct.config import DataConfig, TrainingConfig, to_dict
+from decoct.run_folder import claim_folder, identity_of, read_json
 
-__all__ = ["close", "dataset_fingerprint", "open_accelerator"]
+__all__ = ["claim_training", "close", "dataset_fingerprint", "open_accelerator"]
+
+logger = logging.getLogger(__name__)
 
 
 def open_accelerator(config: DataConfig, report_to: str | None = None, tracker_dir: Path | None = None) -> Accelerator:
@@ -34,6 +40,32 @@ def open_accelerator(config: DataConfig, report_to: str | None = None, tracker_d
             "without a GPU, set ACCELERATE_USE_CPU=true, or use `decoct ... --processes N`."
         )
     return accelerator
+
+
+def claim_training(
+    accelerator: Accelerator, config: TrainingConfig, images: Dataset, written: Iterable[str]
+) -> dict[str, Any] | None:
+    """Claims `config.output_dir` and starts the tracker, or returns the record of a training that is finished there.
+
+    Args:
+        images: The training images; their fingerprint is part of the run's identity.
+        written: Glob patterns of everything such a training writes.
+
+    Raises:
+        ValueError: If the folder belongs to another configuration.
+    """
+    folder = Path(config.output_dir)
+    if accelerator.is_main_process:
+        identity = identity_of(to_dict(config), data=dataset_fingerprint(images))
+        claim_folder(folder, identity, config.overwrite, written)
+    accelerator.wait_for_everyone()
+    if (folder / "training.json").is_file():
+        logger.info("%s is finished already.", folder)
+        close(accelerator)
+        return read_json(folder / "training.json")
+    if config.report_to is not None:
+        accelerator.init_trackers("decoct")
+    return None
 
 
 def close(accelerator: Accelerator) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import shutil
 from pathlib import Path
 from typing import Any
@@ -15,20 +14,18 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from decoct.config import TeacherConfig, to_dict
-from decoct.data.loading import eval_split_name, load_images, measure_spec
+from decoct.data.loading import load_train_and_eval, measure_spec
 from decoct.data.spec import ImageSpec
 from decoct.data.tensors import PixelDataset
 from decoct.evaluation.metrics import accuracy
 from decoct.models.classifier import Classifier
 from decoct.models.zoo import build_classifier
-from decoct.run_folder import claim_folder, identity_of, read_json, write_json
+from decoct.run_folder import write_json
 from decoct.training.loop import EpochBatches, LoopConfig, parameter_groups, seeded, train_epochs, warmup_cosine
-from decoct.training.processes import close, dataset_fingerprint, open_accelerator
+from decoct.training.processes import claim_training, close, open_accelerator
 from decoct.versions import installed_versions
 
 __all__ = ["train_teacher"]
-
-logger = logging.getLogger(__name__)
 
 WRITTEN = (
     "checkpoints",
@@ -57,39 +54,18 @@ def train_teacher(config: TeacherConfig) -> dict[str, Any]:
     folder = Path(config.output_dir)
     accelerator = open_accelerator(config, None if config.dry_run else config.report_to, folder / "trackers")
     with accelerator.main_process_first():
-        images, eval_images, spec = _load(config)
+        images, eval_images = load_train_and_eval(config)
+        spec = measure_spec(images, config.image_size)
     plan = _plan(config, len(images), spec)  # raises for a bad configuration, before the folder is claimed
     if config.dry_run:
         return plan
-    if accelerator.is_main_process:
-        identity = identity_of(to_dict(config), data=dataset_fingerprint(images))
-        claim_folder(folder, identity, config.overwrite, WRITTEN)
-    accelerator.wait_for_everyone()
-    if (folder / "training.json").is_file():
-        logger.info("%s holds this teacher already.", folder)
-        close(accelerator)
-        return read_json(folder / "training.json")
-    if config.report_to is not None:
-        accelerator.init_trackers("decoct")
+    if (finished := claim_training(accelerator, config, images, WRITTEN)) is not None:
+        return finished
     record = _train(
         accelerator, config, folder, PixelDataset(images, spec.image_size, spec.channels), eval_images, spec
     )
     close(accelerator)
     return record
-
-
-def _load(config: TeacherConfig) -> tuple[Any, Any, ImageSpec]:
-    """The training images, the evaluation images and the training images' spec."""
-    options: dict[str, Any] = {
-        "config_name": config.dataset_config,
-        "image_column": config.image_column,
-        "label_column": config.label_column,
-        "image_size": config.image_size,
-        "skip_unreadable": config.skip_unreadable,
-    }
-    images = load_images(config.dataset, config.train_split, **options)
-    eval_split = eval_split_name(config.dataset, config.dataset_config, config.eval_split)
-    return images, load_images(config.dataset, eval_split, **options), measure_spec(images, config.image_size)
 
 
 def _plan(config: TeacherConfig, images: int, spec: ImageSpec) -> dict[str, Any]:
