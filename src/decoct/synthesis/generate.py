@@ -22,7 +22,7 @@ from decoct.config import DistillConfig, SamplingConfig
 from decoct.data.loading import check_label_names
 from decoct.data.spec import ImageSpec
 from decoct.igds.loading import label_names, load_estimator
-from decoct.igds.prior import check_prior, load_pipeline, prior_fingerprint, prior_label_names
+from decoct.igds.prior import SCHEDULERS, check_prior, load_pipeline, prior_fingerprint, prior_label_names
 from decoct.igds.schedule import default_beta
 from decoct.models.classifier import Classifier, fingerprint_of
 from decoct.pipelines.igds.pipeline import IGDSPipeline
