@@ -152,7 +152,11 @@ class IGDS:
             ipc: Images per class.
             output_dir: Run folder to keep. Default: a temporary one, removed afterwards.
         """
-        in_memory = dict.fromkeys(("dataset", "prior", "estimator"), "in memory")
+        samplers = [name for name, kind in SCHEDULERS.items() if isinstance(self.pipeline.scheduler, kind)]
+        if not samplers:
+            found = type(self.pipeline.scheduler).__name__
+            raise ValueError(f"The pipeline's scheduler must be one of {list(SCHEDULERS)}. Got {found}.")
+        in_memory = {**dict.fromkeys(("dataset", "prior", "estimator"), "in memory"), "scheduler": samplers[0]}
         with tempfile.TemporaryDirectory() as temporary:
             folder = Path(output_dir or Path(temporary) / "run")
             options = {**in_memory, "teacher": self.teacher.name, **self.options, "method": "igds"}
