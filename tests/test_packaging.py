@@ -38,6 +38,10 @@ def test_console_script_is_declared():
         ("decoct.presets", "protocols/rded_kd.yaml"),
         ("decoct.presets", "infoutil_paper.yaml"),
         ("decoct.hub_cards", "dataset_card.md"),
+        ("decoct.pipelines", "igds/pipeline.py"),
+        ("decoct.pipelines", "igds/README.md"),
+        ("decoct.data", "sample/prior/unet/diffusion_pytorch_model.safetensors"),
+        ("decoct.data", "sample/estimator/model.safetensors"),
         ("decoct", "py.typed"),
     ],
 )
