@@ -23,8 +23,8 @@ from decoct.igds.information import (
     label_entropy,
     prototype_information,
 )
-from decoct.igds.loading import build_estimator
-from decoct.igds.measuring import embed, estimator_labels, information, measure, report_of
+from decoct.igds.loading import build_estimator, label_names
+from decoct.igds.measuring import embed, information, measure, report_of
 from decoct.igds.tables import format_information
 from decoct.synthesis.mosaic import compose
 
@@ -291,7 +291,7 @@ def test_a_dry_run_counts_forward_passes_and_writes_nothing(setting, tmp_path):
 
 def test_labels_must_agree(setting, tmp_path):
     swapped = build_estimator("resnet10_w8", spec(["green", "red", "blue"]), 16)
-    assert estimator_labels(swapped) == ["green", "red", "blue"]
+    assert label_names(swapped) == ["green", "red", "blue"]
     swapped.save_pretrained(tmp_path / "swapped")
     with pytest.raises(ValueError, match="another order"):
         information(InformationConfig(**{**setting, "estimator": str(tmp_path / "swapped")}))
