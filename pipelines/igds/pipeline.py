@@ -100,8 +100,8 @@ class IGDSPipeline(DiffusionPipeline):
     def __call__(
         self,
         class_labels: Sequence[int] | Tensor,
-        beta: float = 0.1,
-        guidance_scale: float = 1.0,
+        beta: float = 1.0,
+        guidance_scale: float = 0.2,
         num_inference_steps: int = 250,
         temperature: float = 0.07,
         guide_on: str = "sample",

@@ -21,7 +21,7 @@ class SamplingConfig(RunConfig):
     prior_classes: list[int] = option(
         [], "The prior's class id of each of the dataset's classes. Default: the same ids."
     )
-    guidance_scale: float = option(1.0, "Step size of the information guidance (eta); 0 turns it off.")
+    guidance_scale: float = option(0.2, "Step size of the information guidance (eta); 0 turns it off.")
     temperature: float = option(0.07, "Temperature of the softmax over features (tau).")
     guide_on: Literal["sample", "x0_pred"] = option(
         "sample", "Guide on the next noisy sample (Algorithm 2), or on the prediction of the clean image."
@@ -70,7 +70,7 @@ class SampleConfig(SamplingConfig):
     """A picture of samples over beta (IGDS, Fig. 4)."""
 
     output_dir: str = option("runs/samples", "Folder for samples.png and samples.json.")
-    betas: list[float] = option([0.0, 0.1, 0.5], "Weights of the contextual information, side by side.")
+    betas: list[float] = option([0.0, 1.0, 5.0], "Weights of the contextual information, side by side.")
     classes: list[int] = option([], "Class ids to sample. Default: the first ten.")
     images_per_class: int = option(8, "Samples of a class, which are compared with one another.")
 
