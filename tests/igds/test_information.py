@@ -311,7 +311,7 @@ def test_the_script(setting, launch, scripts, tmp_path):
 
 
 def test_bad_input_says_what_was_expected(setting, capsys):
-    with pytest.raises(ValueError, match="estimator must be an existing folder or a Hub id"):
+    with pytest.raises(ValueError, match="estimator must be.* an existing folder or a Hub id"):
         information(InformationConfig(**{**setting, "estimator": "runs/missing"}))
     with pytest.raises(SystemExit):
         parse_config(InformationConfig, ["--temperature", "0"])
