@@ -242,7 +242,12 @@ def test_callback_guides_latents_through_a_vae(make_estimator, make_dit):
     vae = vae.double()
     latents = torch.randn((5, 4, 4, 4), generator=torch.Generator().manual_seed(5), dtype=torch.float64)
     guidance = InformationGuidance(
-        estimator=estimator, class_labels=LABELS, beta=BETA, temperature=TEMPERATURE, micro_batch=2
+        estimator=estimator,
+        class_labels=LABELS,
+        beta=BETA,
+        guidance_scale=1.0,
+        temperature=TEMPERATURE,
+        micro_batch=2,
     )
     moved = guidance(pipeline_of(vae=vae), 0, 0, {"latents": latents})["latents"]
     network = smooth(estimator)
