@@ -64,7 +64,7 @@ def demo_plan(folder: Path) -> str:
         "     igds samples them from the embedded diffusion prior, guided by the embedded estimator\n"
         "  3. draw samples with less and with more contextual information, side by side\n"
         "  4. train a new network on each distilled set, and test it\n"
-        f"About 5 minutes on 2 cores. Everything goes to {folder.resolve()}; the same command continues."
+        f"About 4 minutes on 2 cores. Everything goes to {folder.resolve()}; the same command continues."
     )
 
 
@@ -148,9 +148,9 @@ def demo_summary(folder: Path) -> str:
             f"{one['labels']}; student {one['student']}.",
             f"Seeds: {len(one['seeds'])}. A look, not a measurement: differences of a few points mean nothing.",
             "",
-            *(f"{f'{method}:':<10}{(folder / method / 'preview.png').resolve()}" for method in METHODS),
-            f"{'over beta:':<10} {(folder / 'samples' / 'samples.png').resolve()}",
-            f"{'folders:':<10}{', '.join(str((folder / name).resolve()) for name in ('teacher', *METHODS, 'samples'))}",
+            *(f"{f'{method}:':<11}{(folder / method / 'preview.png').resolve()}" for method in METHODS),
+            f"{'over beta:':<11}{(folder / 'samples' / 'samples.png').resolve()}",
+            f"{'folders:':<11}{', '.join(str((folder / name).resolve()) for name in ('teacher', *METHODS, 'samples'))}",
         ]
     )
 
