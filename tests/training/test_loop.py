@@ -14,7 +14,8 @@ from accelerate import Accelerator
 from torch import nn
 from torch.utils.data import TensorDataset
 
-from decoct.training.loop import EpochBatches, LoopConfig, parameter_groups, seeded, train_epochs, warmup_cosine
+from decoct.config import TrainingConfig
+from decoct.training.loop import EpochBatches, parameter_groups, seeded, train_epochs, warmup_cosine
 
 IMAGES, BATCH, EPOCHS = 22, 4, 3
 STEPS = IMAGES // BATCH
@@ -60,7 +61,7 @@ def train(
     def after_epoch(epoch: int, loss: float) -> dict[str, float]:
         return {"accuracy": epoch / 10}
 
-    config = LoopConfig(EPOCHS, BATCH, seed=0, checkpoint_every=every, checkpoint_steps=steps)
+    config = TrainingConfig(epochs=EPOCHS, batch_size=BATCH, seed=0, checkpoint_every=every, checkpoint_steps=steps)
     history = train_epochs(
         accelerator, model, optimizer, dataset(), config, folder, loss_of, learning_rate, after_epoch
     )

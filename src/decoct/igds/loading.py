@@ -12,7 +12,7 @@ from transformers import AutoConfig, AutoImageProcessor, AutoModel, PreTrainedCo
 from decoct.data.loading import SAMPLE
 from decoct.data.spec import ImageSpec
 from decoct.igds.estimator import VariationalEstimator, VariationalEstimatorConfig
-from decoct.models.zoo import processor_side
+from decoct.models.zoo import image_settings, processor_side
 from decoct.seeding import item_seed
 
 __all__ = [
@@ -74,7 +74,7 @@ def build_estimator(name: str, spec: ImageSpec, projection_dim: int, seed: int =
         encoder=_encoder_settings(resnet_config(name, spec.channels)),
         small_stem=spec.image_size <= 64,
         projection_dim=projection_dim,
-        **_image_settings(spec),
+        **image_settings(spec),
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(item_seed(seed, "weights", name))
@@ -112,7 +112,7 @@ def wrap_encoder(name_or_path: str | Path, label_names: tuple[str, ...], seed: i
     mean, std = tuple(processor.image_mean), tuple(processor.image_std)
     spec = ImageSpec(int(size), getattr(encoder.config, "num_channels", 3), mean, std, label_names)
     config = VariationalEstimatorConfig(
-        encoder=_encoder_settings(encoder.config), use_pooler=not missing, projection_dim=None, **_image_settings(spec)
+        encoder=_encoder_settings(encoder.config), use_pooler=not missing, projection_dim=None, **image_settings(spec)
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(item_seed(seed, "weights", str(name_or_path)))
@@ -163,18 +163,6 @@ def label_names(estimator: VariationalEstimator) -> list[str]:
     """The estimator's label names, in label order."""
     config: Any = estimator.config
     return [config.id2label[index] for index in range(config.num_labels)]
-
-
-def _image_settings(spec: ImageSpec) -> dict[str, Any]:
-    """The images and their labels as fields of the configuration."""
-    return {
-        "id2label": dict(enumerate(spec.label_names)),
-        "label2id": {label: index for index, label in enumerate(spec.label_names)},
-        "image_size": spec.image_size,
-        "num_channels": spec.channels,
-        "image_mean": list(spec.mean),
-        "image_std": list(spec.std),
-    }
 
 
 def _check_source(name_or_path: str | Path, role: str, expected: str) -> None:

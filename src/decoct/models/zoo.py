@@ -16,7 +16,7 @@ from decoct.models.convnet import ConvNetConfig, ConvNetForImageClassification
 from decoct.models.resnet import BasicResNetConfig, BasicResNetForImageClassification
 from decoct.seeding import item_seed
 
-__all__ = ["ARCHITECTURES", "build_classifier", "load_classifier", "processor_side"]
+__all__ = ["ARCHITECTURES", "build_classifier", "image_settings", "load_classifier", "processor_side"]
 
 AutoConfig.register(ConvNetConfig.model_type, ConvNetConfig)
 AutoModelForImageClassification.register(ConvNetConfig, ConvNetForImageClassification)
@@ -42,14 +42,7 @@ def build_classifier(name: str, spec: ImageSpec, seed: int = 0) -> Classifier:
     Raises:
         ValueError: If the name is unknown, or the network is too deep for the images.
     """
-    labels: dict[str, Any] = {
-        "id2label": dict(enumerate(spec.label_names)),
-        "label2id": {label: index for index, label in enumerate(spec.label_names)},
-        "image_size": spec.image_size,
-        "num_channels": spec.channels,
-        "image_mean": list(spec.mean),
-        "image_std": list(spec.std),
-    }
+    labels = image_settings(spec)
     convnet = re.fullmatch(r"convnet([3-6])(_instance)?(?:_w(\d+))?", name)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(item_seed(seed, "weights", name))
@@ -64,6 +57,18 @@ def build_classifier(name: str, spec: ImageSpec, seed: int = 0) -> Classifier:
         else:
             raise ValueError(f"model must be one of {list(ARCHITECTURES)}. Got {name!r}.")
     return Classifier(model, spec, name)
+
+
+def image_settings(spec: ImageSpec) -> dict[str, Any]:
+    """The images and their label names as fields of a network's configuration."""
+    return {
+        "id2label": dict(enumerate(spec.label_names)),
+        "label2id": {label: index for index, label in enumerate(spec.label_names)},
+        "image_size": spec.image_size,
+        "num_channels": spec.channels,
+        "image_mean": list(spec.mean),
+        "image_std": list(spec.std),
+    }
 
 
 def load_classifier(name_or_path: str | Path, trust_remote_code: bool = False) -> Classifier:

@@ -23,7 +23,7 @@ from decoct.igds.probe import classifier_rank, extract_features, fit_linear_clas
 from decoct.pipelines.igds.guidance import estimator_input
 from decoct.run_folder import read_json, write_json
 from decoct.seeding import numpy_generator
-from decoct.training.loop import EpochBatches, LoopConfig, parameter_groups, train_epochs, warmup_cosine
+from decoct.training.loop import EpochBatches, cosine_schedule, parameter_groups, train_epochs
 from decoct.training.processes import claim_training, close, open_accelerator
 from decoct.training.view_augment import draw_views, view_of
 from decoct.versions import installed_versions
@@ -116,8 +116,6 @@ def _train_encoder(
     model, prepared = accelerator.prepare(contrast, optimizer)
     parts = _Parts()
     accelerator.register_for_checkpointing(parts)
-    steps = config.epochs * len(EpochBatches(len(dataset), config.batch_size, config.seed, 0))
-    warmup = int(config.warmup_fraction * steps)
     share = config.batch_size // accelerator.num_processes
     first = accelerator.process_index * share
 
@@ -134,9 +132,6 @@ def _train_encoder(
         parts.add(losses)
         return losses.loss
 
-    def learning_rate(step: int) -> float:
-        return config.learning_rate * config.batch_size / REFERENCE_BATCH * warmup_cosine(step, steps, warmup)
-
     def after_epoch(epoch: int, loss: float) -> dict[str, float]:
         means = parts.means()
         if accelerator.is_main_process:
@@ -144,15 +139,8 @@ def _train_encoder(
             tqdm.write(f"epoch {epoch}/{config.epochs}: loss {loss:.4f}, {shown}")
         return means
 
-    loop = LoopConfig(
-        config.epochs,
-        config.batch_size,
-        config.seed,
-        config.checkpoint_every,
-        config.checkpoint_steps,
-        config.num_workers,
-    )
-    return train_epochs(accelerator, model, prepared, dataset, loop, folder, loss_of, learning_rate, after_epoch)
+    schedule = cosine_schedule(config, len(dataset), config.learning_rate * config.batch_size / REFERENCE_BATCH)
+    return train_epochs(accelerator, model, prepared, dataset, config, folder, loss_of, schedule, after_epoch)
 
 
 def _contrast(config: EstimatorConfig, estimator: VariationalEstimator) -> MomentumContrast:

@@ -12,7 +12,6 @@ import math
 import os
 import shutil
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,21 +21,10 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Sampler
 from tqdm.auto import tqdm
 
+from decoct.config import TrainingConfig
 from decoct.seeding import item_seed, torch_generator
 
-__all__ = ["EpochBatches", "LoopConfig", "parameter_groups", "seeded", "train_epochs", "warmup_cosine"]
-
-
-@dataclass(frozen=True)
-class LoopConfig:
-    """What the loop needs to know; the fields are those of `TeacherConfig`."""
-
-    epochs: int
-    batch_size: int
-    seed: int
-    checkpoint_every: int = 1
-    checkpoint_steps: int | None = None
-    num_workers: int = 0
+__all__ = ["EpochBatches", "cosine_schedule", "parameter_groups", "seeded", "train_epochs", "warmup_cosine"]
 
 
 class EpochBatches(Sampler[list[int]]):
@@ -75,6 +63,13 @@ def warmup_cosine(step: int, steps: int, warmup: int) -> float:
     return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
 
 
+def cosine_schedule(config: TrainingConfig, images: int, peak: float) -> Callable[[int], float]:
+    """`step -> learning rate` over a whole training: `warmup_cosine` times the peak."""
+    steps = config.epochs * len(EpochBatches(images, config.batch_size, config.seed, 0))
+    warmup = int(config.warmup_fraction * steps)
+    return lambda step: peak * warmup_cosine(step, steps, warmup)
+
+
 def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
     """Optimiser groups: weight decay on matrices and kernels, none on one-dimensional parameters."""
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
@@ -97,7 +92,7 @@ def train_epochs(
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
     dataset: Dataset[Any],
-    config: LoopConfig,
+    config: TrainingConfig,
     output_dir: Path,
     loss_of: Callable[[Any, int, int], Tensor],
     learning_rate: Callable[[int], float],

@@ -22,7 +22,7 @@ from decoct.data.tensors import PixelDataset
 from decoct.igds.grids import sample_grid
 from decoct.run_folder import write_json
 from decoct.seeding import torch_generator
-from decoct.training.loop import EpochBatches, LoopConfig, parameter_groups, seeded, train_epochs, warmup_cosine
+from decoct.training.loop import EpochBatches, cosine_schedule, parameter_groups, seeded, train_epochs
 from decoct.training.processes import claim_training, close, open_accelerator
 from decoct.versions import installed_versions
 
@@ -116,8 +116,6 @@ def _train(
     network, optimizer = accelerator.prepare(torch.compile(unet) if config.compile else unet, optimizer)
     average.to(accelerator.device)
     accelerator.register_for_checkpointing(average)
-    steps = config.epochs * len(EpochBatches(len(dataset), config.batch_size, config.seed, 0))
-    warmup = int(config.warmup_fraction * steps)
 
     def loss_of(batch: tuple[Tensor, Tensor], epoch: int, step: int) -> Tensor:
         draws = draw_noising(config, spec, epoch, step)
@@ -141,23 +139,15 @@ def _train(
                 sample_grid(path, averaged(unet, average), scheduler, spec, config.sample_steps, config.seed)
         return {}
 
-    loop = LoopConfig(
-        config.epochs,
-        config.batch_size,
-        config.seed,
-        config.checkpoint_every,
-        config.checkpoint_steps,
-        config.num_workers,
-    )
     history = train_epochs(
         accelerator,
         network,
         optimizer,
         dataset,
-        loop,
+        config,
         folder,
         loss_of,
-        lambda step: config.learning_rate * warmup_cosine(step, steps, warmup),
+        cosine_schedule(config, len(dataset), config.learning_rate),
         after_epoch,
         after_step=lambda: average.step(unet.parameters()),
     )

@@ -21,7 +21,7 @@ from decoct.evaluation.metrics import accuracy
 from decoct.models.classifier import Classifier
 from decoct.models.zoo import build_classifier
 from decoct.run_folder import write_json
-from decoct.training.loop import EpochBatches, LoopConfig, parameter_groups, seeded, train_epochs, warmup_cosine
+from decoct.training.loop import EpochBatches, cosine_schedule, parameter_groups, seeded, train_epochs
 from decoct.training.processes import claim_training, close, open_accelerator
 from decoct.versions import installed_versions
 
@@ -99,8 +99,6 @@ def _train(
     optimizer = torch.optim.AdamW(parameter_groups(classifier, config.weight_decay), lr=config.learning_rate)
     model, optimizer = accelerator.prepare(classifier, optimizer)
     augment = _augmentation(config, spec)
-    steps = config.epochs * len(EpochBatches(len(dataset), config.batch_size, config.seed, 0))
-    warmup = int(config.warmup_fraction * steps)
 
     def loss_of(batch: tuple[Tensor, Tensor], epoch: int, step: int) -> Tensor:
         pixels, labels = (part.to(accelerator.device, non_blocking=True) for part in batch)
@@ -119,19 +117,8 @@ def _train(
                 _save(trained, folder / f"epoch_{epoch}", {"epoch": epoch, "accuracy": measured})
         return {"accuracy": measured}
 
-    loop = LoopConfig(
-        config.epochs,
-        config.batch_size,
-        config.seed,
-        config.checkpoint_every,
-        config.checkpoint_steps,
-        config.num_workers,
-    )
-
-    def learning_rate(step: int) -> float:
-        return config.learning_rate * warmup_cosine(step, steps, warmup)
-
-    history = train_epochs(accelerator, model, optimizer, dataset, loop, folder, loss_of, learning_rate, after_epoch)
+    schedule = cosine_schedule(config, len(dataset), config.learning_rate)
+    history = train_epochs(accelerator, model, optimizer, dataset, config, folder, loss_of, schedule, after_epoch)
     record = {
         "accuracy": history[-1]["accuracy"],
         "epochs": history,
