@@ -5,6 +5,7 @@ The `help` of a field is its documentation; nothing is described twice.
 
 from __future__ import annotations
 
+from decoct.config.ablate import ABLATION_TABLES, AblateConfig, CompareConfig
 from decoct.config.data import DataConfig, RunConfig
 from decoct.config.distill import METHOD_DEFAULTS, SELECTION_FIELDS, DistillConfig
 from decoct.config.evaluate import LABEL_MODES, EvaluateConfig
@@ -14,11 +15,14 @@ from decoct.config.study import BetaStudyConfig, InformationConfig
 from decoct.config.training import EstimatorConfig, PriorConfig, TeacherConfig, TrainingConfig
 
 __all__ = [
+    "ABLATION_TABLES",
     "LABEL_MODES",
     "METHOD_DEFAULTS",
     "SAMPLING_FIELDS",
     "SELECTION_FIELDS",
+    "AblateConfig",
     "BetaStudyConfig",
+    "CompareConfig",
     "DataConfig",
     "DistillConfig",
     "EstimatorConfig",

@@ -41,7 +41,7 @@ class DistillConfig(SamplingConfig, DataConfig):
     """
 
     output_dir: str = option("runs/distilled", "Run folder; `load_dataset` reads it as it is.")
-    method: Literal["infoutil", "igds", "rded", "random", "herding"] = option(
+    method: Literal["infoutil", "igds", "rded", "random", "herding", "k_center", "k_means", "forgetting"] = option(
         "infoutil", "What makes the tiles: `igds` samples them from a diffusion prior, the others choose real images."
     )
     teacher: str = option("runs/teacher", "Folder or Hub id of the teacher that attributes, scores and labels.")
@@ -66,20 +66,20 @@ class DistillConfig(SamplingConfig, DataConfig):
     crop_center: Literal["pooled", "patch"] = option("pooled", "Window at the pooled maximum, or at the best patch.")
     crops_per_image: int = option(5, "Crops of an image; the last one takes the clean heat map's maximum.")
     noise_scale: float = option(2.0, "Noise on the pooled heat map, in its own standard deviations.")
-    utility: Literal["grad_norm", "grad_norm_last", "loss", "gradient_flow", "random"] | None = option(
-        None, "Score of a crop."
+    utility: Literal["grad_norm", "grad_norm_last", "loss", "gradient_flow", "forgetting", "random"] | None = option(
+        None, "Score of a crop; `forgetting` counts how often the teacher forgot the image while it was trained."
     )
     utility_order: Literal["highest", "lowest", "quantile"] | None = option(
         None, "Which scores are taken first: the highest (the paper), the lowest, or those around a quantile."
     )
     utility_quantile: float = option(0.5, "Target of `utility_order quantile`: 0 is the lowest score, 1 the highest.")
-    selection: Literal["top", "herding", "k_center"] | None = option(
+    selection: Literal["top", "herding", "k_center", "k_means"] | None = option(
         None, "Take the best scores, or the most diverse of the pool by the teacher's features."
     )
     pool_factor: float | None = option(
         None,
-        "Pool that `herding` and `k_center` choose from, best scores first, as a multiple of the tiles that are "
-        "needed. 0: all candidates.",
+        "Pool that `herding`, `k_center` and `k_means` choose from, best scores first, as a multiple of the tiles "
+        "that are needed. 0: all candidates.",
     )
     gradient_flow_references: int = option(512, "Candidates that `gradient_flow` takes its maximum over.")
     beta: float | None = option(
@@ -155,4 +155,19 @@ METHOD_DEFAULTS: dict[str, dict[str, Any]] = {
         "selection": "herding",
         "pool_factor": 0.0,
     },
+    "k_center": {
+        "attribution": "whole",
+        "utility": "random",
+        "utility_order": "lowest",
+        "selection": "k_center",
+        "pool_factor": 0.0,
+    },
+    "k_means": {
+        "attribution": "whole",
+        "utility": "random",
+        "utility_order": "lowest",
+        "selection": "k_means",
+        "pool_factor": 0.0,
+    },
+    "forgetting": {"attribution": "whole", "utility": "forgetting", "utility_order": "highest", "selection": "top"},
 }

@@ -17,10 +17,15 @@ class EvaluateConfig(DataConfig):
 
     output_dir: str | None = option(None, "Folder for results.json. Default: the distilled run folder.")  # type: ignore[assignment]
     distilled: str = option("runs/distilled", "Distilled run folder or Hub id.")
+    task: Literal["accuracy", "continual", "transfer"] = option(
+        "accuracy",
+        "What is measured: accuracy on the same classes; `continual`: classes that arrive in steps; `transfer`: "
+        "pre-training on the distilled set, then fine-tuning on --target_dataset.",
+    )
     ipc: list[int] = option([], "IPCs to evaluate. Default: all in the distilled set.")
     students: list[str] = option(["convnet3"], "Student architectures.")
     teacher: str | None = option(None, "Teacher of `online` labels. Default: the one named in the manifest.")
-    protocol: str = option("rded_kd", "Training protocol by name.")
+    protocols: list[str] = option(["rded_kd"], "Training protocols: names that decoct ships, or YAML files.")
     labels: list[str] = option(["views"], "Label modes: hard, tiles, views, online.")
     seeds: int = option(1, "Students trained per setting.")
     epochs: int | None = option(None, "Epochs, instead of the protocol's; recorded as an override.")
@@ -29,14 +34,63 @@ class EvaluateConfig(DataConfig):
     )
     compile: bool = option(False, "Compile networks with torch.compile (about 16 s at start, then up to 1.7x faster).")
     epoch: Literal["last", "best"] = option("last", "Which epoch's accuracy is reported; `best` looks at the test set.")
+    baseline: bool = option(
+        True, "Evaluate random images of the same source too, with the same labels, protocol and teacher."
+    )
+    baseline_dir: str | None = option(
+        None, "Folder of the random images, shared by all sets they serve. Default: `random-*` beside output_dir."
+    )
+    ranking: bool = option(
+        True, "Compute the metrics of DD-Ranking (HLR, IOR, LRS), which also trains students with hard labels."
+    )
+    real_accuracy: list[str] = option(
+        [],
+        "Accuracy of students trained on all real images with hard labels, as NAME=FRACTION, for HLR. Default: the "
+        "teacher's, for students of its architecture.",
+    )
+    steps: int = option(5, "Steps in which the classes arrive (task continual).")
+    orders: int = option(5, "Random class orders (task continual).")
+    target_dataset: str | None = option(None, "Hub id or folder of the dataset to fine-tune on (task transfer).")
+    target_config: str | None = option(None, "Configuration name of the target dataset.")
+    finetune_steps: int = option(10_000, "Steps of fine-tuning (IGDS, App. G).")
+    finetune_batch_size: int = option(256, "Images per step of fine-tuning (IGDS, App. G).")
+    finetune_learning_rate: float = option(0.01, "Initial learning rate of fine-tuning by SGD (IGDS, App. G).")
 
     def __post_init__(self) -> None:
         super().__post_init__()
         for mode in self.labels:
             require(mode in LABEL_MODES, "labels", f"one of {list(LABEL_MODES)}", mode)
+        require(bool(self.students), "students", "one or more architectures", self.students)
+        require(bool(self.protocols), "protocols", "one or more protocols", self.protocols)
         require(self.seeds >= 1, "seeds", "at least 1", self.seeds)
         require(self.epochs is None or self.epochs >= 1, "epochs", "at least 1", self.epochs)
         require(self.rrc_scale is None or 0 < self.rrc_scale <= 1, "rrc_scale", "in (0, 1]", self.rrc_scale)
+        require(self.steps >= 1, "steps", "at least 1", self.steps)
+        require(self.orders >= 1, "orders", "at least 1", self.orders)
+        require(self.finetune_steps >= 1, "finetune_steps", "at least 1", self.finetune_steps)
+        require(self.finetune_batch_size >= 1, "finetune_batch_size", "at least 1", self.finetune_batch_size)
+        require(self.finetune_learning_rate > 0, "finetune_learning_rate", "positive", self.finetune_learning_rate)
+        require(
+            self.task != "transfer" or self.target_dataset is not None,
+            "target_dataset",
+            "given for task 'transfer'",
+            self.target_dataset,
+        )
+        self.real_accuracies()
+
+    def real_accuracies(self) -> dict[str, float]:
+        """`real_accuracy` by student.
+
+        Raises:
+            ValueError: If an entry is not NAME=FRACTION.
+        """
+        values = {}
+        for entry in self.real_accuracy:
+            name, _, text = entry.partition("=")
+            fraction = float(text) if text.replace(".", "", 1).isdigit() else -1.0
+            require(bool(name) and 0 <= fraction <= 1, "real_accuracy", "NAME=FRACTION with 0 to 1", entry)
+            values[name] = fraction
+        return values
 
 
 LABEL_MODES = ("hard", "tiles", "views", "online")

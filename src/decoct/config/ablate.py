@@ -1,0 +1,79 @@
+"""Comparing runs, and the ablation grid of InfoUtil."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from decoct.config.data import DataConfig
+from decoct.config.evaluate import LABEL_MODES
+from decoct.config.options import check_choices, option, require
+
+__all__ = ["ABLATION_TABLES", "AblateConfig", "CompareConfig"]
+
+ABLATION_TABLES = ("6", "7", "8", "11")
+
+
+@dataclass(kw_only=True)
+class AblateConfig(DataConfig):
+    """The ablation grid of InfoUtil (section 4.3, App. D): every setting with one teacher and one protocol."""
+
+    output_dir: str = option("runs/ablation", "Folder for distilled sets, students, records and tables.")
+    teacher: str = option("runs/teacher", "Folder or Hub id of the teacher that attributes, scores and labels.")
+    tables: list[str] = option(
+        list(ABLATION_TABLES),
+        "Tables of the paper to fill: 6 (scoring and cropping), 7 (noise), 8 (Shapley or Grad-CAM), 11 (RDED and "
+        "InfoUtil by student and label teacher).",
+    )
+    full_grid: bool = option(False, "Every combination of the factors, not only those that the tables show.")
+    ipc: list[int] = option([10], "Images per class.")
+    tiles_per_image: Literal[1, 4] = option(4, "Tiles of an image (k).")
+    candidates_per_class: int | None = option(300, "Images of a class that are scored, drawn by the seed. 0: all.")
+    coalitions: int = option(128, "Coalitions of KernelSHAP, in complementary pairs.")
+    utility_orders: list[str] = option(
+        ["highest", "lowest"], "Which gradient norms are taken first: `highest` (the paper), `lowest`, or both."
+    )
+    label_teachers: list[str] = option(["converged"], "Teachers that label: converged, early.")
+    labels: list[str] = option(["online"], "Label modes: hard, tiles, views, online.")
+    students: list[str] = option(["convnet3"], "Student architectures.")
+    protocol: str = option("rded_kd", "Training protocol: a name that decoct ships, or a YAML file.")
+    seeds: int = option(3, "Repetitions; a seed draws the candidates and starts the student.")
+    epochs: int | None = option(None, "Epochs, instead of the protocol's; recorded as an override.")
+    rrc_scale: float | None = option(
+        None, "Smallest area of random-resized crops, instead of the protocol's; recorded as an override."
+    )
+    batch_size: int | None = option(None, "Images per forward pass. Default: the fastest of a short calibration.")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.candidates_per_class = self.candidates_per_class or None
+        self.ipc = sorted(set(self.ipc))
+        for table in self.tables:
+            require(table in ABLATION_TABLES, "tables", f"one of {list(ABLATION_TABLES)}", table)
+        for mode in self.labels:
+            require(mode in LABEL_MODES, "labels", f"one of {list(LABEL_MODES)}", mode)
+        for order in self.utility_orders:
+            require(order in ("highest", "lowest"), "utility_orders", "one of ['highest', 'lowest']", order)
+        for teacher in self.label_teachers:
+            require(teacher in ("converged", "early"), "label_teachers", "one of ['converged', 'early']", teacher)
+        for name in ("tables", "ipc", "labels", "utility_orders", "label_teachers", "students"):
+            require(bool(getattr(self, name)), name, "one or more values", getattr(self, name))
+        require(min(self.ipc) >= 1, "ipc", "one or more numbers from 1 on", self.ipc)
+        require(self.seeds >= 1, "seeds", "at least 1", self.seeds)
+        require(self.epochs is None or self.epochs >= 1, "epochs", "at least 1", self.epochs)
+        require(self.rrc_scale is None or 0 < self.rrc_scale <= 1, "rrc_scale", "in (0, 1]", self.rrc_scale)
+
+
+@dataclass(kw_only=True)
+class CompareConfig:
+    """Tables and figures of several runs' results."""
+
+    runs: list[str] = option([], "Run folders (with results.json) or result files.")
+    output_dir: str = option("runs/comparison", "Folder for the tables (Markdown, CSV) and figures.")
+    reported: str | None = option(
+        None, "YAML file of other people's numbers to set beside, with their source; `infoutil` and `igds` are shipped."
+    )
+
+    def __post_init__(self) -> None:
+        check_choices(self)
+        require(bool(self.runs), "runs", "one or more run folders", self.runs)
