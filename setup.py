@@ -38,7 +38,8 @@ setup(
     package_data={
         "": ["*.md", "*.yaml", "*.parquet", "LICENSE*", "py.typed"],
         "decoct.data": ["sample/prior/**", "sample/estimator/**"],
-        "decoct.presets": ["protocols/*.yaml"],
+        "decoct.report": ["*.css", "*.jinja", "*.js"],
+        "decoct.presets": ["protocols/*.yaml", "reported/*.yaml"],
         "decoct.scripts": ["accelerate_configs/*.yaml"],
     },
     install_requires=[
@@ -47,6 +48,7 @@ setup(
         "datasets>=5.0",
         "diffusers>=0.36",
         "evaluate>=0.4.6",
+        "filelock>=3.16",
         "huggingface_hub>=1.3",
         "jinja2>=3.1",
         "kornia>=0.8",
@@ -57,6 +59,8 @@ setup(
         "pyyaml>=6.0",
         "safetensors>=0.5",
         "scikit-learn>=1.5",
+        "scipy>=1.13",
+        "threadpoolctl>=3.5",
         "torch>=2.6",
         "tqdm>=4.66",
         "transformers>=5.0",

@@ -101,7 +101,10 @@ def conditions_of(args: argparse.Namespace) -> dict[str, Any]:
     from decoct.models.classifier import fingerprint_of
     from decoct.models.zoo import load_classifier
 
-    check = EvaluateConfig(students=[args.student], protocol=args.protocol, rrc_scale=args.rrc_scale)
+    EvaluateConfig(students=[args.student], protocols=[args.protocol], rrc_scale=args.rrc_scale)  # raises if not valid
+    protocol = load_protocol(args.protocol)
+    if isinstance(protocol.epochs, dict) and not args.epochs:
+        raise ValueError(f"epochs must be given for {args.protocol}, which has other ones for each IPC. Got None.")
     fingerprints = {
         "teacher": load_classifier(args.teacher).fingerprint(),
         "prior": prior_fingerprint(load_pipeline(args.prior, None)),
@@ -111,7 +114,7 @@ def conditions_of(args: argparse.Namespace) -> dict[str, Any]:
     return shared | {
         **{name: public_name(getattr(args, name)) for name in ("dataset", "teacher", "prior", "estimator")},
         "eval_split": eval_split_name(args.dataset, None, args.eval_split),
-        "epochs": args.epochs or load_protocol(check.protocol).epochs,
+        "epochs": args.epochs or protocol.epochs,
         "fingerprints": {name: fingerprint[:12] for name, fingerprint in fingerprints.items()},
     }
 
@@ -137,10 +140,12 @@ def measure(
             ipc=[ipc],
             seed=seed,
             students=[args.student],
-            protocol=args.protocol,
+            protocols=[args.protocol],
             epochs=args.epochs,
             rrc_scale=args.rrc_scale,
             mixed_precision=args.mixed_precision,
+            baseline=False,  # random images are among the settings
+            ranking=False,
         )
         (record,) = evaluate(config)
         result = {

@@ -40,6 +40,10 @@ BASELINES: dict[str, dict[str, Any]] = {
     "herding": {"method": "herding", "candidates_per_class": 0},
     "rded": {"method": "rded"},
 }
+# Chosen among all images of a class, as is usual for them.
+CORESETS: dict[str, dict[str, Any]] = {
+    name: {"method": name, "candidates_per_class": 0} for name in ("k_center", "k_means", "forgetting")
+}
 
 ORDERS: dict[str, dict[str, Any]] = {
     "highest": {"utility_order": "highest"},
@@ -79,7 +83,12 @@ VIEWS: dict[str, dict[str, Any]] = {
 
 # The paper's literal reading, with the labels that all rows have.
 PAPER = windows(0.5, utility_order="highest", label_teacher="converged")
-FINAL: dict[str, dict[str, Any]] = {**BASELINES, "infoutil_paper": PAPER, "infoutil": {"method": "infoutil"}}
+FINAL: dict[str, dict[str, Any]] = {
+    **BASELINES,
+    **CORESETS,
+    "infoutil_paper": PAPER,
+    "infoutil": {"method": "infoutil"},
+}
 
 
 def main() -> None:
@@ -123,6 +132,8 @@ def measure(arguments: argparse.Namespace, name: str, options: dict[str, Any], i
             seed=seed,
             rrc_scale=RRC_SCALE,
             mixed_precision="bf16",
+            baseline=False,  # random images are among the settings
+            ranking=False,
         )
     ):
         add(

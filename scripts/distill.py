@@ -4,7 +4,7 @@ On the embedded sample, for 1 and 10 images per class:
 
     accelerate launch scripts/distill.py --dataset sample --teacher runs/teacher --ipc 1 10 --output_dir runs/sample
 
-CIFAR-10 by InfoUtil, and a baseline made by the same code:
+CIFAR-10 by InfoUtil, and a baseline made by the same code (rded, random, herding, k_center, k_means, forgetting):
 
     accelerate launch scripts/distill.py --preset cifar10 --teacher runs/teacher --output_dir runs/infoutil
     accelerate launch scripts/distill.py --preset cifar10 --teacher runs/teacher --method rded --output_dir runs/rded

@@ -8,7 +8,13 @@ Two label modes side by side; `online` asks the teacher about every augmented vi
 
     accelerate launch scripts/evaluate.py --distilled runs/infoutil --preset cifar10 --labels views online
 
-The table is printed; the records are written to `results.json` in the run folder.
+Random images of the same source are evaluated beside every set; `--no_baseline` and `--no_ranking` leave out what is
+trained for the comparison. Other tasks, on the same distilled set:
+
+    accelerate launch scripts/evaluate.py --task continual --distilled runs/infoutil --preset cifar10
+    accelerate launch scripts/evaluate.py --task transfer --distilled runs/infoutil --target_dataset uoft-cs/cifar100
+
+The tables are printed; the records are written to `results.json` in the run folder.
 """
 
 from decoct.arguments import parse_config, run
@@ -19,11 +25,20 @@ def main() -> None:
     config = parse_config(EvaluateConfig, description=__doc__)
     from accelerate import PartialState
 
-    from decoct.evaluation.evaluate import evaluate, format_plan, format_table
+    if config.task == "continual":
+        from decoct.evaluation.continual import continual, format_continual
 
-    records = evaluate(config)
+        records, table = continual(config), format_continual
+    elif config.task == "transfer":
+        from decoct.evaluation.transfer import format_transfer, transfer
+
+        records, table = transfer(config), format_transfer
+    else:
+        from decoct.evaluation.evaluate import evaluate, format_evaluation, format_plan
+
+        records, table = evaluate(config), format_plan if config.dry_run else format_evaluation
     if PartialState().is_main_process:
-        print(format_plan(records) if config.dry_run else format_table(records))
+        print(table(records))
 
 
 if __name__ == "__main__":

@@ -42,6 +42,9 @@ def test_console_script_is_declared():
         ("decoct.pipelines", "igds/README.md"),
         ("decoct.data", "sample/prior/unet/diffusion_pytorch_model.safetensors"),
         ("decoct.data", "sample/estimator/model.safetensors"),
+        ("decoct.report", "page.html.jinja"),
+        ("decoct.report", "page.css"),
+        ("decoct.report", "page.js"),
         ("decoct", "py.typed"),
     ],
 )

@@ -16,12 +16,18 @@ COMMANDS = {
     "train-teacher": "train the network that attributes, scores and labels",
     "train-estimator": "train the variational estimator that guides IGDS",
     "train-prior": "train the diffusion prior that IGDS samples from",
-    "distill": "make a distilled dataset by InfoUtil, IGDS or a baseline (RDED, random, herding)",
+    "distill": "make a distilled dataset by InfoUtil, IGDS or a baseline "
+    "(RDED, random, herding, k-center, k-means, forgetting)",
     "sample": "draw samples of a prior under information guidance, over beta",
     "evaluate": "train students on a distilled dataset and measure them on real images",
+    "compare": "set the results of several runs side by side, as tables and figures",
+    "ablate": "run the ablation grid of InfoUtil and fill the tables of the paper",
     "information": "measure the prototype information and contextual score of a dataset",
     "beta-study": "measure what contextual information is worth at each number of images per class",
 }
+
+# Commands that compute nothing on a GPU, so that they run as they are.
+UNLAUNCHED = ("compare",)
 
 # Said once here, `accelerate launch` does not warn about having chosen them itself.
 LAUNCH_DEFAULTS = ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
@@ -51,6 +57,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     with as_file(files("decoct.scripts") / f"{options.command.replace('-', '_')}.py") as script:
         if {"-h", "--help"} & set(script_arguments):
             command, environment = [sys.executable, str(script), "--help"], dict(os.environ)
+        elif options.command in UNLAUNCHED:
+            if launch.processes is not None:
+                parser.error(f"--processes is not for `{options.command}`, which runs in one process.")
+            command, environment = [sys.executable, str(script), *script_arguments], dict(os.environ)
         else:
             try:
                 command, environment = launch_command(str(script), script_arguments, launch.processes)

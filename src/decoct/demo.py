@@ -22,7 +22,7 @@ from decoct.config import (
     config_hash,
     to_dict,
 )
-from decoct.evaluation.protocols import load_protocol
+from decoct.evaluation.protocols import epoch_count, load_protocol
 from decoct.run_folder import read_json, write_json
 
 __all__ = ["METHODS", "Step", "demo_plan", "demo_steps", "demo_summary", "run_steps"]
@@ -138,7 +138,7 @@ def demo_summary(folder: Path) -> str:
     rows.insert(1, ["-" * 8] * len(rows[0]))
     one = records[-1]
     overrides = ", ".join(f"{name}={value}" for name, value in one["overrides"].items()) or "none"
-    epochs = one["overrides"].get("epochs", load_protocol(one["protocol"]).epochs)
+    epochs = one["overrides"].get("epochs", epoch_count(load_protocol(one["protocol"]), one["ipc"]))
     return "\n".join(
         [
             "Accuracy on 1,000 real test images, after training on the distilled images alone",

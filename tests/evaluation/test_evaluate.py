@@ -1,14 +1,17 @@
 import json
+import re
 import shutil
+from importlib.resources import files
 
 import pytest
 import torch
 
 from decoct.config import EvaluateConfig
-from decoct.evaluation.evaluate import evaluate, format_plan, format_table
+from decoct.evaluation.evaluate import evaluate, format_evaluation, format_plan, format_table
 
-KEYS = """dataset method ipc tiles student protocol labels teacher teacher_accuracy epoch accuracy_mean accuracy_std
-accuracies seeds seconds device versions overrides config_hash""".split()
+KEYS = """task dataset method ipc tiles student protocol labels teacher teacher_model teacher_accuracy epoch
+accuracy_mean accuracy_std accuracies seeds seconds device versions overrides config_hash baseline baseline_note
+dd_ranking""".split()
 
 
 @pytest.fixture(autouse=True)
@@ -23,7 +26,7 @@ def one_thread():
 def config(run_folder, images):
     def make(**changes) -> EvaluateConfig:
         values = {"distilled": str(run_folder), "dataset": str(images), "students": ["convnet3_w8"], "epochs": 3}
-        return EvaluateConfig(**{**values, **changes})
+        return EvaluateConfig(**{**values, "baseline": False, "ranking": False, **changes})
 
     return make
 
@@ -47,10 +50,55 @@ def test_one_record_per_setting(config, run_folder, teacher):
         assert (record["method"], record["tiles"], record["protocol"]) == ("infoutil", 4, "rded_kd")
         assert record["overrides"] == {"epochs": 3}
         assert record["teacher"] == teacher["name"] and 0 <= record["teacher_accuracy"] <= 1
+        assert (record["task"], record["teacher_model"]) == ("accuracy", "convnet3_w8")
+        assert (record["baseline"], record["dd_ranking"]) == (None, None)
+        assert record["baseline_note"] == "turned off by --no_baseline"
     assert json.loads((run_folder / "results.json").read_text()) == records
     assert len({record["config_hash"] for record in records}) == 4
     table = format_table(records)
     assert "online" in table and "epochs=3" in table
+    report = format_evaluation(records)
+    assert report.startswith(table) and report.count("turned off by --no_baseline") == 4
+    assert (run_folder / "report.html").is_file()
+
+
+def test_protocols_train_the_label_modes_they_are_defined_for(config):
+    records = evaluate(config(ipc=[1], labels=["tiles", "hard"], protocols=["rded_kd", "minimax_hard"]))
+    assert [(record["protocol"], record["labels"], record["student"]) for record in records] == [
+        ("rded_kd", "tiles", "convnet3_w8"),
+        ("rded_kd", "hard", "convnet3_w8"),
+        ("minimax_hard", "hard", "convnet3_instance_w8"),
+    ]
+    with pytest.raises(ValueError, match=r"labels must hold one of \['hard'\].*'minimax_hard'.*Got \['tiles'\]"):
+        evaluate(config(labels=["tiles"], protocols=["rded_kd", "minimax_hard"]))
+
+
+def test_epochs_are_the_protocols_unless_given(config, tmp_path):
+    text = (files("decoct.presets") / "protocols" / "rded_kd.yaml").read_text()
+    changed = text.replace("name: rded_kd", "name: short").replace("epochs: 300", "epochs: {1: 2, 3: 4}")
+    (tmp_path / "short.yaml").write_text(changed)
+    short = {"protocols": [str(tmp_path / "short.yaml")], "labels": ["hard"]}
+    plan = evaluate(config(dry_run=True, epochs=None, **short))
+    assert [(row["ipc"], row["images_seen"]) for row in plan] == [(1, 3 * 2), (3, 9 * 4)]
+    records = evaluate(config(epochs=4, **short))
+    assert [(record["protocol"], record["overrides"]) for record in records] == [
+        ("short", {"epochs": 4}),
+        ("short", {}),
+    ]
+    with pytest.raises(ValueError, match="'short' twice"):
+        (tmp_path / "other.yaml").write_text(changed)
+        evaluate(config(protocols=[*short["protocols"], str(tmp_path / "other.yaml")]))
+
+
+def test_the_moving_average_is_measured(config, tmp_path):
+    text = (files("decoct.presets") / "protocols" / "rded_kd.yaml").read_text()
+    accuracies = []
+    for decay in ("0", "0.9999"):
+        (tmp_path / "ema.yaml").write_text(re.sub("ema_decay: 0(?!\\.)", f"ema_decay: {decay}", text))
+        (record,) = evaluate(config(ipc=[3], epochs=40, labels=["views"], protocols=[str(tmp_path / "ema.yaml")]))
+        accuracies.append(record["accuracy_mean"])
+    # Such an average has hardly left the initial weights.
+    assert accuracies[0] > 0.6 > accuracies[1]
 
 
 def test_students_learn(config):
@@ -126,7 +174,7 @@ def test_clear_errors_before_any_training(config, run_folder, make_run, make_ima
     with pytest.raises(ValueError, match="model must be one of"):
         evaluate(config(students=["lenet"]))
     with pytest.raises(ValueError, match="protocol must be one of"):
-        evaluate(config(protocol="mine"))
+        evaluate(config(protocols=["mine"]))
     with pytest.raises(ValueError, match="--views"):
         evaluate(config(distilled=str(make_run("bare", [1], teacher, views=0)), labels=["views"]))
     with pytest.raises(ValueError, match="another order"):

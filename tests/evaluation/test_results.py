@@ -3,7 +3,18 @@ import statistics
 
 import pytest
 
-from decoct.evaluation.results import format_table, mean_and_std, merge_records, read_results
+from decoct.evaluation.results import (
+    format_table,
+    group_by_setting,
+    is_accuracy_record,
+    mean_and_std,
+    merge_records,
+    read_results,
+    require_one_setting,
+    setting_of,
+    standard_error,
+    verdict,
+)
 
 
 def record(**changes):
@@ -53,30 +64,100 @@ def test_a_broken_results_file_is_refused_and_left_alone(tmp_path, content):
     assert file.read_text() == content
 
 
+def baseline(*accuracies):
+    mean, std = mean_and_std(accuracies)
+    seeds = list(range(len(accuracies)))
+    return {"accuracy_mean": mean, "accuracy_std": std, "accuracies": list(accuracies), "seeds": seeds}
+
+
+def measured(*accuracies, random=None, **changes):
+    return record(**baseline(*accuracies), baseline=random, **changes)
+
+
 def test_a_table_states_what_each_number_is():
-    line = format_table([record()]).splitlines()[-1]
-    for cell in ("infoutil", "10", "convnet3", "rded_kd", "views", "last", "85.0", "51.2 ± 1.1", "3"):
-        assert cell in line
-    alone = format_table([record(seeds=[0], teacher_accuracy=None)])
-    assert "±" not in alone and " - " in alone
+    heading, columns, _, line = format_table([record(baseline=baseline(0.4, 0.5))]).splitlines()
+    assert heading == "sample, protocol rded_kd, views labels, last epoch"
+    assert columns.split() == "method k IPC student teacher % accuracy % seeds random % difference".split()
+    assert line.split() == "infoutil 1 10 convnet3 85.0 51.2 ± 1.1 3 45.0 ± 7.1 +6.2".split()
+    alone = format_table([record(seeds=[0], teacher_accuracy=None)]).splitlines()[-1]
+    assert alone.split() == "infoutil 1 10 convnet3 - 51.2 1 - -".split()
 
 
 @pytest.mark.parametrize(
-    "other",
-    [{"protocol": "minimax_hard"}, {"overrides": {"epochs": 30}}, {"epoch": "best"}, {"dataset": "uoft-cs/cifar10"}],
+    ("other", "name"),
+    [
+        ({"protocol": "minimax_hard"}, "protocol: minimax_hard, rded_kd"),
+        ({"overrides": {"epochs": 30}}, r"protocol: rded_kd, rded_kd \(epochs=30\)"),
+        ({"epoch": "best"}, "epoch rule: best, last"),
+        ({"dataset": "uoft-cs/cifar10"}, "dataset: sample, uoft-cs/cifar10"),
+        ({"labels": "hard"}, "labels: hard, views"),
+    ],
 )
-def test_what_cannot_be_compared_never_shares_a_table(other):
-    tables = format_table([record(), record(method="random", **other), record(method="rded")]).split("\n\n")
+def test_what_cannot_be_compared_never_shares_a_table(other, name):
+    records = [record(), record(method="random", **other), record(method="rded")]
+    tables = format_table(records).split("\n\n")
     assert len(tables) == 2
     mixed = [table for table in tables if "infoutil" in table]
-    assert len(mixed) == 1 and "rded " in mixed[0] and "random" not in mixed[0]
+    assert len(mixed) == 1 and "rded " in mixed[0] and "random " not in mixed[0].split("\n", 2)[2]
+    with pytest.raises(ValueError, match=name):
+        require_one_setting(records)
+    require_one_setting(records[::2])
+    require_one_setting([])
 
 
-def test_label_modes_share_a_table_in_their_own_rows():
-    table = format_table([record(), record(labels="online")])
-    rows = [line.split() for line in table.splitlines()[3:]]
-    assert sorted(row[5] for row in rows) == ["online", "views"]
+def test_settings_group_records_and_overrides_are_part_of_a_protocol():
+    longer = record(overrides={"rrc_scale": 0.08, "epochs": 30})
+    assert setting_of(longer) == ("sample", "rded_kd (epochs=30, rrc_scale=0.08)", "views", "last")
+    groups = group_by_setting([record(ipc=1), longer, record(ipc=10)])
+    assert [[each["ipc"] for each in members] for members in groups.values()] == [[1, 10], [10]]
+
+
+def test_records_of_other_tasks_and_of_other_tools_are_not_in_the_table():
+    others = [{"note": "from another tool"}, record(task="continual")]
+    assert not any(map(is_accuracy_record, others))
+    assert format_table([*others, record()]) == format_table([record()])
+
+
+def test_a_name_with_line_breaks_stays_on_its_line():
+    table = format_table([record(method="a\nb\r\nc", student="x\ty")])
+    assert len(table.splitlines()) == 4 and table.splitlines()[-1].startswith("a b c")
 
 
 def test_no_records_no_table():
     assert format_table([]) == ""
+
+
+def test_the_standard_error_of_a_difference():
+    assert standard_error([0.4, 0.6], [0.1, 0.2, 0.3]) == pytest.approx((0.02 / 2 + 0.01 / 3) ** 0.5)
+    assert standard_error([0.4], [0.1, 0.2]) is None
+
+
+def test_the_verdict_says_by_how_much_and_against_which_spread():
+    wins = verdict(measured(0.58, 0.59, 0.60, random=baseline(0.53, 0.54, 0.55)))
+    # standard error: sqrt(2 * 0.01 ** 2 / 3) = 0.00816
+    assert wins == "InfoUtil beats random images by 5.0 points (59.0 against 54.0; 3 and 3 seeds; 6.1 standard errors)."
+    loses = verdict(measured(0.40, 0.41, random=baseline(0.50, 0.51), method="k_center"))
+    assert loses.startswith(
+        "K-center is beaten by random images by 10.0 points (40.5 against 50.5; 2 and 2 seeds; 14.1"
+    )
+
+
+def test_a_difference_within_two_standard_errors_is_level():
+    above = verdict(measured(0.50, 0.52, random=baseline(0.49, 0.51)))
+    assert above.startswith("InfoUtil is level with random images, within 2 standard errors (+1.0 points, ")
+    equal = verdict(measured(0.5, 0.5, random=baseline(0.5, 0.5)))
+    assert "is level with" in equal and "the seeds do not differ" in equal
+
+
+@pytest.mark.parametrize(("own", "random"), [([0.6], [0.5, 0.51]), ([0.6, 0.61], [0.5]), ([0.4], [0.5])])
+def test_with_one_seed_the_spread_is_unknown_and_nobody_wins(own, random):
+    sentence = verdict(measured(*own, random=baseline(*random)))
+    assert "the spread is unknown" in sentence and "beat" not in sentence
+    assert ("above" if own[0] > 0.5 else "below") in sentence
+
+
+def test_without_a_baseline_the_verdict_says_why():
+    note = "the teacher is out of reach: no such folder"
+    assert verdict(record(baseline=None, baseline_note=note)).endswith(f"not compared with random images: {note}.")
+    assert "none is recorded" in verdict(record())
+    assert "themselves" in verdict(record(method="random"))

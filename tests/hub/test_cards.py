@@ -113,6 +113,25 @@ def test_a_baseline_without_teacher(manifest):
     assert "## Cite" not in body
 
 
+@pytest.mark.parametrize(
+    ("method", "title", "paper"),
+    [
+        ("random", "random choice", None),
+        ("herding", "herding", "Welling"),
+        ("k_center", "k-center", "Gonzalez"),
+        ("k_means", "k-means", "Lloyd"),
+        ("forgetting", "forgetting events", "Toneva et al."),
+    ],
+)
+def test_a_card_names_its_baseline_and_the_paper(manifest, method, title, paper):
+    manifest["config"]["method"] = method
+    card = DatasetCard(dataset_card(manifest))
+    assert card.data.to_dict()["pretty_name"] == f"uoft-cs/cifar10, distilled by {title}"
+    assert method in card.data.to_dict()["tags"]
+    assert ("## Cite" in card.text) == (paper is not None)
+    assert (paper or "") in card.text.partition("## Cite")[2]
+
+
 # Sampled images
 
 

@@ -140,7 +140,7 @@ def test_a_dry_run_counts_and_writes_nothing(config, tmp_path):
     assert plan["forward_passes"] == 2 * 3 * 4
 
 
-def test_clear_errors_before_any_training(config, tmp_path, image_folder):
+def test_clear_errors_before_any_training(config, tmp_path, image_folder, trained_teacher):
     with pytest.raises(ValueError, match="at least 25 images"):
         beta_study(config(ipc=[25]))
     with pytest.raises(ValueError, match="Label names"):
@@ -149,7 +149,15 @@ def test_clear_errors_before_any_training(config, tmp_path, image_folder):
         beta_study(config(students=["lenet"]))
     with pytest.raises(ValueError, match="protocol must be one of"):
         beta_study(config(protocol="mine"))
+    with pytest.raises(ValueError, match="'minimax_hard'.*Got 'online'"):
+        beta_study(config(protocol="minimax_hard", labels="online", teacher=str(trained_teacher)))
     assert not list(tmp_path.iterdir())
+
+
+def test_the_protocol_sets_norm_and_epochs(config):
+    result = beta_study(config(protocol="igds_adam", ipc=[1], epochs=1))
+    assert {record["student"] for record in result["records"]} == {"convnet3_instance_w8"}
+    assert (result["overrides"], result["records"][0]["protocol"]) == ({"epochs": 1}, "igds_adam")
 
 
 def test_too_few_correct_images_name_the_class(config, estimator, tmp_path, sample_part):

@@ -24,39 +24,18 @@ from decoct.data.spec import ImageSpec
 from decoct.models.classifier import Classifier
 from decoct.models.convnet import ConvNetForImageClassification
 from decoct.models.resnet import BasicResNetForImageClassification
-from decoct.models.zoo import ARCHITECTURES, build_classifier, load_classifier
+from decoct.models.zoo import build_classifier, load_classifier
 
 NAMES = ("cat", "dog", "owl")
 MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)
 
 
-def spec(image_size: int = 32, channels: int = 3, classes: int = 3) -> ImageSpec:
-    names = NAMES if classes == 3 else tuple(map(str, range(classes)))
-    return ImageSpec(image_size, channels, MEAN[:channels], STD[:channels], names)
-
-
-def parameters(classifier: Classifier) -> int:
-    return sum(parameter.numel() for parameter in classifier.parameters())
+def spec(image_size: int = 32, channels: int = 3) -> ImageSpec:
+    return ImageSpec(image_size, channels, MEAN[:channels], STD[:channels], NAMES)
 
 
 def batch(image_size: int = 32, channels: int = 3, count: int = 2) -> torch.Tensor:
     return torch.rand(count, channels, image_size, image_size, generator=torch.Generator().manual_seed(0))
-
-
-@pytest.mark.parametrize(
-    ("name", "image_size", "classes", "count"),
-    [
-        # Kernels and biases, norm layers, linear layer.
-        ("convnet3", 32, 10, (3 * 9 + 1) * 128 + 2 * (128 * 9 + 1) * 128 + 3 * 2 * 128 + (128 * 16 + 1) * 10),
-        ("convnet3_instance", 32, 10, 320_010),
-        ("convnet4", 64, 200, (3 * 9 + 1) * 128 + 3 * (128 * 9 + 1) * 128 + 4 * 2 * 128 + (128 * 16 + 1) * 200),
-        ("convnet3_w16", 32, 10, (3 * 9 + 1) * 16 + 2 * (16 * 9 + 1) * 16 + 3 * 2 * 16 + (16 * 16 + 1) * 10),
-        ("resnet18", 32, 10, 11_173_962),  # the usual CIFAR variant
-        ("resnet18", 224, 1000, 11_689_512),  # He et al.'s, as torchvision counts it
-    ],
-)
-def test_parameter_counts(name, image_size, classes, count):
-    assert parameters(build_classifier(name, spec(image_size, classes=classes))) == count
 
 
 @pytest.mark.parametrize(
@@ -136,27 +115,35 @@ def test_saved_networks_load_through_the_auto_class(tmp_path, name, own_class):
 
 
 def test_a_checkpoint_carries_its_code_and_needs_no_decoct(tmp_path):
-    classifier = build_classifier("convnet3_w8", spec(), seed=3).eval()
-    classifier.model.save_pretrained(tmp_path / "teacher")
+    names = ["convnet3_w8", "resnet_ap10", "vgg11_instance"]
+    classifiers = [build_classifier(name, spec(), seed=3).eval() for name in names]
+    for name, classifier in zip(names, classifiers, strict=True):
+        classifier.model.save_pretrained(tmp_path / name)
     torch.save(batch(), tmp_path / "batch.pt")
     code = f"""
 import sys
 sys.modules["decoct"] = None
 import torch
+from pathlib import Path
 from transformers import AutoModelForImageClassification
-model = AutoModelForImageClassification.from_pretrained({str(tmp_path / "teacher")!r}, trust_remote_code=True)
-pixels = torch.load({str(tmp_path / "batch.pt")!r})
-mean, std = (torch.tensor(value).view(1, -1, 1, 1) for value in (model.config.image_mean, model.config.image_std))
-logits = model.eval()(((pixels - mean) / std).contiguous(memory_format=torch.channels_last)).logits
-torch.save((type(model).__module__, model.config.id2label, logits), {str(tmp_path / "result.pt")!r})
+folder = Path({str(tmp_path)!r})
+pixels = torch.load(folder / "batch.pt")
+results = []
+for name in {names}:
+    model = AutoModelForImageClassification.from_pretrained(folder / name, trust_remote_code=True).eval()
+    mean, std = (torch.tensor(value).view(1, -1, 1, 1) for value in (model.config.image_mean, model.config.image_std))
+    logits = model(((pixels - mean) / std).contiguous(memory_format=torch.channels_last)).logits
+    results.append((type(model).__module__, model.config.id2label, logits))
+torch.save(results, folder / "results.pt")
 """
     environment = {**os.environ, "HF_MODULES_CACHE": str(tmp_path / "modules")}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
-    module, id2label, logits = torch.load(tmp_path / "result.pt")
-    assert module.startswith("transformers_modules.")
-    assert tuple(id2label.values()) == NAMES
-    assert torch.allclose(logits, classifier(batch()), atol=1e-5)
+    results = torch.load(tmp_path / "results.pt")
+    for classifier, (module, id2label, logits) in zip(classifiers, results, strict=True):
+        assert module.startswith("transformers_modules.")
+        assert tuple(id2label.values()) == NAMES
+        assert torch.allclose(logits, classifier(batch()), atol=1e-5)
 
 
 def save_vit(folder: Path) -> None:
@@ -216,9 +203,8 @@ def test_a_missing_folder_is_an_error(name):
 
 
 def test_an_unknown_network_lists_the_known_ones():
-    with pytest.raises(ValueError, match="model must be one of .*'convnet3'.*'resnet18'.*Got 'vgg11'"):
-        build_classifier("vgg11", spec())
-    assert all(build_classifier(name, spec(64)) for name in ARCHITECTURES if name.endswith("instance"))
+    with pytest.raises(ValueError, match="model must be one of .*'convnet3'.*'resnet18'.*Got 'vgg19'"):
+        build_classifier("vgg19", spec())
 
 
 def test_a_network_too_deep_for_the_images_names_the_deepest():

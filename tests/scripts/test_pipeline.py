@@ -4,19 +4,23 @@ from __future__ import annotations
 
 from datasets import load_dataset
 
+from decoct.arguments import parse_config
+from decoct.config import EvaluateConfig
+from decoct.evaluation.evaluate import evaluate
 from decoct.models.zoo import load_classifier
 from decoct.run_folder import read_json
 
 
-def test_teacher_distill_evaluate(launch, scripts, sample_part, tmp_path):
+def test_teacher_distill_evaluate(launch, scripts, sample_part, monkeypatch, tmp_path):
     data = ["--dataset", sample_part]
     network = ["--model", "convnet3_w8", "--epochs", 2, "--save_epochs", 1, "--batch_size", 16]
     teacher = launch(scripts / "train_teacher.py", *data, *network, "--output_dir", "runs/teacher", cwd=tmp_path)
     assert teacher.returncode == 0, teacher.stderr
     assert "runs/teacher" in teacher.stdout
-    for folder in ("runs/teacher", "runs/teacher/epoch_1"):
-        names = {path.name for path in (tmp_path / folder).iterdir() if path.is_file()} - {"run.json"}
-        assert names == {"config.json", "convnet.py", "model.safetensors", "training.json"}
+    network_files = {"config.json", "convnet.py", "model.safetensors", "training.json"}
+    for folder, others in (("runs/teacher", {"run.json", "forgetting.safetensors"}), ("runs/teacher/epoch_1", set())):
+        names = {path.name for path in (tmp_path / folder).iterdir() if path.is_file()}
+        assert names == network_files | others
     assert load_classifier(tmp_path / "runs" / "teacher").spec.num_classes == 4
 
     sizes = ["--ipc", 1, 2, "--candidates_per_class", 8, "--grid_size", 3, "--coalitions", 16, "--views", 2]
@@ -25,26 +29,39 @@ def test_teacher_distill_evaluate(launch, scripts, sample_part, tmp_path):
     assert distilled.returncode == 0, distilled.stderr
     assert "preview.png" in distilled.stdout
     run = tmp_path / "runs" / "distilled"
-    assert {path.name for path in run.iterdir()} == {"README.md", "data", "manifest.json", "preview.png", "run.json"}
+    files = {"README.md", "data", "manifest.json", "preview.png", "report.html", "run.json"}
+    assert {path.name for path in run.iterdir()} == files
     assert [len(load_dataset(str(run), f"ipc_{ipc}", split="train")) for ipc in (1, 2)] == [4, 8]
     assert read_json(run / "manifest.json")["label_teachers"]["1"]["name"] == "runs/teacher/epoch_1"
 
-    students = ["--students", "convnet3_w8", "--labels", "hard", "views", "--epochs", 2, "--seeds", 2]
-    evaluated = launch(
-        scripts / "evaluate.py", *data, "--distilled", "runs/distilled", *students, "--ipc", 2, cwd=tmp_path
-    )
+    students = ["--students", "convnet3_w8", "--labels", "views", "--epochs", 2, "--seeds", 2]
+    words = [*data, "--distilled", "runs/distilled", *students, "--ipc", 2]
+    evaluated = launch(scripts / "evaluate.py", *words, cwd=tmp_path, processes=2)
     assert evaluated.returncode == 0, evaluated.stderr
     records = read_json(run / "results.json")
+    # DD-Ranking compares with hard labels, which have a record of their own.
     assert [(record["ipc"], record["student"], record["labels"]) for record in records] == [
-        (2, "convnet3_w8", "hard"),
         (2, "convnet3_w8", "views"),
+        (2, "convnet3_w8", "hard"),
     ]
     for record in records:
         assert record["method"] == "infoutil"
-        assert len(record["seeds"]) == 2
+        assert record["teacher_model"] == "convnet3_w8"
+        assert len(record["seeds"]) == len(record["baseline"]["seeds"]) == 2
         assert 0 <= record["accuracy_mean"] <= 1
         assert f"{100 * record['accuracy_mean']:.1f}" in evaluated.stdout
-    assert evaluated.stdout.count("convnet3_w8") >= 2
+    assert evaluated.stdout.count("random images") >= 2
+    assert evaluated.stdout.count("DD-Ranking: HLR") == 2
+    assert (run / "report.html").is_file()
+
+    monkeypatch.chdir(tmp_path)
+    alone = evaluate(parse_config(EvaluateConfig, [*map(str, words), "--output_dir", "runs/alone/results"]))
+    assert len(list((tmp_path / "runs").glob("**/ipc_2-draw_0-*"))) == 2, "nothing may be taken from the first run"
+    assert without_times(alone) == without_times(records)
+
+
+def without_times(records):
+    return [{**record, "seconds": None} for record in records]
 
 
 def test_a_dry_run_prints_the_cost_and_writes_nothing(launch, scripts, sample_part, trained_teacher, tmp_path):

@@ -13,14 +13,16 @@ import torch.nn.functional as F
 from accelerate.state import AcceleratorState
 from datasets import ClassLabel, Dataset, Image, load_dataset
 from PIL import Image as PILImage
+from safetensors.torch import load_file
 
 import decoct
 from decoct.config import DistillConfig
 from decoct.data.pixels import to_pixels
+from decoct.infoutil.processor import InfoUtilProcessor
 from decoct.infoutil.utility import cross_entropy_loss, grad_norm
 from decoct.run_folder import read_json
 from decoct.seeding import numpy_generator
-from decoct.synthesis.coresets import k_center
+from decoct.synthesis.coresets import k_center, k_means
 from decoct.synthesis.distill import distill
 from decoct.synthesis.mosaic import cut_tile, unpack
 from decoct.synthesis.relabel import view_crops
@@ -50,9 +52,12 @@ def config(sample_part, trained_teacher, tmp_path):
 
 @pytest.fixture(autouse=True)
 def quick_preview(request, monkeypatch):
-    """Drawing the preview takes most of a tiny run's time; only tests named after it draw it."""
+    """Drawing preview and report takes most of a tiny run's time; only tests named after the preview draw them."""
     if "preview" not in request.node.name:
         monkeypatch.setattr("decoct.synthesis.output.save_preview", lambda path, rows: path.write_bytes(b"PNG"))
+        monkeypatch.setattr(
+            "decoct.synthesis.run.write_report", lambda folder, *parts: (folder / "report.html").write_bytes(b"HTML")
+        )
 
 
 @pytest.fixture(scope="module")
@@ -99,7 +104,7 @@ def check_images(folder: Path, ipc: int, count: int, teacher: decoct.Classifier,
 
 
 @pytest.mark.parametrize("count", [1, 4])
-@pytest.mark.parametrize("method", ["infoutil", "rded", "random", "herding"])
+@pytest.mark.parametrize("method", ["infoutil", "rded", "random", "herding", "k_center", "k_means", "forgetting"])
 def test_every_method_end_to_end(config, tmp_path, teacher, source, sample_part, method, count):
     manifest = distill(config(method=method, tiles_per_image=count))
     folder = tmp_path / "run"
@@ -114,14 +119,15 @@ def test_every_method_end_to_end(config, tmp_path, teacher, source, sample_part,
                 assert all(np.array(member["heatmap"]).shape == (3, 3) for member in members)
         right = values["tile_logits"].argmax(-1) == values["label"][:, None]
         assert manifest["tile_accuracy"][str(ipc)] == pytest.approx(right.mean())
-    assert {path.name for path in folder.iterdir()} == {"README.md", "data", "manifest.json", "preview.png", "run.json"}
+    written = {"README.md", "data", "manifest.json", "preview.png", "report.html", "run.json"}
+    assert {path.name for path in folder.iterdir()} == written
 
 
 def test_the_run_folder_describes_itself_and_has_a_preview(config, tmp_path, teacher):
     manifest = distill(config())
     folder = tmp_path / "run"
     assert read_json(folder / "manifest.json") == manifest
-    written = {name for name in files(folder) if name not in ("manifest.json", "run.json")}
+    written = {name for name in files(folder) if name not in ("manifest.json", "report.html", "run.json")}
     assert set(manifest["files"]) == written
     for name, digest in manifest["files"].items():
         assert hashlib.sha256((folder / name).read_bytes()).hexdigest() == digest
@@ -188,6 +194,73 @@ def test_herding_follows_the_class_mean_of_the_features(config, tmp_path, teache
         assert chosen == taken
 
 
+@pytest.mark.parametrize("method", ["k_center", "k_means"])
+def test_coresets_of_a_class_are_chosen_by_the_features(config, tmp_path, teacher, source, sample_part, method):
+    distill(config(method=method, candidates_per_class=0, ipc=[5]))
+    labels = np.asarray(decoct.load_images(str(sample_part))["label"][:])
+    features = teacher.features_and_logits(source.float() / 255)[0].half().double().numpy()
+    values = columns(tmp_path / "run", 5)
+    for label in range(CLASSES):
+        rows = np.flatnonzero(labels == label)
+        chosen = [values["tiles"][5 * label + number][0]["source_index"] for number in range(5)]
+        pool = rows[np.argsort([numpy_generator(0, "utility", row).random() for row in rows])]
+        if method == "k_means":
+            expected = k_means(features[pool], 5, int(numpy_generator(0, "k_means", label, 5).integers(2**32)))
+        else:
+            expected = k_center(features[pool], 5)
+        assert chosen == pool[expected].tolist()
+
+
+def test_forgetting_takes_the_images_forgotten_most_often(config, tmp_path, trained_teacher, sample_part):
+    distill(config(method="forgetting", candidates_per_class=0, ipc=[2, 7]))
+    saved = load_file(trained_teacher / "forgetting.safetensors")
+    events = torch.where(saved["learned"], saved["events"], -1).numpy()
+    labels = np.asarray(decoct.load_images(str(sample_part))["label"][:])
+    values = columns(tmp_path / "run", 7)
+    by_row = []
+    for label in range(CLASSES):
+        rows = np.flatnonzero(labels == label)
+        chosen = [values["tiles"][7 * label + number][0] for number in range(7)]
+        assert [tile["score"] for tile in chosen] == np.sort(events[rows])[::-1][:7].tolist()
+        assert [events[tile["source_index"]] for tile in chosen] == [tile["score"] for tile in chosen]
+        by_row += [rows[np.argsort(-events[rows], kind="stable")][:7].tolist()]
+        fewer = columns(tmp_path / "run", 2)["tiles"][2 * label : 2 * label + 2]
+        assert [members[0] for members in fewer] == chosen[:2], "a smaller IPC is a prefix of a larger one"
+    ours = [[values["tiles"][7 * label + number][0]["source_index"] for number in range(7)] for label in range(CLASSES)]
+    assert ours != by_row, "equal counts are not in row order"
+    distill(config(method="forgetting", candidates_per_class=0, ipc=[7], seed=1, output_dir=str(tmp_path / "other")))
+    other = columns(tmp_path / "other", 7)["tiles"]
+    assert [tile[0]["score"] for tile in other] == [tile[0]["score"] for tile in values["tiles"]]
+    assert other != values["tiles"], "the seed draws among equal counts"
+
+
+def test_forgetting_ranks_the_candidates_alone(config, tmp_path, trained_teacher):
+    distill(config(method="forgetting", candidates_per_class=3, ipc=[3]))
+    distill(config(method="random", candidates_per_class=3, ipc=[3], output_dir=str(tmp_path / "all")))
+    ours, candidates = (
+        {members[0]["source_index"] for members in columns(tmp_path / run, 3)["tiles"]} for run in ("run", "all")
+    )
+    assert ours == candidates
+
+
+@pytest.mark.parametrize("dry_run", [False, True])
+def test_forgetting_needs_the_events_of_the_same_images(config, tmp_path, teacher, sample_part, dry_run):
+    asked = {"method": "forgetting", "dry_run": dry_run}
+    copied = decoct.load_classifier(teacher.name)
+    copied.model.save_pretrained(tmp_path / "teacher")
+    with pytest.raises(
+        ValueError, match=r"has no forgetting.safetensors: train it again with scripts/train_teacher.py"
+    ):
+        distill(config(teacher=str(tmp_path / "teacher"), **asked))
+    images = decoct.load_images(str(sample_part))
+    images.select(range(95)).to_parquet(tmp_path / "other.parquet")
+    with pytest.raises(ValueError, match="Got 95 images with fingerprint .*, and events of 96 images"):
+        distill(config(dataset=str(tmp_path / "other.parquet"), **asked))
+    with pytest.raises(ValueError, match="forgetting must be given for utility 'forgetting'. Got None."):
+        InfoUtilProcessor(teacher, config(method="forgetting"), 16)
+    assert not (tmp_path / "run").exists()
+
+
 def test_rded_strides_its_tiles_over_the_images(config, tmp_path):
     distill(config(method="rded", tiles_per_image=4))
     values = columns(tmp_path / "run", 3)
@@ -221,7 +294,15 @@ def test_folders_of_one_name_and_a_folder_made_again_load_their_own_images(confi
     assert len(set(seen)) == 3
 
 
-@pytest.mark.parametrize("options", [{"crop_fraction": 0.5}, {"method": "rded", "tiles_per_image": 4}])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"crop_fraction": 0.5},
+        {"method": "rded", "tiles_per_image": 4},
+        {"method": "k_means", "views": 1},
+        {"method": "forgetting", "views": 1},
+    ],
+)
 def test_shards_of_another_size_change_nothing(config, tmp_path, options):
     runs = []
     for size in (5, 100):

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 
 from decoct.seeding import numpy_generator
-from decoct.synthesis.coresets import herding, k_center
+from decoct.synthesis.coresets import herding, k_center, k_means
 from decoct.synthesis.selection import draw_candidates, select_class, sort_keys
 
 
@@ -47,6 +49,50 @@ def test_coresets_of_equal_points_and_shorter_prefixes(choose):
     assert choose(np.ones((4, 3), dtype=np.float16), 4).tolist() == [0, 1, 2, 3]
     points = features()
     assert choose(points, 5).tolist() == choose(points, 20)[:5].tolist()
+
+
+def inertia(points: np.ndarray, clusters: np.ndarray) -> float:
+    """Squared distances to the mean of each cluster, summed."""
+    return sum(
+        ((points[clusters == cluster] - points[clusters == cluster].mean(0)) ** 2).sum() for cluster in set(clusters)
+    )
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_k_means_takes_the_row_nearest_to_each_centre_of_the_best_clustering(seed):
+    points = features(rows=8, width=2, seed=seed)
+    clusterings = [np.array(each) for each in itertools.product(range(3), repeat=8) if set(each) == {0, 1, 2}]
+    best = min(clusterings, key=lambda clusters: inertia(points, clusters))
+    expected = []
+    for cluster in range(3):
+        members = np.flatnonzero(best == cluster)
+        distance = np.linalg.norm(points - points[members].mean(0), axis=1)
+        expected.append((-len(members), int(distance.round(9).argmin())))  # two rows are as near to their mean
+    assert k_means(points, 3, seed=0).tolist() == [row for _, row in sorted(expected)], "largest cluster first"
+
+
+def test_k_means_follows_the_rows_and_the_seed():
+    centres = np.array([[0, 0], [10, 0], [0, 10], [10, 10]])
+    points = np.concatenate(
+        [centre + features(rows=count, width=2) for centre, count in zip(centres, (9, 5, 7, 6), strict=True)]
+    )
+    chosen = k_means(points, 4, seed=3)
+    assert np.searchsorted([9, 14, 21, 27], chosen, side="right").tolist() == [0, 2, 3, 1]
+    order = np.random.default_rng(1).permutation(len(points))
+    assert order[k_means(points[order], 4, seed=3)].tolist() == chosen.tolist()
+    spread = features(rows=200, width=8)
+    assert k_means(spread, 40, seed=0).tolist() == k_means(spread, 40, seed=0).tolist()
+    assert k_means(spread, 40, seed=0).tolist() != k_means(spread, 40, seed=1).tolist()
+    assert len(set(k_means(spread, 40, seed=0))) == 40
+
+
+def test_k_means_of_equal_rows_and_of_all_rows():
+    assert sorted(k_means(np.ones((4, 3), dtype=np.float16), 3, seed=0)) == [0, 1, 2]
+    points = features(rows=6)
+    assert sorted(k_means(points, 6, seed=0)) == list(range(6))
+    assert k_means(points, 1, seed=0).tolist() == [np.linalg.norm(points - points.mean(0), axis=1).argmin()]
+    twice = np.array([[0.0], [0.0], [9.0]])
+    assert sorted(k_means(twice, 3, seed=0)) == [0, 1, 2], "centres that share a row"
 
 
 def test_candidates_are_drawn_per_class_and_sorted():
@@ -105,8 +151,24 @@ def test_diverse_selection_chooses_from_the_best(selection, choose, factor, pool
     assert chosen.crops.tolist() == crops[expected].tolist()
 
 
-def test_equal_scores_go_to_the_lower_row():
+@pytest.mark.parametrize(("factor", "pool"), [(0.0, 20), (2.5, 10)])
+def test_k_means_chooses_from_the_best_with_its_seed(factor, pool):
+    generator = np.random.default_rng(0)
+    utility, described = generator.normal(size=(20, 3)), generator.normal(size=(20, 3, 4))
+    best, crops = np.argsort(utility.min(1))[:pool], utility.argmin(1)
+    for seed in (0, 1):
+        chosen = select_class(
+            utility, lambda rows, crops: described[rows, crops], 4, "lowest", 0.5, "k_means", factor, seed=seed
+        )
+        assert chosen.rows.tolist() == best[k_means(described[best, crops[best]], 4, seed)].tolist()
+        assert chosen.crops.tolist() == crops[chosen.rows].tolist()
+
+
+def test_equal_scores_go_to_the_lower_row_or_as_told():
     assert select_class(np.zeros((5, 2)), no_features, 3, "highest", 0.5, "top", 3.0).rows.tolist() == [0, 1, 2]
+    counts, draw = np.array([[2.0], [7.0], [2.0], [0.0], [2.0]]), np.array([3, 0, 1, 4, 2])
+    chosen = select_class(counts, no_features, 4, "highest", 0.5, "top", 3.0, tie_break=draw)
+    assert chosen.rows.tolist() == [1, 2, 4, 0]
 
 
 def test_too_few_candidates_are_an_error():

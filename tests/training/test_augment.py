@@ -4,9 +4,12 @@ import torch
 
 from decoct.data.crops import random_resized_boxes
 from decoct.training.augment import (
+    add_lighting,
+    color_jitter_choices,
     crop_and_flip,
     cutmix,
     cutmix_box,
+    jitter_colors,
     shuffle_tiles,
     tile_orders,
     tile_shares,
@@ -103,3 +106,49 @@ def test_crop_and_flip_cuts_whole_pixels_exactly():
     torch.testing.assert_close(crop_and_flip(pixels, boxes, flips)[0], pixels[0])
     torch.testing.assert_close(crop_and_flip(pixels, boxes, flips)[1], pixels[1].flip(-1))
     assert torch.equal(crop_and_flip(pixels, None, flips)[1], pixels[1].flip(-1))
+
+
+def grey_of(image: np.ndarray) -> np.ndarray:
+    return 0.299 * image[0] + 0.587 * image[1] + 0.114 * image[2] if len(image) == 3 else image[0]
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_colors_are_jittered_as_image_by_image(channels):
+    pixels = torch.rand(24, channels, 6, 6, dtype=torch.float64)
+    shares, orders = color_jitter_choices(np.random.default_rng(0), 24, 0.4)
+    jittered = jitter_colors(pixels, shares.double(), orders)
+    for row in range(24):
+        image = pixels[row].numpy().copy()
+        for change in orders[row].tolist():
+            share = float(shares[row, change])
+            if change == 0:
+                image = (1 - share) * image
+            elif change == 1:
+                image = (1 - share) * image + share * grey_of(image).mean()
+            else:
+                image = (1 - share) * image + share * grey_of(image)
+        np.testing.assert_allclose(jittered[row].numpy(), image, rtol=1e-6, atol=1e-7)
+    assert jittered.max() > 1  # not clamped
+
+
+def test_choices_of_color_jitter_are_uniform_and_in_all_orders():
+    shares, orders = color_jitter_choices(np.random.default_rng(3), 3000, 0.4)
+    assert shares.shape == orders.shape == (3000, 3)
+    assert float(shares.min()) == pytest.approx(-0.4, abs=0.01) and float(shares.max()) == pytest.approx(0.4, abs=0.01)
+    np.testing.assert_allclose(shares.mean(dim=0).numpy(), 0, atol=0.02)
+    _, counts = np.unique(orders.numpy(), axis=0, return_counts=True)
+    assert len(counts) == 6 and counts.min() > 3000 / 6 * 0.8
+
+
+def test_lighting_adds_one_colour_along_the_principal_ones():
+    directions = np.array([[-0.5675, 0.7192, 0.4009], [-0.5808, -0.0045, -0.8140], [-0.5836, -0.6948, 0.4203]])
+    np.testing.assert_allclose(directions.T @ directions, np.eye(3), atol=1e-3)
+    deviations = [0.2175, 0.0188, 0.0045]
+    pixels, strengths = torch.rand(7, 3, 4, 4), torch.randn(7, 3)
+    lit = add_lighting(pixels, strengths)
+    for row in range(7):
+        colour = sum(directions[:, k] * deviations[k] * float(strengths[row, k]) for k in range(3))
+        expected = pixels[row].numpy() + colour[:, None, None]
+        np.testing.assert_allclose(lit[row].numpy(), expected, rtol=1e-5, atol=1e-6)
+    grey = torch.rand(2, 1, 4, 4)
+    assert torch.equal(add_lighting(grey, strengths[:2]), grey)

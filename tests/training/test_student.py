@@ -11,7 +11,8 @@ from decoct.evaluation.distilled import DistilledSet
 from decoct.evaluation.metrics import accuracy
 from decoct.evaluation.protocols import load_protocol
 from decoct.models.zoo import build_classifier
-from decoct.training.student import StudentBatches, soft_label_loss, train_student
+from decoct.training.student import soft_label_loss, train_student
+from decoct.training.student_batches import StudentBatches
 
 CLASSES, SIDE, VIEWS = 3, 16, 4
 CPU = torch.device("cpu")
@@ -98,10 +99,40 @@ def test_loss_against_a_loop():
     assert soft_label_loss(logits, target, 20.0).item() == pytest.approx(expected, rel=1e-4)
 
 
-def test_loss_of_hard_labels_is_the_cross_entropy():
-    logits, labels = torch.randn(6, 5), torch.tensor([0, 1, 2, 3, 4, 0])
-    one_hot = nn.functional.one_hot(labels, 5).float()
-    torch.testing.assert_close(soft_label_loss(logits, one_hot, 1.0), nn.functional.cross_entropy(logits, labels))
+@pytest.mark.parametrize("temperature", [1.0, 4.0, 20.0])
+def test_loss_is_pytorchs_divergence_without_the_square_of_the_temperature(temperature):
+    logits, target = torch.randn(9, 7), torch.randn(9, 7).softmax(dim=1)
+    reference = nn.KLDivLoss(reduction="batchmean")(nn.functional.log_softmax(logits / temperature, dim=1), target)
+    torch.testing.assert_close(soft_label_loss(logits, target, temperature), reference)
+
+
+class FixedLogits(nn.Module):
+    """Its logits do not depend on the image, so that a step's loss is known."""
+
+    def __init__(self, logits):
+        super().__init__()
+        self.logits = nn.Parameter(logits)
+
+    def forward(self, pixels):
+        return self.logits.expand(len(pixels), -1)
+
+
+@pytest.mark.parametrize("name", ["rded_kd", "minimax_hard", "igds_adam"])
+def test_hard_labels_are_trained_with_the_mixed_cross_entropies(name):
+    """The loss of a mixed step is kept * CE(label) + (1 - kept) * CE(label of the partner), as in IDC."""
+    protocol = dataclasses.replace(load_protocol(name), learning_rate=1e-9, temperature=7.0)
+    distilled, logits = make_set(ipc=6), torch.tensor([0.3, -1.0, 2.0])
+    losses = train_student(FixedLogits(logits), distilled, protocol, "hard", seed=5, epochs=1)
+    batches = StudentBatches(distilled, protocol, "hard", seed=5, device=CPU)
+    one_by_one, mixed = [], 0
+    for _, target in batches.epoch(0):
+        for row in target:
+            members = row.nonzero().flatten()
+            mixed += len(members) == 2
+            entropy = [nn.functional.cross_entropy(logits, member) * row[member] for member in members]
+            one_by_one.append(float(sum(entropy)))
+    assert mixed > 3
+    assert losses == pytest.approx([sum(one_by_one) / len(one_by_one)], rel=1e-5)
 
 
 def test_cutmix_mixes_labels_by_the_pixels_that_were_mixed(protocol):
@@ -131,7 +162,7 @@ def test_tiles_and_their_labels_are_shuffled_and_cropped_together(protocol):
         tiles_per_image=4,
         manifest={**distilled.manifest, "label_names": list("abcd"), "image_size": side},
     )
-    plain = dataclasses.replace(protocol, cutmix_alpha=0.0)
+    plain = dataclasses.replace(protocol, cutmix_probability=0.0)
     pixels, target = collect(StudentBatches(distilled, plain, "tiles", seed=0, device=CPU, rrc_scale=0.2), 0)
     torch.testing.assert_close(target.sum(dim=1), torch.ones(count))
     torch.testing.assert_close(pixels.mean(dim=(1, 2, 3)), target @ greys.float() / 255, atol=0.01, rtol=0)
@@ -141,7 +172,7 @@ def test_tiles_and_their_labels_are_shuffled_and_cropped_together(protocol):
 
 def test_one_tile_is_never_cropped_unless_asked(protocol):
     distilled = make_set()
-    plain = dataclasses.replace(protocol, cutmix_alpha=0.0, flip=0.0)
+    plain = dataclasses.replace(protocol, cutmix_probability=0.0, flip=0.0)
     pixels, _ = collect(StudentBatches(distilled, plain, "tiles", seed=0, device=CPU), 0)
     whole = {image.numpy().tobytes() for image in distilled.images.float() / 255}
     assert {image.contiguous().numpy().tobytes() for image in pixels} == whole
@@ -151,7 +182,7 @@ def test_one_tile_is_never_cropped_unless_asked(protocol):
 
 def test_views_are_replayed_exactly_and_equally_often(protocol):
     distilled = make_set()
-    assert protocol.cutmix_alpha > 0  # stored views are not mixed all the same
+    assert protocol.cutmix_probability == 1  # stored views are not mixed all the same
     batches = StudentBatches(distilled, protocol, "views", seed=3, device=CPU)
     labels = (distilled.view_logits.float() / protocol.temperature).softmax(dim=-1)
     images = distilled.images.float() / 255
@@ -170,13 +201,54 @@ def test_views_are_replayed_exactly_and_equally_often(protocol):
     assert seen[: len(images) * VIEWS] != seen[len(images) * VIEWS :]
 
 
-def test_augmentation_does_not_depend_on_the_batch(protocol):
+@pytest.mark.parametrize(("name", "labels"), [("rded_kd", "tiles"), ("minimax_hard", "hard"), ("igds_adam", "hard")])
+def test_augmentation_does_not_depend_on_the_batch(name, labels):
     distilled = make_set(ipc=6, tiles=4)
-    plain = dataclasses.replace(protocol, cutmix_alpha=0.0)
+    plain = dataclasses.replace(load_protocol(name), cutmix_probability=0.0)
     small = dataclasses.replace(plain, batch_sizes={1: 5})
-    whole = collect(StudentBatches(distilled, plain, "tiles", seed=0, device=CPU), 2)
-    parts = collect(StudentBatches(distilled, small, "tiles", seed=0, device=CPU), 2)
+    whole = collect(StudentBatches(distilled, plain, labels, seed=0, device=CPU), 2)
+    parts = collect(StudentBatches(distilled, small, labels, seed=0, device=CPU), 2)
     torch.testing.assert_close(whole, parts)
+    again = collect(StudentBatches(distilled, plain, labels, seed=0, device=CPU), 3)
+    assert not torch.equal(whole[0], again[0])
+
+
+def test_colours_change_only_where_the_protocol_says():
+    """A grey image stays grey under jitter, and gets a colour of its own from lighting alone."""
+    distilled = make_set(ipc=6)
+    grey = torch.full_like(distilled.images, 100)
+    distilled = dataclasses.replace(distilled, images=grey)
+    base = dataclasses.replace(load_protocol("minimax_hard"), cutmix_probability=0.0)
+
+    def pixels(**changes):
+        return collect(StudentBatches(distilled, dataclasses.replace(base, **changes), "hard", seed=0, device=CPU), 0)[
+            0
+        ]
+
+    torch.testing.assert_close(pixels(color_jitter=0.0, lighting=0.0), grey.float() / 255)
+    jittered = pixels(lighting=0.0)
+    torch.testing.assert_close(jittered[:, 0], jittered[:, 1])
+    levels = jittered[:, 0, 0, 0] / (100 / 255)
+    assert levels.min() > 0.6 and levels.max() < 1.4 and levels.std() > 0.1
+    lit = pixels(color_jitter=0.0) - grey.float() / 255
+    assert (lit.flatten(2).std(dim=2) < 1e-6).all() and len(lit[:, 0, 0, 0].unique()) == len(grey)
+
+
+def test_cutmix_comes_as_often_as_its_probability():
+    distilled = make_set(ipc=6)
+    half = dataclasses.replace(load_protocol("igds_adam"), cutmix_probability=0.5, batch_sizes={1: 18})
+    batches = StudentBatches(distilled, half, "hard", seed=0, device=CPU)
+    mixed = sum(bool(((target > 0) & (target < 1)).any()) for e in range(200) for _, target in batches.epoch(e))
+    assert 60 < mixed < 130  # a box can be empty, so a little less than half
+
+
+def test_tiles_are_shuffled_only_where_the_protocol_says(protocol):
+    distilled = make_set(tiles=4)
+    for shuffled in (True, False):
+        plain = dataclasses.replace(protocol, cutmix_probability=0.0, flip=0.0, rrc_scale=1.0, shuffle_tiles=shuffled)
+        pixels, _ = collect(StudentBatches(distilled, plain, "hard", seed=0, device=CPU), 0)
+        whole = {image.numpy().tobytes() for image in distilled.images.float() / 255}
+        assert ({image.contiguous().numpy().tobytes() for image in pixels} == whole) != shuffled
 
 
 @pytest.mark.parametrize("labels", ["hard", "tiles", "views", "online"])
@@ -212,15 +284,103 @@ def test_training_leaves_the_callers_random_state_alone(protocol):
     assert torch.equal(torch.rand(1), expected)
 
 
-@pytest.mark.parametrize("labels", ["tiles", "online"])
-def test_batch_norm_moves_once_a_step(protocol, labels):
+@pytest.mark.parametrize("ema_decay", [0.0, 0.9])
+@pytest.mark.parametrize("labels", ["hard", "tiles", "views", "online"])
+def test_batch_norm_moves_once_a_step(protocol, labels, ema_decay):
     distilled = make_set(ipc=4)  # 12 images
-    five = dataclasses.replace(protocol, batch_sizes={1: 5})
+    five = dataclasses.replace(protocol, batch_sizes={1: 5}, ema_decay=ema_decay)
     student, teacher = student_of(distilled), student_of(distilled, seed=1)
-    train_student(student, distilled, five, labels, teacher, epochs=2)
+    measured = []
+
+    def look(epoch, loss, network):
+        measured.append({buffer.item() for name, buffer in network.named_buffers() if "num_batches" in name})
+
+    train_student(student, distilled, five, labels, teacher, epochs=2, on_epoch_end=look)
     tracked = [buffer.item() for name, buffer in student.named_buffers() if "num_batches_tracked" in name]
     assert tracked and set(tracked) == {2 * 3}
+    assert measured == [{3}, {6}]
     assert {buffer.item() for name, buffer in teacher.named_buffers() if "num_batches_tracked" in name} == {0}
+
+
+@pytest.mark.parametrize("name", ["rded_kd", "minimax_hard", "igds_adam"])
+def test_the_evaluated_weights_are_the_moving_average_of_every_step(name):
+    distilled, decay = make_set(ipc=6), 0.7
+    base = dataclasses.replace(load_protocol(name), batch_sizes={1: 18})  # one step an epoch
+    trajectory, averages = [], []
+
+    def weights_of(network) -> list[torch.Tensor]:
+        return [parameter.detach().clone() for parameter in network.parameters()]
+
+    plain = student_of(distilled)
+    options = {"seed": 4, "epochs": 5}
+    train_student(
+        plain, distilled, base, "hard", **options, on_epoch_end=lambda e, loss, net: trajectory.append(weights_of(net))
+    )
+    averaged = student_of(distilled)
+    train_student(
+        averaged,
+        distilled,
+        dataclasses.replace(base, ema_decay=decay),
+        "hard",
+        **options,
+        on_epoch_end=lambda e, loss, net: averages.append(weights_of(net)),
+    )
+    expected = trajectory[0]
+    for step, weights in enumerate(trajectory):
+        if step:
+            expected = [decay * old + (1 - decay) * new for old, new in zip(expected, weights, strict=True)]
+        torch.testing.assert_close(averages[step], expected, rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(weights_of(averaged), averages[-1], rtol=0, atol=0)
+    for (key, ours), (_, theirs) in zip(averaged.named_buffers(), plain.named_buffers(), strict=True):
+        assert torch.equal(ours, theirs), key  # batch norm's statistics are the trained network's
+    assert not torch.equal(weights_of(plain)[0], weights_of(averaged)[0])
+
+
+def one_parameter_loss(name: str, **changes) -> tuple[torch.Tensor, list[torch.Tensor]]:
+    """Weights of `FixedLogits` after each epoch, one step each, and the gradients' starting point."""
+    protocol = dataclasses.replace(load_protocol(name), cutmix_probability=0.0, batch_sizes={1: 12}, **changes)
+    start, seen = torch.tensor([0.3, -1.0, 2.0]), []
+    student = FixedLogits(start.clone())
+    train_student(
+        student,
+        make_set(ipc=4),
+        protocol,
+        "hard",
+        epochs=6,
+        on_epoch_end=lambda epoch, loss, network: seen.append(network.logits.detach().clone()),
+    )
+    return start, seen
+
+
+def gradient_of(weights: torch.Tensor) -> torch.Tensor:
+    """Of the mean cross-entropy of equally frequent classes."""
+    return weights.softmax(dim=0) - 1 / 3
+
+
+def test_sgd_follows_its_recursion_with_momentum_decay_and_steps():
+    weights, seen = one_parameter_loss("minimax_hard")
+    velocity = torch.zeros(3)
+    for epoch, rate in enumerate([0.01] * 4 + [0.01 * 0.2, 0.01 * 0.2**2]):  # 6 epochs: milestones 4 and 5
+        velocity = 0.9 * velocity + gradient_of(weights) + 5e-4 * weights  # one-dimensional, and it decays
+        weights = weights - rate * velocity
+        torch.testing.assert_close(seen[epoch], weights, rtol=1e-5, atol=1e-7)
+
+
+def test_adam_follows_its_recursion_at_a_fixed_rate():
+    weights, seen = one_parameter_loss("igds_adam")
+    mean, square = torch.zeros(3), torch.zeros(3)
+    for epoch in range(6):
+        gradient = gradient_of(weights)
+        mean, square = 0.9 * mean + 0.1 * gradient, 0.999 * square + 0.001 * gradient**2
+        unbiased = mean / (1 - 0.9 ** (epoch + 1)), square / (1 - 0.999 ** (epoch + 1))
+        weights = weights - 0.01 * unbiased[0] / (unbiased[1].sqrt() + 1e-8)
+        torch.testing.assert_close(seen[epoch], weights, rtol=1e-4, atol=1e-6)
+
+
+def test_epochs_follow_the_sets_ipc():
+    protocol = dataclasses.replace(load_protocol("igds_adam"), epochs={2: 5, 4: 3, 8: 2})
+    for ipc, expected in ((1, 5), (3, 3), (4, 3), (9, 2)):
+        assert len(train_student(FixedLogits(torch.zeros(3)), make_set(ipc=ipc), protocol, "hard")) == expected
 
 
 def test_a_last_batch_of_one_is_left_out_with_batch_norm_only(protocol):
@@ -262,7 +422,7 @@ def test_mixed_precision_and_callback(protocol):
         "tiles",
         epochs=2,
         mixed_precision="bf16",
-        on_epoch_end=lambda epoch, loss: seen.append((epoch, loss)),
+        on_epoch_end=lambda epoch, loss, network: seen.append((epoch, loss)),
     )
     assert seen == list(enumerate(losses)) and all(math.isfinite(loss) for loss in losses)
 
@@ -270,6 +430,9 @@ def test_mixed_precision_and_callback(protocol):
 def test_clear_errors(protocol):
     distilled = make_set()
     student = student_of(distilled)
+    for name in ("minimax_hard", "igds_adam"):
+        with pytest.raises(ValueError, match=rf"\['hard'\] under protocol '{name}'.*Got 'views'.*rded_kd"):
+            train_student(student, distilled, load_protocol(name), "views")
     with pytest.raises(ValueError, match=r"labels must be one of \['hard', 'tiles', 'views', 'online'\]. Got 'soft'"):
         train_student(student, distilled, protocol, "soft")
     with pytest.raises(ValueError, match="--teacher"):

@@ -65,6 +65,7 @@ def test_one_run_leaves_the_converged_teacher_and_the_early_ones(trained_teacher
     assert record["spec"]["label_names"] == ["T-shirt/top", "Trouser", "Pullover", "Dress"]
     assert record["versions"]["torch"] == torch.__version__
     assert not (trained_teacher / "checkpoints").exists()
+    assert len(load_file(trained_teacher / "forgetting.safetensors")["events"]) == 96
     for epoch in (2, 4):
         early = read_json(trained_teacher / f"epoch_{epoch}" / "training.json")
         assert early == {"epoch": epoch, "accuracy": record["epochs"][epoch - 1]["accuracy"]}

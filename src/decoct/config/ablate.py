@@ -30,6 +30,7 @@ class AblateConfig(DataConfig):
     tiles_per_image: Literal[1, 4] = option(4, "Tiles of an image (k).")
     candidates_per_class: int | None = option(300, "Images of a class that are scored, drawn by the seed. 0: all.")
     coalitions: int = option(128, "Coalitions of KernelSHAP, in complementary pairs.")
+    crop_fraction: float = option(0.5, "Side of the attribution windows as a share of the image's, below 1.")
     utility_orders: list[str] = option(
         ["highest", "lowest"], "Which gradient norms are taken first: `highest` (the paper), `lowest`, or both."
     )
@@ -48,6 +49,10 @@ class AblateConfig(DataConfig):
         super().__post_init__()
         self.candidates_per_class = self.candidates_per_class or None
         self.ipc = sorted(set(self.ipc))
+        for name in ("tables", "utility_orders", "label_teachers", "labels", "students"):
+            setattr(self, name, list(dict.fromkeys(getattr(self, name))))
+        # Windows as large as the image are all the same, whatever the attribution and its noise.
+        require(0 < self.crop_fraction < 1, "crop_fraction", "in (0, 1)", self.crop_fraction)
         for table in self.tables:
             require(table in ABLATION_TABLES, "tables", f"one of {list(ABLATION_TABLES)}", table)
         for mode in self.labels:

@@ -52,6 +52,13 @@ class EvaluateConfig(DataConfig):
     orders: int = option(5, "Random class orders (task continual).")
     target_dataset: str | None = option(None, "Hub id or folder of the dataset to fine-tune on (task transfer).")
     target_config: str | None = option(None, "Configuration name of the target dataset.")
+    target_train_split: str = option("train", "Split of the target dataset to fine-tune on.")
+    target_eval_split: str | None = option(
+        None, "Split of the target dataset to measure accuracy on. Default: `test`, else `validation`."
+    )
+    target_label_column: str | None = option(
+        None, "Column of the target dataset that holds the class labels. Default: its only ClassLabel column."
+    )
     finetune_steps: int = option(10_000, "Steps of fine-tuning (IGDS, App. G).")
     finetune_batch_size: int = option(256, "Images per step of fine-tuning (IGDS, App. G).")
     finetune_learning_rate: float = option(0.01, "Initial learning rate of fine-tuning by SGD (IGDS, App. G).")

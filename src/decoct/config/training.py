@@ -41,7 +41,12 @@ class TeacherConfig(TrainingConfig):
     output_dir: str = option(
         "runs/teacher", "Folder for the teacher: the converged one, and `epoch_N/` for early ones."
     )
-    model: str = option("convnet3", "Architecture: convnet3 … convnet6 (`_instance` for instance norm), resnet18.")
+    model: str = option(
+        "convnet3",
+        "Architecture: convnet3 … convnet6 (`_wN` sets the width), resnet18, resnet50, resnet101, resnet_ap10, vgg11 "
+        "(all with `_instance` for instance norm; ResNets with `_imagenet` for the large stem below 65 pixels), "
+        "mobilenet_v2, efficientnet_b0, swin_v2_t.",
+    )
     save_epochs: list[int] = option([10], "Epochs after which an early teacher is saved as `epoch_N/`.")
     crop_padding: int | None = option(None, "Pixels of padding for random crops. Default: an eighth of the side.")
     flip: bool = option(True, "Flip images horizontally at random.")

@@ -16,14 +16,25 @@ __all__ = ["format_plan", "seconds_per_image"]
 
 
 def format_plan(plan: list[dict[str, Any]]) -> str:
-    """A dry run's plan as plain text."""
-    lines = [
-        f"IPC {row['ipc']}, {row['student']}, {row['labels']} labels: {row['students']} students to train "
-        f"({row['done']} done), {row['images_seen']:,} images seen by each, about {row['seconds']:,.0f} s each"
-        for row in plan
-    ]
+    """A dry run's plan as plain text.
+
+    Args:
+        plan: Rows with `ipc`, `student`, `labels`, `students` (still to train), `done`, `images_seen` by each student,
+            `seconds` for each and, if they have them, `protocol` and `random` (trained on random images).
+    """
+    lines = [f"{_title(row)}: {row['students']} students to train ({row['done']} done), {_cost(row)}" for row in plan]
     total = sum(row["students"] * row["seconds"] for row in plan)
     return "\n".join([*lines, f"In all about {total:,.0f} s on one process, without measuring accuracy."])
+
+
+def _title(row: dict[str, Any]) -> str:
+    words = [f"IPC {row['ipc']}", row["student"]]
+    words += [row["protocol"]] if "protocol" in row else []
+    return ", ".join([*words, f"{row['labels']} labels", *(["random images"] if row.get("random") else [])])
+
+
+def _cost(row: dict[str, Any]) -> str:
+    return f"{row['images_seen']:,} images seen by each, about {row['seconds']:,.0f} s each"
 
 
 def seconds_per_image(
@@ -47,6 +58,6 @@ def seconds_per_image(
         device=device,
         mixed_precision=mixed_precision,
         epochs=2,
-        on_epoch_end=lambda epoch, loss: ends.append(time.perf_counter()),
+        on_epoch_end=lambda *_: ends.append(time.perf_counter()),
     )
     return (ends[1] - ends[0]) / size

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from dataclasses import dataclass, field
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from fractions import Fraction
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -12,7 +15,23 @@ from typing import Any
 import numpy as np
 import yaml
 
-__all__ = ["Protocol", "batch_size", "crop_scale", "learning_rate", "load_protocol"]
+from decoct.config import LABEL_MODES
+
+__all__ = [
+    "Protocol",
+    "batch_size",
+    "crop_scale",
+    "epoch_count",
+    "learning_rate",
+    "load_protocol",
+    "protocol_names",
+    "student_name",
+]
+
+NUMBERS = (
+    *("learning_rate", "momentum", "weight_decay", "milestone_factor", "temperature", "flip"),
+    *("cutmix_probability", "cutmix_alpha", "color_jitter", "lighting", "ema_decay"),
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,43 +40,119 @@ class Protocol:
 
     Args:
         name: Name that every result states.
-        epochs: Passes over the distilled set.
-        optimizer: `adamw`.
+        labels: Label modes it is defined for.
+        norm: Normalisation of the students, `batch` or `instance`; see `student_name`.
+        epochs: Passes over the distilled set: a number, or numbers by images per class, see `epoch_count`.
+        optimizer: `adamw`, `adam` or `sgd`.
         learning_rate: Initial learning rate of architectures that `learning_rates` does not name.
         learning_rates: Initial learning rate by architecture.
-        betas: AdamW's averaging coefficients.
-        weight_decay: Weight decay; none on one-dimensional parameters.
+        betas: Averaging coefficients of AdamW and Adam; None for SGD.
+        momentum: Of SGD.
+        weight_decay: Decoupled in AdamW, added to the gradient in Adam and SGD.
+        decay_one_dimensional: Weight decay on one-dimensional parameters (biases, norms) too.
+        schedule: `half_cosine`, `steps` or `constant`, see `learning_rate`.
+        milestones: Shares of the epochs, as fractions in words (`2/3`), where `steps` lowers the learning rate.
+        milestone_factor: What a milestone multiplies the learning rate by.
         batch_sizes: Images a step, by images per class.
-        many_classes: Number of classes from which the batch grows by `many_classes_factor`.
+        many_classes: Number of classes from which the batch grows by `many_classes_factor`; None: never.
         many_classes_factor: See `many_classes`.
-        temperature: Temperature of the soft labels and of the student's outputs.
+        temperature: Temperature of the soft labels and of the student's outputs; hard labels have none.
+        shuffle_tiles: Rearrange the tiles of mosaics.
         rrc_scale: Smallest area of a random-resized crop, in (0, 1]; None: 1 / sqrt(tiles per image).
         rrc_ratio: Aspect ratios of a random-resized crop.
         flip: Probability of a horizontal flip.
-        cutmix_alpha: CutMix draws its share from Beta(alpha, alpha); 0 turns it off.
+        color_jitter: Largest change of brightness, contrast and saturation; 0 turns it off.
+        lighting: Standard deviation of the noise along the principal colours; 0 turns it off.
+        cutmix_probability: Share of the steps with CutMix; 0 turns it off.
+        cutmix_alpha: CutMix draws its share from Beta(alpha, alpha).
+        ema_decay: Decay of the moving average of the weights, which is what is evaluated; 0: no average.
+
+    Raises:
+        ValueError: For a value outside these ranges; names the protocol and the field.
     """
 
     name: str
-    epochs: int
+    labels: tuple[str, ...]
+    norm: str
+    epochs: int | dict[int, int]
     optimizer: str
     learning_rate: float
-    learning_rates: dict[str, float] = field(default_factory=dict)
-    betas: tuple[float, float]
+    learning_rates: dict[str, float]
+    betas: tuple[float, float] | None
+    momentum: float
     weight_decay: float
+    decay_one_dimensional: bool
+    schedule: str
+    milestones: tuple[str, ...]
+    milestone_factor: float
     batch_sizes: dict[int, int]
-    many_classes: int
+    many_classes: int | None
     many_classes_factor: int
     temperature: float
+    shuffle_tiles: bool
     rrc_scale: float | None
     rrc_ratio: tuple[float, float]
     flip: float
+    color_jitter: float
+    lighting: float
+    cutmix_probability: float
     cutmix_alpha: float
+    ema_decay: float
 
     def __post_init__(self) -> None:
-        if self.optimizer != "adamw":
-            raise ValueError(f"optimizer must be one of ['adamw']. Got {self.optimizer!r} in protocol {self.name!r}.")
-        if not self.batch_sizes:
-            raise ValueError(f"batch_sizes must name at least one IPC. Got none in protocol {self.name!r}.")
+        for field in NUMBERS:
+            value = getattr(self, field)
+            self._require(isinstance(value, int | float), field, "a number, such as 0.001 or 1.0e-3", value)
+        for field, choices in (
+            ("norm", ["batch", "instance"]),
+            ("optimizer", ["adamw", "adam", "sgd"]),
+            ("schedule", ["half_cosine", "steps", "constant"]),
+        ):
+            self._require(getattr(self, field) in choices, field, f"one of {choices}", getattr(self, field))
+        known = bool(self.labels) and set(self.labels) <= set(LABEL_MODES)
+        self._require(known, "labels", f"one or more of {list(LABEL_MODES)}", list(self.labels))
+        self._require(_is_table(self.epoch_table), "epochs", "a positive number, or such by IPC", self.epochs)
+        self._require(_is_table(self.batch_sizes), "batch_sizes", "positive numbers by IPC", self.batch_sizes)
+        self._require(self.learning_rate > 0, "learning_rate", "positive", self.learning_rate)
+        self._require(self.temperature > 0, "temperature", "positive", self.temperature)
+        self._require(self.cutmix_alpha > 0, "cutmix_alpha", "positive", self.cutmix_alpha)
+        self._require(self.color_jitter >= 0, "color_jitter", "at least 0", self.color_jitter)
+        self._require(self.lighting >= 0, "lighting", "at least 0", self.lighting)
+        self._require(0 <= self.ema_decay < 1, "ema_decay", "in [0, 1)", self.ema_decay)
+        scale = self.rrc_scale
+        self._require(scale is None or 0 < scale <= 1, "rrc_scale", "in (0, 1], or null", scale)
+        self._require(
+            self.optimizer == "sgd" or self.betas is not None, "betas", f"given for {self.optimizer}", self.betas
+        )
+        fractions = all(re.fullmatch(r"\d+/[1-9]\d*", text) and 0 < Fraction(text) < 1 for text in self.milestones)
+        self._require(fractions, "milestones", "fractions of the epochs, such as 2/3", list(self.milestones))
+        stepped = self.schedule != "steps" or bool(self.milestones)
+        self._require(stepped, "milestones", "given for the schedule 'steps'", list(self.milestones))
+
+    @property
+    def epoch_table(self) -> dict[int, int]:
+        """Epochs by IPC; a single number is the table's only entry."""
+        return self.epochs if isinstance(self.epochs, dict) else {1: self.epochs}
+
+    def check_labels(self, labels: str) -> None:
+        """Raises ValueError if the protocol is not defined for a label mode, and says which protocols to take."""
+        if labels not in LABEL_MODES:
+            raise ValueError(f"labels must be one of {list(LABEL_MODES)}. Got {labels!r}.")
+        if labels not in self.labels:
+            raise ValueError(
+                f"labels must be one of {list(self.labels)} under protocol {self.name!r}, which is defined for no "
+                f"others. Got {labels!r}. Protocols for it: {', '.join(_names_with(labels))}."
+            )
+
+    def _require(self, condition: bool, field: str, expected: str, got: Any) -> None:
+        if not condition:
+            raise ValueError(f"{field} of protocol {self.name!r} must be {expected}. Got {got!r}.")
+
+
+def protocol_names() -> list[str]:
+    """The protocols that come with the package, in alphabetical order."""
+    folder = files("decoct.presets") / "protocols"
+    return sorted(entry.name.removesuffix(".yaml") for entry in folder.iterdir() if entry.name.endswith(".yaml"))
 
 
 def load_protocol(name_or_path: str | Path) -> Protocol:
@@ -66,43 +161,58 @@ def load_protocol(name_or_path: str | Path) -> Protocol:
     Raises:
         ValueError: If there is no such protocol or file, or its fields are not a protocol's.
     """
-    folder = files("decoct.presets") / "protocols"
-    names = sorted(entry.name.removesuffix(".yaml") for entry in folder.iterdir() if entry.name.endswith(".yaml"))
+    names = protocol_names()
     if str(name_or_path) in names:
-        text = (folder / f"{name_or_path}.yaml").read_text(encoding="utf-8")
+        text = (files("decoct.presets") / "protocols" / f"{name_or_path}.yaml").read_text(encoding="utf-8")
     elif Path(name_or_path).is_file():
         text = Path(name_or_path).read_text(encoding="utf-8")
     else:
         raise ValueError(f"protocol must be one of {names} or a YAML file. Got {str(name_or_path)!r}.")
-    values: dict[str, Any] = yaml.safe_load(text)
+    values: Any = yaml.safe_load(text)
     expected = {field.name for field in dataclasses.fields(Protocol)}
-    wrong = sorted(set(values) ^ expected)
+    wrong = sorted(set(values) ^ expected) if isinstance(values, dict) else sorted(expected)
     if wrong:
         raise ValueError(
             f"Protocol {name_or_path} must have the fields {sorted(expected)}. Missing or unknown: {wrong}."
         )
-    values["betas"], values["rrc_ratio"] = tuple(values["betas"]), tuple(values["rrc_ratio"])
-    return Protocol(**values)
+    pairs = {name: None if values[name] is None else tuple(values[name]) for name in ("betas", "rrc_ratio")}
+    words = {name: tuple(map(str, values[name])) for name in ("labels", "milestones")}
+    return Protocol(**{**values, **pairs, **words})
+
+
+def epoch_count(protocol: Protocol, ipc: int) -> int:
+    """Epochs at an IPC: the table's first entry whose IPC is at least this one; beyond its last entry, the last."""
+    table = sorted(protocol.epoch_table.items())
+    return next((epochs for entry, epochs in table if entry >= ipc), table[-1][1])
 
 
 def learning_rate(protocol: Protocol, epoch: int, epochs: int, architecture: str | None = None) -> float:
-    """Learning rate of an epoch: lr * 0.5 * (1 + cos(pi * epoch / epochs / 2)) (RDED, validation/main.py).
+    """Learning rate of an epoch.
+
+    `half_cosine`: lr * 0.5 * (1 + cos(pi * epoch / epochs / 2)), which ends at half (RDED, validation/main.py).
+    `steps`: lr times `milestone_factor` per milestone reached, at `floor(share * epochs)` (IDC, train.py).
+    `constant`: lr.
 
     Args:
         protocol: Gives the initial learning rate of the architecture.
         epoch: 0 to `epochs` - 1.
         epochs: Epochs of the whole training.
-        architecture: Name of the student; None takes the protocol's general learning rate.
+        architecture: Name of the student, with or without `_instance`; None takes the general learning rate.
     """
-    initial = protocol.learning_rates.get(architecture or "", protocol.learning_rate)
-    return initial * 0.5 * (1 + math.cos(math.pi * epoch / epochs / 2))
+    initial = protocol.learning_rates.get((architecture or "").removesuffix("_instance"), protocol.learning_rate)
+    if protocol.schedule == "half_cosine":
+        return initial * 0.5 * (1 + math.cos(math.pi * epoch / epochs / 2))
+    if protocol.schedule == "steps":
+        reached = sum(epoch >= math.floor(Fraction(share) * epochs) for share in protocol.milestones)
+        return initial * protocol.milestone_factor**reached
+    return initial
 
 
 def batch_size(protocol: Protocol, ipc: int, classes: int, images: int) -> int:
     """Images a step: the table's value, linear between its IPCs and constant outside, at most the set's size."""
     table = sorted(protocol.batch_sizes.items())
     size = round(float(np.interp(ipc, [row[0] for row in table], [row[1] for row in table])))
-    if classes >= protocol.many_classes:
+    if protocol.many_classes is not None and classes >= protocol.many_classes:
         size *= protocol.many_classes_factor
     return min(size, images)
 
@@ -110,3 +220,30 @@ def batch_size(protocol: Protocol, ipc: int, classes: int, images: int) -> int:
 def crop_scale(protocol: Protocol, tiles_per_image: int) -> float:
     """Smallest area of a random-resized crop as a share of the image's: 1 / sqrt(tiles) unless the protocol sets it."""
     return protocol.rrc_scale if protocol.rrc_scale is not None else 1 / math.sqrt(tiles_per_image)
+
+
+def student_name(protocol: Protocol, name: str) -> str:
+    """The architecture under the protocol's normalisation.
+
+    `convnet3` is `convnet3_instance` under a protocol with instance norm; architectures without such a variant, and
+    those whose name has a norm already, stay as they are.
+    """
+    # Here and not above, because networks take seconds to import and protocols are read without them.
+    from decoct.models.zoo import ARCHITECTURES
+
+    stem, _, width = name.partition("_w")
+    variant = f"{stem}_instance"
+    if protocol.norm != "instance" or variant not in ARCHITECTURES:
+        return name
+    return f"{variant}_w{width}" if width else variant
+
+
+def _is_table(values: Any) -> bool:
+    """Whether these are positive whole numbers by positive whole numbers."""
+    numbers = [*values, *values.values()] if isinstance(values, Mapping) else []
+    return bool(numbers) and all(isinstance(number, int) and number >= 1 for number in numbers)
+
+
+def _names_with(labels: str) -> list[str]:
+    """The package's protocols that are defined for a label mode."""
+    return [name for name in protocol_names() if labels in load_protocol(name).labels]

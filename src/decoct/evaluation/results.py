@@ -1,17 +1,51 @@
-"""Result records: from the accuracies of single students to results.json and a table."""
+"""Result records: from the accuracies of single students to results.json, tables and a verdict in words."""
 
 from __future__ import annotations
 
+import math
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from decoct.run_folder import read_json, write_json
 
-__all__ = ["format_table", "mean_and_std", "merge_records", "read_results"]
+__all__ = [
+    "SETTING_FIELDS",
+    "format_table",
+    "group_by_setting",
+    "is_accuracy_record",
+    "mean_and_std",
+    "merge_records",
+    "method_name",
+    "percent",
+    "read_results",
+    "require_one_setting",
+    "setting_of",
+    "standard_error",
+    "verdict",
+]
 
-COLUMNS = ("method", "k", "IPC", "student", "protocol", "labels", "epoch", "teacher %", "accuracy %", "seeds")
+Record = Mapping[str, Any]
+
+# What all numbers of a table share, in the order of `setting_of`.
+SETTING_FIELDS = ("dataset", "protocol", "labels", "epoch rule")
+
+COLUMNS = ("method", "k", "IPC", "student", "teacher %", "accuracy %", "seeds", "random %", "difference")
+METHOD_NAMES = {
+    "infoutil": "InfoUtil",
+    "igds": "IGDS",
+    "rded": "RDED",
+    "random": "random images",
+    "herding": "herding",
+    "k_center": "k-center",
+    "k_means": "k-means",
+    "forgetting": "forgetting",
+}
+NEEDED = ("dataset", "method", "ipc", "student", "protocol", "labels", "epoch", "accuracy_mean", "seeds")
+
+# Differences of fewer standard errors than this are called level.
+LEVEL = 2.0
 
 
 def mean_and_std(values: Sequence[float]) -> tuple[float, float]:
@@ -44,47 +78,142 @@ def merge_records(file: Path, records: Iterable[dict[str, Any]]) -> None:
     write_json(file, list(merged.values()))
 
 
-def format_table(records: Sequence[dict[str, Any]]) -> str:
-    """Records as plain text, one table per dataset, protocol (with overrides) and epoch rule: these are never mixed."""
-    groups: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
+# Settings
+
+
+def is_accuracy_record(record: Record) -> bool:
+    """Whether a record is an accuracy on the distilled classes, with all that a table states."""
+    return record.get("task", "accuracy") == "accuracy" and all(key in record for key in NEEDED)
+
+
+def setting_of(record: Record) -> tuple[str, ...]:
+    """What numbers must share to stand in one table: dataset, protocol with its overrides, labels, epoch rule."""
+    overrides = record.get("overrides") or {}
+    shown = ", ".join(f"{key}={value}" for key, value in sorted(overrides.items()))
+    protocol = f"{record['protocol']} ({shown})" if shown else record["protocol"]
+    return record["dataset"], protocol, record["labels"], record["epoch"]
+
+
+def group_by_setting(records: Iterable[dict[str, Any]]) -> dict[tuple[str, ...], list[dict[str, Any]]]:
+    """Records by `setting_of`, the settings sorted and the records of each in their order."""
+    groups: dict[tuple[str, ...], list[dict[str, Any]]] = {}
     for record in records:
-        groups.setdefault((record["dataset"], _protocol(record), record["epoch"]), []).append(record)
+        groups.setdefault(setting_of(record), []).append(record)
+    return dict(sorted(groups.items()))
+
+
+def require_one_setting(records: Iterable[Record]) -> None:
+    """Raises ValueError, naming what differs, unless all records can stand in one table."""
+    columns = zip(*(setting_of(record) for record in records), strict=True)
+    different = {
+        name: values
+        for name, column in zip(SETTING_FIELDS, columns, strict=False)
+        if len(values := sorted(set(column))) > 1
+    }
+    if different:
+        shown = "; ".join(f"{name}: {', '.join(values)}" for name, values in different.items())
+        raise ValueError(
+            f"A table must hold one dataset, protocol, label mode and epoch rule, since numbers of different ones say "
+            f"nothing about each other. Got several ({shown}). Compare each setting on its own."
+        )
+
+
+# Words
+
+
+def method_name(method: str) -> str:
+    """A method as people write it: `infoutil` is InfoUtil."""
+    return METHOD_NAMES.get(method, method)
+
+
+def percent(fraction: float | None) -> str:
+    """A fraction as a percentage with one decimal; `-` for None."""
+    return "-" if fraction is None else f"{100 * fraction:.1f}"
+
+
+def standard_error(first: Sequence[float], second: Sequence[float]) -> float | None:
+    """Standard error of the difference of two means (Welch); None if a side has fewer than two values."""
+    if min(len(first), len(second)) < 2:
+        return None
+    return math.sqrt(statistics.variance(first) / len(first) + statistics.variance(second) / len(second))
+
+
+def verdict(record: Record) -> str:
+    """Whether a distilled set beats random images, by how many points, and whether the seeds' spread allows to say so.
+
+    A difference of fewer than two standard errors (`standard_error`) is called level; with one seed on a side the
+    spread is unknown, and the sentence says that.
+    """
+    method = method_name(record["method"])
+    method = method[:1].upper() + method[1:]
+    baseline = record.get("baseline")
+    if record["method"] == "random":
+        return f"{method} are the baseline themselves ({percent(record['accuracy_mean'])})."
+    if baseline is None:
+        note = record.get("baseline_note") or "none is recorded"
+        return f"{method} was not compared with random images: {note}."
+    difference = record["accuracy_mean"] - baseline["accuracy_mean"]
+    seeds = [len(record["seeds"]), len(baseline["seeds"])]
+    accuracies = f"{percent(record['accuracy_mean'])} against {percent(baseline['accuracy_mean'])}"
+    known = f"{accuracies}; {seeds[0]} and {seeds[1]} seeds"
+    error = standard_error(record["accuracies"], baseline["accuracies"])
+    points = f"{abs(100 * difference):.1f} points"
+    if error is None:
+        side = "above" if difference > 0 else "below" if difference < 0 else "from"
+        return f"{method} is {points} {side} random images ({known}; with one seed on a side the spread is unknown)."
+    errors = abs(difference) / error if error > 0 else math.inf if difference else 0.0
+    spread = f"{errors:.1f} standard errors" if error > 0 else "the seeds do not differ"
+    if errors < LEVEL:
+        shown = f"{100 * difference:+.1f} points, {known}; {spread}"
+        return f"{method} is level with random images, within {LEVEL:g} standard errors ({shown})."
+    if difference > 0:
+        return f"{method} beats random images by {points} ({known}; {spread})."
+    return f"{method} is beaten by random images by {points} ({known}; {spread})."
+
+
+# Tables
+
+
+def format_table(records: Iterable[dict[str, Any]]) -> str:
+    """Records as plain text, one table per setting (`setting_of`): different settings are never mixed.
+
+    Beside the accuracy of each set stand the accuracy of random images and the difference, in points.
+    """
     tables = []
-    for (dataset, protocol, epoch), members in sorted(groups.items()):
-        rows = sorted((_row(record) for record in members), key=_order)
-        widths = [max(len(row[column]) for row in [COLUMNS, *rows]) for column in range(len(COLUMNS))]
-        lines = [f"{dataset}, protocol {protocol}, {epoch} epoch"]
-        for row in [COLUMNS, tuple("-" * width for width in widths), *rows]:
+    groups = group_by_setting(record for record in records if is_accuracy_record(record))
+    for (dataset, protocol, labels, epoch), members in groups.items():
+        ordered = sorted(members, key=_order)
+        rows = [COLUMNS, *(_row(record) for record in ordered)]
+        widths = [max(len(row[column]) for row in rows) for column in range(len(COLUMNS))]
+        heading = f"{dataset}, protocol {protocol}, {labels} labels, {epoch} epoch"
+        lines = [" ".join(heading.split())]
+        for row in [rows[0], tuple("-" * width for width in widths), *rows[1:]]:
             lines.append("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
         tables.append("\n".join(lines))
     return "\n\n".join(tables)
 
 
-def _order(row: tuple[str, ...]) -> tuple[Any, ...]:
-    return row[3], row[5], int(row[2]), row[0], int(row[1]), row
+def _order(record: Record) -> tuple[Any, ...]:
+    return record["student"], int(record["ipc"]), record["method"], record.get("tiles", 1), str(record["seeds"])
 
 
-def _protocol(record: dict[str, Any]) -> str:
-    """The protocol's name and whatever was not trained as it says."""
-    overrides = record.get("overrides") or {}
-    shown = ", ".join(f"{key}={value}" for key, value in sorted(overrides.items()))
-    return f"{record['protocol']} ({shown})" if shown else record["protocol"]
-
-
-def _row(record: dict[str, Any]) -> tuple[str, ...]:
-    accuracy = f"{100 * record['accuracy_mean']:.1f}"
-    if len(record["seeds"]) > 1:
-        accuracy += f" ± {100 * record['accuracy_std']:.1f}"
-    teacher = record["teacher_accuracy"]
-    return (
+def _row(record: Record) -> tuple[str, ...]:
+    baseline = record.get("baseline")
+    cells = (
         record["method"],
-        str(record["tiles"]),
+        str(record.get("tiles", 1)),
         str(record["ipc"]),
         record["student"],
-        _protocol(record),
-        record["labels"],
-        record["epoch"],
-        "-" if teacher is None else f"{100 * teacher:.1f}",
-        accuracy,
+        percent(record.get("teacher_accuracy")),
+        _accuracy(record),
         str(len(record["seeds"])),
+        "-" if baseline is None else _accuracy(baseline),
+        "-" if baseline is None else f"{100 * (record['accuracy_mean'] - baseline['accuracy_mean']):+.1f}",
     )
+    return tuple(" ".join(cell.split()) for cell in cells)
+
+
+def _accuracy(record: Record) -> str:
+    """Mean and, of several seeds, standard deviation in percent."""
+    spread = f" ± {percent(record['accuracy_std'])}" if len(record["seeds"]) > 1 else ""
+    return percent(record["accuracy_mean"]) + spread

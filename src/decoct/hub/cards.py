@@ -14,12 +14,28 @@ from decoct.config import SAMPLING_FIELDS, SELECTION_FIELDS
 
 __all__ = ["dataset_card"]
 
-METHODS = {"infoutil": "InfoUtil", "igds": "IGDS", "rded": "RDED", "random": "random choice", "herding": "herding"}
+METHODS = {
+    "infoutil": "InfoUtil",
+    "igds": "IGDS",
+    "rded": "RDED",
+    "random": "random choice",
+    "herding": "herding",
+    "k_center": "k-center",
+    "k_means": "k-means",
+    "forgetting": "forgetting events",
+}
 PAPERS = {
     "infoutil": "InfoUtil: *Grounding and Enhancing Informativeness and Utility in Dataset Distillation*.",
     "igds": "IGDS: *Information-Guided Diffusion Sampling for Image Classification Dataset Distillation*.",
     "rded": "RDED: Sun, Shi, Yu and Lin, *On the Diversity and Realism of Distilled Dataset: An Efficient Dataset "
     "Distillation Paradigm*, CVPR 2024, arXiv 2312.03526.",
+    "herding": "Herding: Welling, *Herding Dynamical Weights to Learn*, ICML 2009.",
+    "k_center": "k-center: Gonzalez, *Clustering to Minimize the Maximum Intercluster Distance*, Theoretical Computer "
+    "Science 38, 1985; as a coreset: Sener and Savarese, *Active Learning for Convolutional Neural Networks: A "
+    "Core-Set Approach*, ICLR 2018, arXiv 1708.00489.",
+    "k_means": "k-means: Lloyd, *Least Squares Quantization in PCM*, IEEE Transactions on Information Theory 28, 1982.",
+    "forgetting": "Forgetting events: Toneva et al., *An Empirical Study of Example Forgetting during Deep Neural "
+    "Network Learning*, ICLR 2019, arXiv 1812.05159.",
 }
 # Settings of the machine or of the command, which do not change what the dataset is.
 NOT_SETTINGS = {"output_dir", "overwrite", "dry_run", "num_workers", "compile", "batch_size", "shard_size", "ipc"}

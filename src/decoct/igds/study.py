@@ -23,7 +23,7 @@ from decoct.data.loading import check_label_names, eval_split_name, load_split, 
 from decoct.data.tensors import PixelDataset
 from decoct.evaluation.metrics import accuracy
 from decoct.evaluation.plan import seconds_per_image
-from decoct.evaluation.protocols import load_protocol
+from decoct.evaluation.protocols import epoch_count, load_protocol, student_name
 from decoct.evaluation.results import mean_and_std
 from decoct.igds.figures import save_beta_study
 from decoct.igds.loading import label_names, load_estimator
@@ -115,18 +115,20 @@ class _Study:
         self.spec = measure_spec(self.images, config.image_size)
         self.labels = torch.tensor(self.images["label"][:], dtype=torch.int64)
         seeds = range(config.seed, config.seed + config.seeds)
-        settings = itertools.product(config.ipc, range(config.targets), config.students, seeds)
+        self.students = list(dict.fromkeys(student_name(self.protocol, name) for name in config.students))
+        settings = itertools.product(config.ipc, range(config.targets), self.students, seeds)
         self.units = [Unit(*setting) for setting in settings]
 
     def check(self) -> None:
-        """Raises ValueError for what would stop a unit later: other label names, too few images, unknown students."""
+        """Raises ValueError for what would stop a unit later: label names, label mode, too few images, students."""
         config, names = self.config, self.spec.label_names
         check_label_names(label_names(self.estimator), names, config.estimator, config.dataset)
         check_label_names(names, self.eval_images.features["label"].names, config.train_split, "the evaluation split")
         if self.teacher is not None:
             check_label_names(names, self.teacher.spec.label_names, config.dataset, str(config.teacher))
         require_class_count(self.images, max(config.ipc))
-        for student in config.students:
+        self.protocol.check_labels(config.labels)
+        for student in self.students:
             build_classifier(student, self.spec)
 
     @cached_property
@@ -188,9 +190,9 @@ class _Study:
     @property
     def overrides(self) -> dict[str, Any]:
         """What is not trained as the protocol says."""
-        config = self.config
+        config, usual = self.config, {epoch_count(self.protocol, ipc) for ipc in self.config.ipc}
         values = {
-            "epochs": None if config.epochs == self.protocol.epochs else config.epochs,
+            "epochs": None if usual == {config.epochs} else config.epochs,
             "rrc_scale": config.rrc_scale,
             "mixed_precision": None if config.mixed_precision == "no" else config.mixed_precision,
         }
@@ -229,8 +231,7 @@ class _Study:
         report = measure(self.images.select(rows.tolist()), self.estimator, config.temperature, **self.options)
         student = build_classifier(unit.student, self.spec, unit.seed)
         title = f"IPC {unit.ipc}, target {self.targets[unit.target]:.3f}, {unit.student}, seed {unit.seed}"
-        start = time.perf_counter()
-        total = config.epochs or self.protocol.epochs
+        start, total = time.perf_counter(), config.epochs or epoch_count(self.protocol, unit.ipc)
         with tqdm(total=total, desc=title, unit="epoch", disable=not self.show_progress) as bar:
             train_student(
                 student,
@@ -244,7 +245,7 @@ class _Study:
                 epochs=config.epochs,
                 rrc_scale=config.rrc_scale,
                 architecture=unit.student,
-                on_epoch_end=lambda epoch, loss: None if bar.update() else None,
+                on_epoch_end=lambda epoch, loss, network: None if bar.update() else None,
             )
         seconds = time.perf_counter() - start
         measured = accuracy(
@@ -326,7 +327,7 @@ class _Study:
             self.measure()
         missing = [unit for unit in self.units if not (scored and self.unit_file(unit).is_file())]
         rows = []
-        for ipc, student in itertools.product(config.ipc, config.students):
+        for ipc, student in itertools.product(config.ipc, self.students):
             members = [torch.nonzero(self.labels == label).flatten()[:ipc] for label in range(self.spec.num_classes)]
             subset = distilled_set(self.images, torch.cat(members), self.spec)
             network, teacher = build_classifier(student, self.spec), self.online_teacher
@@ -334,7 +335,7 @@ class _Study:
                 network, subset, self.protocol, config.labels, teacher, self.device, config.mixed_precision
             )
             left = sum((unit.ipc, unit.student) == (ipc, student) for unit in missing)
-            seen = len(subset) * (config.epochs or self.protocol.epochs)
+            seen = len(subset) * (config.epochs or epoch_count(self.protocol, ipc))
             rows.append(
                 {
                     "ipc": ipc,

@@ -86,9 +86,10 @@ class InfoUtilProcessor:
         config: The run's settings.
         batch_size: Images per forward pass. Default: the fastest of a short calibration.
         reference: What `gradient_flow` compares with; required for that score alone.
+        forgetting: Score of each image by its source index (`forgetting_scores`); required for `forgetting` alone.
 
     Raises:
-        ValueError: If `gradient_flow` lacks its reference.
+        ValueError: If `gradient_flow` lacks its reference, or `forgetting` its scores.
     """
 
     def __init__(
@@ -97,10 +98,13 @@ class InfoUtilProcessor:
         config: DistillConfig,
         batch_size: int | None = None,
         reference: Reference | None = None,
+        forgetting: np.ndarray | None = None,
     ) -> None:
         if config.utility == "gradient_flow" and reference is None:
             raise ValueError("reference must be given for utility 'gradient_flow'. Got None.")
-        self.teacher, self.config, self.reference = teacher, config, reference
+        if config.utility == "forgetting" and forgetting is None:
+            raise ValueError("forgetting must be given for utility 'forgetting'. Got None.")
+        self.teacher, self.config, self.reference, self.forgetting = teacher, config, reference, forgetting
         self.side = teacher.spec.image_size
         self.batch_size = batch_size or calibrated_batch_size(teacher, config.mixed_precision)
         # A window as large as the image needs no heat map; the chosen images get theirs at the end.
@@ -183,6 +187,8 @@ class InfoUtilProcessor:
         if config.utility == "random":
             drawn = [numpy_generator(config.seed, "utility", row).random() for row in source]
             scores = [torch.tensor(drawn)[rows].float()]
+        elif config.utility == "forgetting" and self.forgetting is not None:
+            scores = [torch.from_numpy(self.forgetting[source])[rows].float()]
         first = torch.tensor([0, *(len(unique) for unique, _ in distinct)])[:-1].cumsum(0)
         index = torch.stack([offset + inverse for offset, (_, inverse) in zip(first, distinct, strict=True)])
         return torch.cat(scores)[index], torch.cat(features)[index]
@@ -200,7 +206,7 @@ class InfoUtilProcessor:
         score = features = torch.zeros(len(crops), 0)
         if config.utility == "grad_norm":
             score = grad_norm(self.teacher, crops, labels, min(self.batch_size, 64), DTYPES.get(config.mixed_precision))
-        if config.selection == "top" and config.utility in ("grad_norm", "random"):
+        if config.selection == "top" and config.utility in ("grad_norm", "random", "forgetting"):
             return score, features
         with torch.no_grad(), autocast(self.teacher.device, config.mixed_precision):
             features, logits = (part.float() for part in self.teacher.features_and_logits(crops))

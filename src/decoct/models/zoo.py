@@ -13,7 +13,9 @@ from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageClassi
 from decoct.data.spec import ImageSpec
 from decoct.models.classifier import Classifier
 from decoct.models.convnet import ConvNetConfig, ConvNetForImageClassification
+from decoct.models.published import PUBLISHED, train_as_published
 from decoct.models.resnet import BasicResNetConfig, BasicResNetForImageClassification
+from decoct.models.vgg import VGGConfig, VGGForImageClassification
 from decoct.seeding import item_seed
 
 __all__ = ["ARCHITECTURES", "build_classifier", "image_settings", "load_classifier", "processor_side"]
@@ -22,11 +24,21 @@ AutoConfig.register(ConvNetConfig.model_type, ConvNetConfig)
 AutoModelForImageClassification.register(ConvNetConfig, ConvNetForImageClassification)
 AutoConfig.register(BasicResNetConfig.model_type, BasicResNetConfig)
 AutoModelForImageClassification.register(BasicResNetConfig, BasicResNetForImageClassification)
+AutoConfig.register(VGGConfig.model_type, VGGConfig)
+AutoModelForImageClassification.register(VGGConfig, VGGForImageClassification)
 
+RESNETS: dict[str, dict[str, Any]] = {
+    "resnet18": {"block": "basic", "depths": (2, 2, 2, 2)},
+    "resnet50": {"block": "bottleneck", "depths": (3, 4, 6, 3)},
+    "resnet101": {"block": "bottleneck", "depths": (3, 4, 23, 3)},
+    "resnet_ap10": {"block": "basic", "depths": (1, 1, 1, 1), "downsampling": "average"},
+}
 ARCHITECTURES = (
     *(f"convnet{depth}{norm}" for depth in (3, 4, 5, 6) for norm in ("", "_instance")),
-    "resnet18",
-    "resnet18_imagenet",
+    *(f"{resnet}{stem}{norm}" for resnet in RESNETS for stem in ("", "_imagenet") for norm in ("", "_instance")),
+    "vgg11",
+    "vgg11_instance",
+    *PUBLISHED,
 )
 
 
@@ -34,29 +46,37 @@ def build_classifier(name: str, spec: ImageSpec, seed: int = 0) -> Classifier:
     """A new network whose weights follow from the seed alone.
 
     Args:
-        name: One of `ARCHITECTURES`. `resnet18` has the small stem up to 64 px and the ImageNet stem above;
-            `resnet18_imagenet` has the ImageNet stem at any size. An optional `_wN` sets a ConvNet's width.
+        name: One of `ARCHITECTURES`. ResNets have the small stem up to 64 px and the ImageNet stem above; `_imagenet`
+            takes the ImageNet stem at any size. An optional `_wN` sets a ConvNet's width.
         spec: The images the network is for; kept in its config.
         seed: Seed of the initial weights.
 
     Raises:
-        ValueError: If the name is unknown, or the network is too deep for the images.
+        ValueError: If the name is unknown, or the images are too small for the network.
     """
-    labels = image_settings(spec)
-    convnet = re.fullmatch(r"convnet([3-6])(_instance)?(?:_w(\d+))?", name)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(item_seed(seed, "weights", name))
-        model: PreTrainedModel
-        if convnet:
-            norm = "instance" if convnet[2] else "batch"
-            config = ConvNetConfig(depth=int(convnet[1]), width=int(convnet[3] or 128), norm=norm, **labels)
-            model = ConvNetForImageClassification(config)
-        elif name in ("resnet18", "resnet18_imagenet"):
-            stem = "small" if name == "resnet18" and spec.image_size <= 64 else "imagenet"
-            model = BasicResNetForImageClassification(BasicResNetConfig(stem=stem, **labels))
-        else:
-            raise ValueError(f"model must be one of {list(ARCHITECTURES)}. Got {name!r}.")
+        model = _build(name, image_settings(spec))
+    train_as_published(model)
     return Classifier(model, spec, name)
+
+
+def _build(name: str, settings: dict[str, Any]) -> PreTrainedModel:
+    """A network by name, with weights from the global generator."""
+    norm = "instance" if "_instance" in name else "batch"
+    if convnet := re.fullmatch(r"convnet([3-6])(?:_instance)?(?:_w(\d+))?", name):
+        config = ConvNetConfig(depth=int(convnet[1]), width=int(convnet[2] or 128), norm=norm, **settings)
+        return ConvNetForImageClassification(config)
+    if resnet := re.fullmatch(rf"({'|'.join(RESNETS)})(_imagenet)?(?:_instance)?", name):
+        stem = "small" if settings["image_size"] <= 64 and not resnet[2] else "imagenet"
+        return BasicResNetForImageClassification(
+            BasicResNetConfig(**RESNETS[resnet[1]], stem=stem, norm=norm, **settings)
+        )
+    if name in ("vgg11", "vgg11_instance"):
+        return VGGForImageClassification(VGGConfig(norm=norm, **settings))
+    if name in PUBLISHED:
+        return PUBLISHED[name](settings)
+    raise ValueError(f"model must be one of {list(ARCHITECTURES)}. Got {name!r}.")
 
 
 def image_settings(spec: ImageSpec) -> dict[str, Any]:
@@ -96,17 +116,18 @@ def load_classifier(name_or_path: str | Path, trust_remote_code: bool = False) -
             f"teacher must be an existing folder or a Hub id 'user/name'. Got {str(name_or_path)!r}: {where} cannot be "
             f"loaded: {error}"
         ) from error
+    train_as_published(model)
     classifier = Classifier(model, _spec_of(model, name_or_path, trust_remote_code), str(name_or_path))
     return classifier.eval().requires_grad_(False)
 
 
 def _spec_of(model: PreTrainedModel, name_or_path: str | Path, trust_remote_code: bool) -> ImageSpec:
-    """The spec in a decoct network's config, or else in the checkpoint's image processor."""
+    """The spec that `image_settings` left in the config, or else what the checkpoint's image processor says."""
     config: Any = model.config
     names = tuple(config.id2label[index] for index in range(config.num_labels))
-    if isinstance(config, ConvNetConfig | BasicResNetConfig):
-        mean, std = tuple(config.image_mean), tuple(config.image_std)
-        return ImageSpec(config.image_size, config.num_channels, mean, std, names)
+    mean, std = getattr(config, "image_mean", None), getattr(config, "image_std", None)
+    if mean is not None and std is not None:
+        return ImageSpec(int(config.image_size), config.num_channels, tuple(mean), tuple(std), names)
     try:
         processor = AutoImageProcessor.from_pretrained(name_or_path, trust_remote_code=trust_remote_code)
     except (OSError, ValueError) as error:

@@ -24,6 +24,7 @@ from decoct.synthesis.run import DistillRun
 from decoct.synthesis.selection import draw_candidates
 from decoct.synthesis.shards import run_shards
 from decoct.synthesis.tiles import Mosaics, Tile, cut_mosaics, images_of, select_tiles
+from decoct.training.forgetting import check_forgetting_events, forgetting_scores
 from decoct.training.processes import close, open_accelerator
 
 __all__ = ["InfoUtil", "distill", "distill_images"]
@@ -125,8 +126,9 @@ def candidates_of(config: DistillConfig, images: Dataset, teacher: Classifier) -
     """The images that are scored: at most `candidates_per_class` of each class, drawn by the seed.
 
     Raises:
-        ValueError: If teacher and dataset have different label names, the images do not divide into tiles, or a class
-            has fewer candidates than the tiles that are asked for.
+        ValueError: If teacher and dataset have different label names, the images do not divide into tiles, a class has
+            fewer candidates than the tiles that are asked for, or the forgetting events that should score them are not
+            in the teacher's folder.
     """
     spec, names = teacher.spec, images.features["label"].names
     check_label_names(spec.label_names, names, f"the teacher {teacher.name}", f"the dataset {config.dataset}")
@@ -141,6 +143,8 @@ def candidates_of(config: DistillConfig, images: Dataset, teacher: Classifier) -
                 f"Class {name!r} must have at least {needed} candidates for {config.tiles_per_image} tiles x IPC "
                 f"{max(config.ipc)}. Got {found}. Lower --ipc, or raise --candidates_per_class (0: all images)."
             )
+    if config.utility == "forgetting":
+        check_forgetting_events(teacher.name, images)
     generators = [numpy_generator(config.seed, "candidates", label) for label in range(len(names))]
     rows = draw_candidates(np.asarray(images["label"][:]), len(names), limit, generators)
     return images.select(rows)
@@ -162,7 +166,8 @@ def score(
         chosen = candidates.select(np.sort(generator.choice(len(candidates), count, replace=False)))
         pixels = to_pixels(chosen["image"][:], teacher.spec.image_size, teacher.spec.channels)
         reference = reference_of(teacher, pixels, np.asarray(chosen["label"][:]), config)
-    processor = InfoUtilProcessor(teacher, config, batch_size, reference)
+    forgetting = forgetting_scores(teacher.name, config.utility_order) if config.utility == "forgetting" else None
+    processor = InfoUtilProcessor(teacher, config, batch_size, reference, forgetting)
     fingerprint = config_hash({**to_dict(config), "teacher": teacher.fingerprint(), "batch_size": batch_size})
 
     def compute(start: int, end: int) -> Dataset:

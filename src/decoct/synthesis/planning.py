@@ -31,9 +31,12 @@ def plan_selection(
     attributed = spec.num_classes * sum(config.ipc) * config.tiles_per_image if config.whole_images else len(candidates)
     distilled = spec.num_classes * sum(config.ipc)
     crops = 1 if config.whole_images else config.crops_per_image
+    forwards = {"random": 0, "forgetting": 0, "grad_norm": 4}.get(config.utility or "", 1)
+    # Other scores give the features that a diverse selection needs on the way.
+    forwards += config.selection != "top" and config.utility in ("random", "forgetting", "grad_norm")
     passes = {
         "attribution": attributed * count.get(config.attribution or "", 0),
-        "utility": len(candidates) * crops * {"random": 0, "grad_norm": 4}.get(config.utility or "", 1),
+        "utility": len(candidates) * crops * forwards,
         "labels": distilled * (2 * config.tiles_per_image + config.views),
     }
     return {

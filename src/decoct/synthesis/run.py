@@ -19,6 +19,7 @@ from decoct.data.loading import check_label_names
 from decoct.infoutil.processor import calibrated_batch_size, teacher_forward
 from decoct.models.classifier import Classifier
 from decoct.models.zoo import load_classifier
+from decoct.report import collect_sources, write_report
 from decoct.run_folder import claim_folder, identity_of, read_json, write_json
 from decoct.synthesis.output import merge_shards, write_card
 from decoct.synthesis.shards import run_shards
@@ -74,6 +75,7 @@ class DistillRun:
         Raises:
             ValueError: If the folder belongs to another configuration.
         """
+        self.images = images
         self.networks |= networks
         if self.accelerator.is_main_process:
             identity = identity_of(to_dict(self.config), data=dataset_fingerprint(images), **self.networks)
@@ -118,7 +120,7 @@ class DistillRun:
         return merge_shards(shards, self.folder / f"data/ipc_{ipc}", features, self.config.shard_size)
 
     def finish(self, accuracies: dict[int, float], preview: Callable[[], None], **measured: Any) -> dict[str, Any]:
-        """Writes preview, card and, last, the manifest, and removes the shards.
+        """Writes preview, report, card and, last, the manifest, and removes the shards.
 
         Args:
             accuracies: The teacher's accuracy on each IPC's tiles.
@@ -146,6 +148,7 @@ class DistillRun:
         }
         if self.accelerator.is_main_process:
             preview()
+            write_report(self.folder, collect_sources(self.folder, manifest, self.images), manifest)
             write_card(self.folder, manifest)
             shutil.rmtree(self.shards)
         self.accelerator.wait_for_everyone()

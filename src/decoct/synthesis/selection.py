@@ -9,7 +9,7 @@ from typing import Literal
 
 import numpy as np
 
-from decoct.synthesis.coresets import herding, k_center
+from decoct.synthesis.coresets import herding, k_center, k_means
 
 __all__ = ["Selected", "draw_candidates", "select_class", "sort_keys"]
 
@@ -50,17 +50,22 @@ def select_class(
     count: int,
     order: Literal["highest", "lowest", "quantile"],
     quantile: float,
-    selection: Literal["top", "herding", "k_center"],
+    selection: Literal["top", "herding", "k_center", "k_means"],
     pool_factor: float,
+    seed: int = 0,
+    tie_break: np.ndarray | None = None,
 ) -> Selected:
     """The `count` tiles of one class: its best crop of each image, then the best or the most diverse images.
 
     Args:
         utility: `(candidates, crops)`, the scores.
-        features_of: Teacher features `(rows, width)` for the given rows and the crop of each; `herding` and `k_center`
-            ask for those of their pool.
+        features_of: Teacher features `(rows, width)` for the given rows and the crop of each; `herding`, `k_center`
+            and `k_means` ask for those of their pool.
         count: Tiles to take, at most one per candidate.
         pool_factor: The diverse ones come from the best `pool_factor * count` images; 0: from all.
+        seed: Of the starts of `k_means`.
+        tie_break: `(candidates,)`; of images with equal scores the one with the lower value goes first. Default: the
+            lower row.
 
     Raises:
         ValueError: If there are fewer candidates than tiles.
@@ -69,11 +74,15 @@ def select_class(
         raise ValueError(f"a class must have at least {count} candidates. Got {len(utility)}.")
     keys = sort_keys(utility, order, quantile)
     crops = keys.argmin(1)
-    ranked = np.argsort(keys.min(1), kind="stable")
+    ranked = np.lexsort((np.arange(len(keys)) if tie_break is None else tie_break, keys.min(1)))
     if selection == "top":
         rows = ranked[:count]
     else:
         pool = ranked[: math.ceil(pool_factor * count)] if pool_factor else ranked
-        choose = herding if selection == "herding" else k_center
-        rows = pool[choose(features_of(pool, crops[pool]), count)]
+        features = features_of(pool, crops[pool])
+        if selection == "k_means":
+            chosen = k_means(features, count, seed)
+        else:
+            chosen = (herding if selection == "herding" else k_center)(features, count)
+        rows = pool[chosen]
     return Selected(rows, crops[rows])

@@ -97,7 +97,10 @@ def read_features(paths: Sequence[Path], rows: np.ndarray, crops: np.ndarray) ->
 
 
 def select_tiles(paths: Sequence[Path], spec: ImageSpec, ipc: int, config: DistillConfig) -> list[list[Tile]]:
-    """The tiles of each class, best first, k times `ipc` of them; a pure function of the score shards.
+    """The tiles of each class, best first, k times `ipc` of them; a pure function of score shards and seed.
+
+    Equal counts of forgetting events are many, so that a draw by seed and class ranks them, the same for every IPC.
+    Other equal scores are in row order. The starts of `k_means` are drawn by seed, class and IPC.
 
     Raises:
         ValueError: If a class has fewer candidates than tiles; it is named.
@@ -113,6 +116,8 @@ def select_tiles(paths: Sequence[Path], spec: ImageSpec, ipc: int, config: Disti
         def features_of(members: np.ndarray, crops: np.ndarray, rows: np.ndarray = rows) -> np.ndarray:
             return read_features(paths, rows[members], crops)
 
+        ties = numpy_generator(config.seed, "ties", label).permutation(len(rows))
+        starts = numpy_generator(config.seed, "k_means", label, ipc)
         try:
             selected = select_class(
                 utility,
@@ -122,6 +127,8 @@ def select_tiles(paths: Sequence[Path], spec: ImageSpec, ipc: int, config: Disti
                 config.utility_quantile,
                 config.selection,  # type: ignore[arg-type]
                 config.pool_factor,  # type: ignore[arg-type]
+                seed=int(starts.integers(2**32)),
+                tie_break=ties if config.utility == "forgetting" else None,
             )
         except ValueError as error:
             raise ValueError(f"Class {name!r}: {error}") from error

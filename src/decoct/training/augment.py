@@ -1,4 +1,4 @@
-"""Batched augmentation of distilled images: tile shuffling, random-resized crops, flips and CutMix."""
+"""Batched augmentation of distilled images: tile shuffling, random-resized crops, flips, colours and CutMix."""
 
 from __future__ import annotations
 
@@ -6,18 +6,27 @@ import math
 
 import numpy as np
 import torch
+from kornia.color import rgb_to_grayscale
 from torch import Tensor
 
 from decoct.data.crops import crop_and_resize
 
 __all__ = [
+    "add_lighting",
+    "color_jitter_choices",
     "crop_and_flip",
     "cutmix",
     "cutmix_box",
+    "jitter_colors",
     "shuffle_tiles",
     "tile_orders",
     "tile_shares",
 ]
+
+# Principal components of the colours of ImageNet (Krizhevsky et al., 2012; the values of MiniMax, data.py, and of most
+# code since): standard deviations, and one direction in each column, red, green and blue in its rows.
+COLOR_DEVIATIONS = (0.2175, 0.0188, 0.0045)
+COLOR_DIRECTIONS = ((-0.5675, 0.7192, 0.4009), (-0.5808, -0.0045, -0.8140), (-0.5836, -0.6948, 0.4203))
 
 
 def tile_orders(generator: np.random.Generator, count: int, tiles_per_image: int) -> Tensor:
@@ -86,6 +95,48 @@ def crop_and_flip(pixels: Tensor, boxes: Tensor | None, flips: Tensor) -> Tensor
         side = pixels.shape[-1]
         pixels = crop_and_resize(pixels, torch.arange(len(pixels), device=pixels.device), boxes * side, side)
     return torch.where(flips[:, None, None, None], pixels.flip(-1), pixels)
+
+
+def color_jitter_choices(generator: np.random.Generator, count: int, strength: float) -> tuple[Tensor, Tensor]:
+    """Random changes of colour of `count` images (IDC and MiniMax, misc/utils.py).
+
+    Returns:
+        Shares of brightness, contrast and saturation, `(count, 3)` float32, uniform in [-strength, strength]; and the
+        order they come in, `(count, 3)` int64 with 0, 1 and 2 in each row.
+    """
+    shares = torch.from_numpy(generator.uniform(-strength, strength, (count, 3))).float()
+    return shares, torch.from_numpy(generator.permuted(np.tile(np.arange(3), (count, 1)), axis=1))
+
+
+def jitter_colors(pixels: Tensor, shares: Tensor, orders: Tensor) -> Tensor:
+    """Images moved by a share towards black (0, brightness), their mean grey (1, contrast) and grey (2, saturation).
+
+    Values are not clamped, as in IDC and MiniMax; negative shares move away. Grey images have no saturation to change.
+
+    Args:
+        pixels: `(batch, channels, side, side)`, floating point.
+        shares: `(batch, 3)`, by change.
+        orders: `(batch, 3)` int64, the change that comes first, second and third.
+    """
+    shares, orders = shares[:, :, None, None, None], orders[:, :, None, None, None]
+    for change in orders.unbind(dim=1):
+        grey = rgb_to_grayscale(pixels) if pixels.shape[1] == 3 else pixels
+        target = torch.where(change == 2, grey, torch.where(change == 1, grey.mean(dim=(2, 3), keepdim=True), 0.0))
+        pixels = pixels.lerp(target.expand_as(pixels), shares.gather(1, change[:, None])[:, 0])
+    return pixels
+
+
+def add_lighting(pixels: Tensor, strengths: Tensor) -> Tensor:
+    """RGB images with one colour added to all pixels, along ImageNet's principal colours; others stay as they are.
+
+    Args:
+        pixels: `(batch, channels, side, side)`, floating point; values are not clamped.
+        strengths: `(batch, 3)`, multiples of each principal colour's standard deviation.
+    """
+    if pixels.shape[1] != 3:
+        return pixels
+    colors = (strengths * strengths.new_tensor(COLOR_DEVIATIONS)) @ strengths.new_tensor(COLOR_DIRECTIONS).T
+    return pixels + colors[:, :, None, None]
 
 
 def cutmix_box(generator: np.random.Generator, side: int, alpha: float) -> tuple[int, int, int, int]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import kornia.augmentation as K
 import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
+from datasets import Dataset
 from torch import Tensor
 from tqdm.auto import tqdm
 
@@ -21,6 +23,7 @@ from decoct.evaluation.metrics import accuracy
 from decoct.models.classifier import Classifier
 from decoct.models.zoo import build_classifier
 from decoct.run_folder import write_json
+from decoct.training.forgetting import FORGETTING_FILE, ForgettingEvents, write_forgetting_events
 from decoct.training.loop import EpochBatches, cosine_schedule, parameter_groups, seeded, train_epochs
 from decoct.training.processes import claim_training, close, open_accelerator
 from decoct.versions import installed_versions
@@ -34,6 +37,8 @@ WRITTEN = (
     "model.safetensors",
     "convnet.py",
     "resnet.py",
+    "vgg.py",
+    FORGETTING_FILE,
     "training.json",
     "trackers",
 )
@@ -43,7 +48,7 @@ def train_teacher(config: TeacherConfig) -> dict[str, Any]:
     """Trains a teacher into `config.output_dir`; a rerun of a killed run continues and ends bit for bit the same.
 
     The converged network is saved in the folder itself, early ones in `epoch_N/`; `training.json` holds the accuracy
-    of each epoch, the configuration and the versions.
+    of each epoch, the configuration and the versions, `forgetting.safetensors` the forgetting events of each image.
 
     Returns:
         The content of `training.json`.
@@ -61,9 +66,7 @@ def train_teacher(config: TeacherConfig) -> dict[str, Any]:
         return plan
     if (finished := claim_training(accelerator, config, images, WRITTEN)) is not None:
         return finished
-    record = _train(
-        accelerator, config, folder, PixelDataset(images, spec.image_size, spec.channels), eval_images, spec
-    )
+    record = _train(accelerator, config, folder, images, eval_images, spec)
     close(accelerator)
     return record
 
@@ -87,18 +90,24 @@ def _train(
     accelerator: Accelerator,
     config: TeacherConfig,
     folder: Path,
-    dataset: PixelDataset,
-    eval_images: Any,
+    images: Dataset,
+    eval_images: Dataset,
     spec: ImageSpec,
 ) -> dict[str, Any]:
     """Trains, saving early teachers on the way and the converged one at the end."""
-    eval_pixels = PixelDataset(eval_images, spec.image_size, spec.channels)
+    dataset, eval_pixels = (PixelDataset(each, spec.image_size, spec.channels) for each in (images, eval_images))
     classifier = build_classifier(config.model, spec, config.seed)
     if config.compile:
         classifier.compile()
     optimizer = torch.optim.AdamW(parameter_groups(classifier, config.weight_decay), lr=config.learning_rate)
     model, optimizer = accelerator.prepare(classifier, optimizer)
     augment = _augmentation(config, spec)
+    forgetting = ForgettingEvents(len(dataset), accelerator.device)
+    accelerator.register_for_checkpointing(forgetting)
+
+    @lru_cache(maxsize=1)
+    def batches(epoch: int) -> list[list[int]]:
+        return list(EpochBatches(len(dataset), config.batch_size, config.seed, epoch))
 
     def loss_of(batch: tuple[Tensor, Tensor], epoch: int, step: int) -> Tensor:
         pixels, labels = (part.to(accelerator.device, non_blocking=True) for part in batch)
@@ -106,6 +115,9 @@ def _train(
             pixels = augment(pixels.float() / 255)
         with accelerator.autocast():
             logits = model(pixels)
+        # In the order of the processes, whose shares follow each other in the batch.
+        right = accelerator.gather((logits.argmax(1) == labels).to(torch.uint8))
+        forgetting.update(torch.tensor(batches(epoch)[step], device=accelerator.device), right.bool())
         return F.cross_entropy(logits.float(), labels)
 
     def after_epoch(epoch: int, loss: float) -> dict[str, float]:
@@ -128,6 +140,7 @@ def _train(
         "device": str(accelerator.device),
     }
     if accelerator.is_main_process:
+        write_forgetting_events(folder, forgetting, images, config.epochs)
         _save(accelerator.unwrap_model(model, keep_torch_compile=False), folder, record)
         shutil.rmtree(folder / "checkpoints")
     accelerator.wait_for_everyone()

@@ -1,0 +1,193 @@
+"""The honest baseline: random real images with the labels, teacher and protocol of the distilled set beside them."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable
+from contextlib import nullcontext
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
+from datasets import Dataset
+from filelock import FileLock
+
+from decoct.config import DataConfig, DistillConfig, EvaluateConfig, config_hash
+from decoct.data.loading import check_label_names, class_counts, load_split
+from decoct.data.spec import ImageSpec
+from decoct.evaluation.distilled import DistilledSet, load_distilled
+from decoct.evaluation.teachers import Teachers
+from decoct.models.classifier import Classifier
+from decoct.synthesis.distill import distill_images
+from decoct.training.processes import dataset_fingerprint
+
+__all__ = ["RandomBaseline"]
+
+# Fixed, since the fastest one differs from run to run, and logits with it in their last digits.
+BATCH_SIZE = 64
+
+
+class RandomBaseline:
+    """Draws of random training images, as many and labelled as a distilled set's, in run folders of their own.
+
+    The students of seed s are trained on draw s, so the spread over the seeds includes that of the draws. A draw lies
+    in `<root>/ipc_N-draw_S-<hash of all it depends on>`; every set of the same source finds it there, and so do other
+    IPCs, seeds and labels theirs.
+
+    Args:
+        config: Names the source (`dataset`, `train_split`) and `baseline_dir`.
+        manifest: The distilled set's.
+        sets: The distilled set by IPC: tiles and views are like theirs.
+        teachers: The set's; its labellers label the draws.
+        beside: Folder beside which the draws lie, unless `baseline_dir` is given.
+    """
+
+    def __init__(
+        self,
+        config: EvaluateConfig,
+        manifest: dict[str, Any],
+        sets: dict[int, DistilledSet],
+        teachers: Teachers,
+        beside: Path,
+    ) -> None:
+        self.config, self.manifest, self.sets, self.teachers = config, manifest, sets, teachers
+        self.spec: ImageSpec = teachers.spec
+        self.beside = beside
+        self._fingerprints: dict[tuple[int, int], str] = {}
+        self._loaded: tuple[tuple[int, int], DistilledSet] | None = None
+
+    def note(self, ipc: int, labels: str) -> str:
+        """Why a setting has no random images beside it; empty where it has.
+
+        Raises:
+            ValueError: If the source's training split cannot be read or has other label names.
+        """
+        if not self.config.baseline:
+            return "turned off by --no_baseline"
+        if self.manifest["config"]["method"] == "random":
+            return "the set is itself a draw of random images"
+        teacher = self.teachers.labeller(ipc) if labels in ("tiles", "views") else self._teacher(ipc)
+        if isinstance(teacher, str):
+            return f"the teacher is out of reach: {teacher}"
+        sizes = [(spec.image_size, spec.channels) for spec in (teacher.spec, self.spec)]
+        if sizes[0] != sizes[1]:
+            return f"the teacher takes images of {sizes[0]} px and channels, and the set has {sizes[1]}"
+        needed, fewest = self._needed(ipc), min(self._counts)
+        if fewest < needed:
+            name = self.spec.label_names[self._counts.index(fewest)]
+            return f"class {name!r} has {fewest} training images, and IPC {ipc} takes {needed}"
+        return ""
+
+    def make(self, draws: Iterable[tuple[int, int]], accelerator: Accelerator) -> None:
+        """Makes the draws (pairs of IPC and seed) that are not there yet, all processes together."""
+        wanted = list(dict.fromkeys(draws))
+        if not wanted:
+            return
+        self.root.mkdir(parents=True, exist_ok=True)
+        # Evaluations of other sets may need the same draws at the same time.
+        with FileLock(self.root / "draws.lock") if accelerator.is_main_process else nullcontext():
+            missing = [[draw for draw in wanted if not self.is_made(*draw)]]
+            if accelerator.num_processes > 1:
+                broadcast_object_list(missing)
+            for ipc, seed in missing[0]:
+                teacher = self._teacher(ipc)
+                if isinstance(teacher, Classifier):
+                    distill_images(self._draw_config(ipc, seed, teacher), self.images, teacher, accelerator)
+
+    def is_made(self, ipc: int, seed: int) -> bool:
+        """Whether a draw is there."""
+        return (self.draw_folder(ipc, seed) / "manifest.json").is_file()
+
+    def load(self, ipc: int, seed: int) -> DistilledSet:
+        """A draw that is there; the last one is kept."""
+        if self._loaded is None or self._loaded[0] != (ipc, seed):
+            self._loaded = (ipc, seed), load_distilled(self.draw_folder(ipc, seed), ipc)
+        return self._loaded[1]
+
+    def fingerprint(self, ipc: int, seed: int) -> str:
+        """Fingerprint of a draw that is there."""
+        if (ipc, seed) not in self._fingerprints:
+            self._fingerprints[ipc, seed] = self.load(ipc, seed).fingerprint()
+        return self._fingerprints[ipc, seed]
+
+    @cached_property
+    def images(self) -> Dataset:
+        """The training split of the source.
+
+        Raises:
+            ValueError: If it cannot be read or has other label names.
+        """
+        config = self.config
+        try:
+            images = load_split(config, config.train_split, self.spec.image_size)
+        except ValueError as error:
+            raise ValueError(
+                f"train_split must be readable, for random images of it are the baseline. {error} "
+                "Name another split with --train_split, or leave the baseline out with --no_baseline."
+            ) from error
+        names = images.features["label"].names
+        source = f"the training split of {config.dataset}"
+        check_label_names(self.spec.label_names, names, str(config.distilled), source)
+        return images
+
+    @cached_property
+    def _counts(self) -> list[int]:
+        return class_counts(self.images)
+
+    @cached_property
+    def _data(self) -> dict[str, Any]:
+        """What all draws of a source depend on."""
+        return {"data": dataset_fingerprint(self.images), "spec": self.spec.to_dict()}
+
+    @cached_property
+    def root(self) -> Path:
+        """Folder of all draws of the source, and of the results of their students."""
+        if self.config.baseline_dir is not None:
+            return Path(self.config.baseline_dir)
+        return self.beside.resolve().parent / f"random-{config_hash(self._data)}"
+
+    def draw_folder(self, ipc: int, seed: int) -> Path:
+        """Run folder of one draw."""
+        teacher = self._teacher(ipc)
+        labeller = self.teachers.fingerprint(teacher) if isinstance(teacher, Classifier) else None
+        depends = config_hash({**self._data, **self._labelling(ipc), "teacher": labeller})
+        return self.root / f"ipc_{ipc}-draw_{seed}-{depends}"
+
+    def _teacher(self, ipc: int) -> Classifier | str:
+        """What labels the draws: the labeller or, for labels that are not stored, the network that is asked now."""
+        labeller = self.teachers.labeller(ipc)
+        return self.teachers.current(ipc) if isinstance(labeller, str) else labeller
+
+    def _needed(self, ipc: int) -> int:
+        return ipc * self.sets[ipc].tiles_per_image
+
+    def _labelling(self, ipc: int) -> dict[str, Any]:
+        """Tiles and views as the distilled set has them."""
+        distilled, made = self.sets[ipc], self.manifest["config"]
+        return {
+            "tiles_per_image": distilled.tiles_per_image,
+            "views": 0 if distilled.view_boxes is None else distilled.view_boxes.shape[1],
+            "view_scale": made.get("view_scale", DistillConfig.view_scale),
+            "mixed_precision": made.get("mixed_precision", "no"),
+        }
+
+    def _draw_config(self, ipc: int, seed: int, teacher: Classifier) -> DistillConfig:
+        data = {field.name: getattr(self.config, field.name) for field in dataclasses.fields(DataConfig)}
+        return DistillConfig(
+            **{
+                **data,
+                **self._labelling(ipc),
+                "method": "random",
+                "teacher": teacher.name,
+                "ipc": [ipc],
+                "seed": seed,
+                "image_size": self.spec.image_size,
+                "candidates_per_class": self._needed(ipc),  # as many as are drawn; which ones, the seed says
+                "batch_size": BATCH_SIZE,
+                "output_dir": str(self.draw_folder(ipc, seed)),
+                "overwrite": True,  # a draw that was left unfinished, say, with the teacher under another path
+                "dry_run": False,
+            }
+        )

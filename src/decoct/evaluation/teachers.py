@@ -1,0 +1,111 @@
+"""The teachers behind a distilled set: those that labelled it, and the one that `online` labels come from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from decoct.config import EvaluateConfig
+from decoct.data.loading import check_label_names
+from decoct.data.spec import ImageSpec
+from decoct.models.classifier import Classifier
+from decoct.models.convnet import ConvNetConfig
+from decoct.models.zoo import load_classifier
+from decoct.run_folder import read_json
+
+__all__ = ["Teachers", "architecture_of"]
+
+
+class Teachers:
+    """Teachers of one distilled set; each network is loaded once, on first use.
+
+    Args:
+        config: Names the set and, with `teacher`, a network in place of those in the manifest.
+        manifest: The set's manifest.
+        spec: The set's images and label names.
+    """
+
+    def __init__(self, config: EvaluateConfig, manifest: dict[str, Any], spec: ImageSpec) -> None:
+        self.config, self.manifest, self.spec = config, manifest, spec
+        self._loaded: dict[str, Classifier | str] = {}
+        self._fingerprints: dict[str, str] = {}
+
+    def record(self, ipc: int) -> dict[str, Any]:
+        """Name and fingerprint of the network that labelled an IPC's images, as far as the manifest has them."""
+        return self.manifest.get("label_teachers", {}).get(str(ipc)) or self.manifest.get("teacher") or {}
+
+    def labeller(self, ipc: int) -> Classifier | str:
+        """The network that labelled an IPC's images, or why it cannot be had."""
+        return self._stored(self.record(ipc))
+
+    def converged(self) -> Classifier | str:
+        """The teacher that the set was distilled with, whichever network labelled it, or why it cannot be had."""
+        return self._stored(self.manifest.get("teacher") or {})
+
+    def current(self, ipc: int) -> Classifier | str:
+        """The network that is asked for labels now: `--teacher`, else the labeller; or why it cannot be had."""
+        return self.labeller(ipc) if self.config.teacher is None else self._load(self.config.teacher)
+
+    def online(self, ipc: int) -> Classifier:
+        """`current`; raises ValueError with the remedy if it cannot be had."""
+        teacher = self.current(ipc)
+        if isinstance(teacher, str):
+            raise ValueError(
+                f"teacher must be within reach (labels 'online' need it): {teacher}. "
+                "Name a folder or Hub id with --teacher, or use the stored labels: --labels views."
+            )
+        return teacher
+
+    def name(self, ipc: int) -> str | None:
+        """Name of `current`, also where it cannot be had."""
+        return self.config.teacher or self.record(ipc).get("name")
+
+    def fingerprint(self, teacher: Classifier) -> str:
+        """`teacher.fingerprint()`, computed once."""
+        if teacher.name not in self._fingerprints:
+            self._fingerprints[teacher.name] = teacher.fingerprint()
+        return self._fingerprints[teacher.name]
+
+    def _stored(self, record: dict[str, Any]) -> Classifier | str:
+        """A network of the manifest: where the manifest says, or else `--teacher` if it has the same weights."""
+        if record.get("name") is None:
+            return "the manifest names no teacher"
+        reasons = []
+        for name in filter(None, (record["name"], self.config.teacher)):
+            teacher = self._load(name)
+            if isinstance(teacher, Classifier) and self.fingerprint(teacher) == record.get("fingerprint"):
+                return teacher
+            differ = f"the weights in {name} are not those that labelled the distilled set"
+            reasons.append(teacher if isinstance(teacher, str) else differ)
+        return reasons[0]
+
+    def _load(self, name: str) -> Classifier | str:
+        if name not in self._loaded:
+            try:
+                teacher = load_classifier(name)
+            except (OSError, ValueError) as error:
+                self._loaded[name] = str(error)
+            else:
+                distilled = str(self.config.distilled)
+                check_label_names(self.spec.label_names, teacher.spec.label_names, distilled, name)
+                self._loaded[name] = teacher
+        return self._loaded[name]
+
+
+def architecture_of(teacher: Classifier) -> str | None:
+    """Name of a network's architecture, such as `convnet3`: from `training.json`, else from its configuration.
+
+    An early teacher lies in the folder of the converged one. None where neither says.
+    """
+    folder = Path(teacher.name)
+    for candidate in [folder, *([folder.parent] if folder.name.startswith("epoch_") else [])]:
+        if (candidate / "training.json").is_file():
+            model = read_json(candidate / "training.json").get("config", {}).get("model")
+            if model is not None:
+                return str(model)
+    config = teacher.model.config
+    if isinstance(config, ConvNetConfig):
+        norm = "_instance" if config.norm == "instance" else ""
+        width = "" if config.width == ConvNetConfig.width else f"_w{config.width}"
+        return f"convnet{config.depth}{norm}{width}"
+    return None

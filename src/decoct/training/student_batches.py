@@ -1,0 +1,169 @@
+"""The augmented batches a student is trained on: made on the device, for the whole distilled set lives there."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from decoct.data.crops import random_resized_boxes
+from decoct.data.spec import ImageSpec
+from decoct.evaluation.distilled import DistilledSet
+from decoct.evaluation.protocols import Protocol, batch_size, crop_scale
+from decoct.seeding import numpy_generator, torch_generator
+from decoct.training.augment import (
+    add_lighting,
+    color_jitter_choices,
+    crop_and_flip,
+    cutmix,
+    cutmix_box,
+    jitter_colors,
+    shuffle_tiles,
+    tile_orders,
+    tile_shares,
+)
+
+__all__ = ["StudentBatches"]
+
+
+@dataclass(frozen=True)
+class _Choices:
+    """The random choices of an epoch, for all images in index order; None: not done.
+
+    Args:
+        boxes: `(n, 4)`, crops in shares of the side.
+        flips: `(n,)` bool.
+        tiles: `(n, tiles)` int64, orders of the tiles.
+        views: `(n,)` int64, the stored view that an image is replayed as.
+        colors: `(n, 3)` changes of brightness, contrast and saturation, and the `(n, 3)` order they come in.
+        lighting: `(n, 3)` strengths of the principal colours.
+    """
+
+    boxes: Tensor | None
+    flips: Tensor
+    tiles: Tensor | None = None
+    views: Tensor | None = None
+    colors: tuple[Tensor, Tensor] | None = None
+    lighting: Tensor | None = None
+
+
+class StudentBatches:
+    """The mixed batches of each epoch, with their labels.
+
+    Random choices are drawn for all images at once in index order, from generators seeded by (seed, stage, epoch), so
+    that an image's augmentation does not depend on the batch it falls in; CutMix has one box a step, as in RDED.
+
+    Args:
+        distilled: Moved to the device as a whole.
+        labels: A label mode, see `train_student`.
+        rrc_scale: Smallest area of a crop; None takes the protocol's.
+        drop_single: Leave out a last batch of one image, which batch norm cannot be trained on.
+    """
+
+    def __init__(
+        self,
+        distilled: DistilledSet,
+        protocol: Protocol,
+        labels: str,
+        *,
+        seed: int,
+        device: torch.device,
+        rrc_scale: float | None = None,
+        drop_single: bool = False,
+    ) -> None:
+        spec: ImageSpec = distilled.spec
+        self.protocol, self.labels, self.seed, self.device = protocol, labels, seed, device
+        self.tiles, self.classes = distilled.tiles_per_image, spec.num_classes
+        self.smallest = rrc_scale if rrc_scale is not None else crop_scale(protocol, self.tiles)
+        self.size = batch_size(protocol, distilled.ipc, self.classes, len(distilled))
+        # A stored view's logits describe that view and no mixture: mixing two lost 4 to 6 points.
+        self.mixing = protocol.cutmix_probability if labels != "views" else 0.0
+        self.drop_single = drop_single and len(distilled) > 1
+        self.images, self.hard = distilled.images.to(device), distilled.labels.to(device)
+        self.logits: Tensor | None = None
+        self.views: Tensor | None = None
+        if labels == "tiles" and distilled.tile_logits is not None:
+            self.logits = distilled.tile_logits.to(device)
+        if labels == "views" and distilled.view_logits is not None and distilled.view_boxes is not None:
+            self.logits, self.views = distilled.view_logits.to(device), distilled.view_boxes.to(device)
+
+    def epoch(self, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Pairs of pixels `(batch, channels, side, side)` and target probabilities `(batch, classes)`.
+
+        Pixels are in [0, 1]; changes of colour can leave that range. Targets of `online` are the one-hot labels; the
+        teacher replaces them.
+        """
+        count, side = len(self.images), self.images.shape[-1]
+        choices = self._draw(epoch)
+        permutation = torch.randperm(count, generator=torch_generator(self.seed, "student-order", epoch))
+        mixing = numpy_generator(self.seed, "student-cutmix", epoch)
+        for rows in permutation.to(self.device).split(self.size):
+            if self.drop_single and len(rows) == 1:
+                continue
+            pixels, target = self._pixels(rows, choices), self._target(rows, choices)
+            if self.mixing and (self.mixing >= 1 or mixing.random() < self.mixing):
+                box = cutmix_box(mixing, side, self.protocol.cutmix_alpha)
+                partners = torch.from_numpy(mixing.permutation(len(rows))).to(self.device)
+                pixels, kept = cutmix(pixels, partners, box)
+                target = kept * target + (1 - kept) * target[partners]
+            yield pixels, target
+
+    def view_indices(self, epoch: int) -> Tensor:
+        """The stored view of each image in an epoch, `(n,)`: every M epochs see each of the M views once."""
+        if self.views is None:
+            raise ValueError(f"labels must be 'views' to replay stored views. Got {self.labels!r}.")
+        count, views = self.views.shape[:2]
+        cycle, position = divmod(epoch, views)
+        generator = numpy_generator(self.seed, "student-views", cycle)
+        return torch.from_numpy(generator.random((count, views)).argsort(axis=1)[:, position].copy())
+
+    def _draw(self, epoch: int) -> _Choices:
+        """The choices of an epoch; stored views are replayed without any further change."""
+        count, device, protocol = len(self.images), self.device, self.protocol
+        if self.views is not None:
+            views = self.view_indices(epoch).to(device)
+            chosen = self.views[torch.arange(count, device=device), views]
+            return _Choices(chosen[:, :4], chosen[:, 4] > 0.5, views=views)
+        generator = numpy_generator(self.seed, "student-augment", epoch)
+        boxes = random_resized_boxes(generator, count, (self.smallest, 1.0), protocol.rrc_ratio)
+        flips = torch.from_numpy(generator.random(count) < protocol.flip).to(device)
+        tiles, colors, lighting = None, None, None
+        if self.tiles > 1 and protocol.shuffle_tiles:
+            tiles = tile_orders(generator, count, self.tiles).to(device)
+        if protocol.color_jitter > 0:
+            shares, orders = color_jitter_choices(generator, count, protocol.color_jitter)
+            colors = shares.to(device), orders.to(device)
+        if protocol.lighting > 0:
+            lighting = torch.from_numpy(generator.normal(0, protocol.lighting, (count, 3))).float().to(device)
+        return _Choices(boxes.to(device) if self.smallest < 1 else None, flips, tiles, None, colors, lighting)
+
+    def _pixels(self, rows: Tensor, choices: _Choices) -> Tensor:
+        """Each row's view before CutMix, `(batch, channels, side, side)` float32."""
+        pixels = self.images[rows].float() / 255
+        if choices.tiles is not None:
+            pixels = shuffle_tiles(pixels, choices.tiles[rows])
+        pixels = crop_and_flip(pixels, None if choices.boxes is None else choices.boxes[rows], choices.flips[rows])
+        if choices.colors is not None:
+            shares, orders = choices.colors
+            pixels = jitter_colors(pixels, shares[rows], orders[rows])
+        if choices.lighting is not None:
+            pixels = add_lighting(pixels, choices.lighting[rows])
+        return pixels
+
+    def _target(self, rows: Tensor, choices: _Choices) -> Tensor:
+        """Label of each row's view before CutMix, `(batch, classes)` float32."""
+        if self.logits is None:
+            return F.one_hot(self.hard[rows], self.classes).float()
+        temperature = self.protocol.temperature
+        if choices.views is not None:
+            return (self.logits[rows, choices.views[rows]].float() / temperature).softmax(dim=-1)
+        logits = self.logits[rows]
+        if choices.tiles is not None:
+            logits = logits.gather(1, choices.tiles[rows][:, :, None].expand_as(logits))
+        soft = (logits / temperature).softmax(dim=-1)
+        if choices.boxes is None:
+            return soft.mean(dim=1)
+        return (tile_shares(choices.boxes[rows], self.tiles)[:, :, None] * soft).sum(dim=1)

@@ -1,0 +1,102 @@
+"""Small runs of the benchmarks of student training: what they record, and that a second run makes nothing again."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import torch
+
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+
+
+def load(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(f"benchmark_{name}", BENCHMARKS / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    sys.path.insert(0, str(BENCHMARKS))  # for setting.py
+    try:
+        spec.loader.exec_module(module)
+    finally:
+        sys.path.remove(str(BENCHMARKS))
+    return module
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def distilled(once, sample_part, trained_teacher) -> Path:
+    def make(folder: Path) -> None:
+        from decoct.config import DistillConfig
+        from decoct.synthesis.distill import distill
+
+        options = {"dataset": str(sample_part), "teacher": str(trained_teacher), "output_dir": str(folder)}
+        distill(DistillConfig(method="random", ipc=[2], views=1, **options))
+
+    return once("random-of-the-sweep", make)
+
+
+def test_throughput_compares_the_two_loops(sample_part, tmp_path, capsys):
+    words = ["--dataset", str(sample_part), "--model", "convnet3_w8", "--images", "8", "--epochs", "1"]
+    load("student_throughput").main([*words, "--repeats", "2", "--device", "cpu", "--output_dir", str(tmp_path)])
+    (result,) = json.loads((tmp_path / "student_throughput.json").read_text()).values()
+    speeds, ratio = result["images_per_second"], result["ratio"]
+    assert set(speeds) == {"decoct", "plain"} and 0 < speeds["plain"]["min"] <= speeds["plain"]["max"]
+    assert ratio["min"] <= ratio["median"] <= ratio["max"]
+    assert ratio["of_medians"] == pytest.approx(speeds["decoct"]["median"] / speeds["plain"]["median"], rel=5e-3)
+    assert (result["images"], result["batch_size"], result["protocol"], result["labels"]) == (8, 8, "rded_kd", "online")
+
+
+def test_the_plain_loop_mixes_each_image_with_a_partner():
+    throughput = load("student_throughput")
+    pixels = torch.arange(6.0)[:, None, None, None].expand(6, 3, 16, 16)
+    mixed = [throughput.mixed(pixels, 1.0) for _ in range(20)]
+    assert all(set(image.unique().tolist()) <= set(range(6)) for batch in mixed for image in batch)
+    assert any(len(image.unique()) == 2 for batch in mixed for image in batch)
+    assert torch.equal(pixels[:, 0, 0, 0], torch.arange(6.0))
+
+
+def test_the_sweep_varies_one_setting_at_a_time():
+    sweep = load("strong_kd")
+    centre, *varied = sweep.settings_of(None, None)
+    assert centre == {} and all(len(setting) == 1 for setting in varied)
+    assert {name for setting in varied for name in setting} == set(sweep.FACTORS)
+    centre, *varied = sweep.settings_of(["ema_decay", "epochs"], 300)
+    assert centre == {"epochs": 300} and centre not in varied
+    assert all(setting["epochs"] == 300 or set(setting) == {"epochs"} for setting in varied)
+
+
+def test_the_sweep_resumes_and_every_record_has_its_settings(distilled, sample_part, tmp_path, capsys, monkeypatch):
+    sweep, output = load("strong_kd"), tmp_path / "strong_kd.json"
+    factors = {"ema_decay": [0.0], "batch_factor": [0.4], "learning_rate_factor": [2.0]}
+    monkeypatch.setattr(sweep, "FACTORS", factors)
+    words = ["--distilled", str(distilled), "--dataset", str(sample_part), "--ipc", "2", "--student", "convnet3_w8"]
+    words += ["--epochs", "2", "--mixed_precision", "no", "--device", "cpu", "--output", str(output)]
+    sweep.main([*words, "--part", "0/2"])
+    first = json.loads(output.read_text())
+    assert len(first) == 2
+    sweep.main(words)
+    records = json.loads(output.read_text())
+    assert records[:2] == first and len(records) == len({record["config_hash"] for record in records}) == 4
+    settings = {(r["batch_size"], r["ema_decay"], r["epochs"], r["rrc_scale"], r["learning_rate"]) for r in records}
+    assert settings == {
+        (8, 0.99, 2, 0.08, 0.001),
+        (8, 0.0, 2, 0.08, 0.001),
+        (5, 0.99, 2, 0.08, 0.001),
+        (8, 0.99, 2, 0.08, 0.002),
+    }
+    for record in records:
+        assert 0 <= record["accuracy"] <= 1
+        assert record["settings"]["ema_decay"] == record["ema_decay"]
+        assert (record["ipc"], record["labels"], record["method"], record["epoch"]) == (2, "online", "random", "last")
+    table = capsys.readouterr().out.split("dataset")[-1]
+    assert table.count("(1)") == 4 and str(tmp_path) not in output.read_text()

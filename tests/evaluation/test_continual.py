@@ -1,0 +1,216 @@
+import dataclasses
+import json
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from decoct.config import EvaluateConfig
+from decoct.data.loading import load_images
+from decoct.data.tensors import PixelDataset
+from decoct.evaluation import continual as module
+from decoct.evaluation.continual import (
+    SeenImages,
+    SeenLogits,
+    class_order,
+    continual,
+    format_continual,
+    select_classes,
+    stages,
+)
+from decoct.evaluation.distilled import load_distilled
+from decoct.evaluation.downstream import share_out
+from decoct.evaluation.metrics import accuracy
+from decoct.evaluation.protocols import load_protocol
+from decoct.models.zoo import build_classifier, load_classifier
+from decoct.training.student import train_student
+
+
+@pytest.fixture
+def config(run_folder, images):
+    def make(**changes) -> EvaluateConfig:
+        values = {"task": "continual", "distilled": str(run_folder), "dataset": str(images), "ipc": [3]}
+        training = {"students": ["convnet3_w8"], "epochs": 2, "steps": 3, "orders": 2, "labels": ["tiles"]}
+        return EvaluateConfig(**{**values, **training, **changes})
+
+    return make
+
+
+def without_times(records):
+    return [{key: value for key, value in record.items() if key != "seconds"} for record in records]
+
+
+@pytest.mark.parametrize(
+    ("classes", "steps", "sizes"),
+    [(10, 5, [2, 4, 6, 8, 10]), (10, 4, [3, 6, 8, 10]), (3, 3, [1, 2, 3]), (3, 1, [3])],
+)
+def test_classes_arrive_in_groups_of_nearly_one_size(classes, steps, sizes):
+    order = class_order(0, 0, classes)
+    seen = stages(order, steps)
+    assert [len(each) for each in seen] == sizes
+    assert all(each == order[: len(each)] for each in seen)
+
+
+@pytest.mark.parametrize("steps", [0, 4])
+def test_steps_must_fit_the_classes(steps):
+    with pytest.raises(ValueError, match=rf"steps must be in \[1, 3\].*Got {steps}"):
+        stages([0, 1, 2], steps)
+
+
+def test_class_orders_are_reproducible_and_differ():
+    orders = [class_order(0, order, 10) for order in range(5)]
+    assert orders == [class_order(0, order, 10) for order in range(5)]
+    assert all(sorted(order) == list(range(10)) for order in orders)
+    assert len({*map(tuple, orders)}) == 5
+    assert class_order(1, 0, 10) != orders[0]
+
+
+def test_the_memory_holds_the_images_and_logits_of_the_classes(run_folder):
+    whole = load_distilled(run_folder, 3)
+    part = select_classes(whole, [2, 0])
+    rows = [row for row, label in enumerate(whole.labels.tolist()) if label in (2, 0)]
+    assert part.spec.label_names == ("blue", "red")
+    assert part.labels.tolist() == [[2, 0].index(whole.labels[row]) for row in rows]
+    assert torch.equal(part.images, whole.images[rows])
+    assert torch.equal(part.view_boxes, whole.view_boxes[rows])
+    for name in ("tile_logits", "view_logits"):
+        logits = getattr(whole, name)
+        by_hand = torch.stack([torch.stack([logits[row, :, 2], logits[row, :, 0]], dim=1) for row in rows])
+        assert torch.equal(getattr(part, name), by_hand)
+    assert (part.ipc, part.tiles_per_image, part.spec.mean) == (3, 4, whole.spec.mean)
+    assert whole.spec.label_names == ("red", "green", "blue")
+
+
+def test_all_classes_in_their_order_are_the_whole_set(run_folder):
+    whole = load_distilled(run_folder, 3)
+    same = select_classes(whole, [0, 1, 2])
+    for field in dataclasses.fields(whole):
+        ours, theirs = getattr(same, field.name), getattr(whole, field.name)
+        assert torch.equal(ours, theirs) if isinstance(theirs, torch.Tensor) else ours == theirs
+
+
+@pytest.mark.parametrize("classes", [[0, 0], [3], [-1]])
+def test_only_classes_of_the_set_can_be_selected(run_folder, classes):
+    with pytest.raises(ValueError, match="classes must be different ones below 3"):
+        select_classes(load_distilled(run_folder, 1), classes)
+
+
+def test_the_teacher_knows_only_the_classes_seen(teacher):
+    whole = load_classifier(teacher["name"])
+    part = SeenLogits(whole, [2, 0])
+    pixels = torch.rand(4, 3, 16, 16)
+    assert torch.equal(part(pixels), torch.stack([whole(pixels)[:, 2], whole(pixels)[:, 0]], dim=1))
+    assert part.spec.label_names == ("blue", "red")
+    assert part.name == whole.name
+
+
+def test_accuracy_is_over_the_classes_seen(images):
+    class AlwaysFirst(torch.nn.Module):
+        def forward(self, pixels):
+            return torch.tensor([1.0, 0.0]).expand(len(pixels), 2)
+
+    kept = [row for row in range(45) if row % 3 != 2 or row < 15]  # 15 red, 15 green, 5 blue
+    pixels = PixelDataset(load_images(str(images), "test").select(kept), 16, 3)
+    assert len(SeenImages(pixels, [2, 0])) == 20
+    assert accuracy(AlwaysFirst(), SeenImages(pixels, [2, 0])) == pytest.approx(5 / 20)
+    assert accuracy(AlwaysFirst(), SeenImages(pixels, [0, 2])) == pytest.approx(15 / 20)
+
+
+def test_the_last_step_is_ordinary_training(config, run_folder, images, monkeypatch):
+    monkeypatch.setattr(module, "class_order", lambda seed, order, classes: list(range(classes)))
+    (record,) = continual(config(orders=1, seed=4, epochs=30, labels=["views"]))
+    whole = load_distilled(run_folder, 3)
+    student = build_classifier("convnet3_w8", whole.spec, 4)
+    train_student(student, whole, load_protocol("rded_kd"), "views", seed=4, epochs=30)
+    alone = accuracy(student, PixelDataset(load_images(str(images), "test"), 16, 3))
+    assert record["accuracies"][0][-1] == alone
+    assert record["accuracies"][0][0] == 1, "one class cannot be mistaken"
+    assert alone > 0.4, "the comparison must be with a student that learned"
+
+
+def test_one_record_per_setting(config, run_folder, teacher):
+    records = continual(config(labels=["hard", "tiles", "views", "online"], seed=7))
+    assert [record["labels"] for record in records] == ["hard", "tiles", "views", "online"]
+    assert json.loads((run_folder / "continual.json").read_text()) == records
+    assert len({record["config_hash"] for record in records}) == 4
+    for record in records:
+        assert (record["task"], record["method"], record["epoch"]) == ("continual", "infoutil", "last")
+        assert (record["ipc"], record["tiles"], record["steps"], record["seeds"]) == (3, 4, 3, [7, 8])
+        assert (record["teacher"], record["teacher_model"]) == (teacher["name"], "convnet3_w8")
+        assert 0 <= record["teacher_accuracy"] <= 1
+        assert record["overrides"] == {"epochs": 2}
+        assert all(sorted(order) == ["blue", "green", "red"] for order in record["orders"])
+        first, second = record["accuracies"]
+        assert len(first) == len(second) == 3 and first[0] == second[0] == 1
+        assert record["stage_mean"] == pytest.approx([(a + b) / 2 for a, b in zip(first, second, strict=True)])
+        assert record["stage_std"] == pytest.approx([abs(a - b) / 2**0.5 for a, b in zip(first, second, strict=True)])
+
+
+def test_a_rerun_trains_only_what_is_missing(config, run_folder):
+    first = continual(config())
+    files = sorted((run_folder / "evaluation").glob("continual-*.json"))
+    assert len(files) == 6
+    files[0].unlink()
+    times = {file: file.stat().st_mtime_ns for file in files[1:]}
+    again = continual(config())
+    assert without_times(again) == without_times(first)
+    assert all(file.stat().st_mtime_ns == time for file, time in times.items())
+    more = continual(config(orders=3))
+    assert more[0]["accuracies"][:2] == first[0]["accuracies"]
+    assert all(file.stat().st_mtime_ns == time for file, time in times.items())
+    assert len(json.loads((run_folder / "continual.json").read_text())) == 2
+
+
+def test_processes_share_the_students(tmp_path):
+    files = [tmp_path / "evaluation" / f"{number}.json" for number in (0, 1, 2, 3, 0)]
+    done = []
+    work = [(file, lambda file=file: done.append(file) or {"name": file.name}) for file in files]
+    ranks = [SimpleNamespace(process_index=rank, num_processes=2, wait_for_everyone=lambda: None) for rank in (0, 1)]
+    share_out(ranks[0], work)
+    assert done == [files[0], files[2]]
+    for file in done:
+        file.unlink()  # as the second process sees the folder before the first has saved anything
+    share_out(ranks[1], work)
+    assert done[2:] == [files[1], files[3]]
+    share_out(SimpleNamespace(process_index=0, num_processes=1, wait_for_everyone=lambda: None), work)
+    assert done[4:] == [files[0], files[2]]
+    assert json.loads(files[3].read_text()) == {"name": "3.json"}
+
+
+def test_dry_run_counts_and_writes_nothing(config, run_folder):
+    before = sorted(run_folder.rglob("*"))
+    plan = continual(config(dry_run=True))
+    assert sorted(run_folder.rglob("*")) == before
+    # Three images a class; 1, 2 and 3 classes; two orders; two epochs.
+    assert (plan[0]["students"], plan[0]["images_seen"]) == (6, 3 * (1 + 2 + 3) * 2 * 2)
+    assert "6 students to train" in format_continual(plan)
+
+
+def test_the_table_has_a_column_per_stage():
+    record = {
+        **{"dataset": "colours", "method": "infoutil", "ipc": 3, "tiles": 4, "student": "convnet3", "steps": 2},
+        **{"protocol": "rded_kd", "labels": "views", "overrides": {}, "epoch": "last", "orders": [["a"], ["b"]]},
+        **{"stage_mean": [0.9, 0.6543], "stage_std": [0.1, 0.02]},
+    }
+    text = format_continual([record])
+    assert "Stage 1" in text and "Stage 2" in text and "Stage 3" not in text
+    assert "90.0 ± 10.0" in text and "65.4 ± 2.0" in text
+    assert "--method random" in text
+    both = format_continual([record, {**record, "method": "random", "stage_mean": [0.8, 0.5]}])
+    assert both.count("Stage 1") == 1 and "80.0" in both and "--method random" not in both
+    apart = format_continual([record, {**record, "labels": "hard"}, {**record, "overrides": {"epochs": 2}}])
+    assert apart.count("Stage 1") == 3
+
+
+def test_clear_errors_before_any_training(config, run_folder, make_images, make_run, teacher):
+    with pytest.raises(ValueError, match=r"steps must be in \[1, 3\]"):
+        continual(config(steps=4))
+    with pytest.raises(ValueError, match="epoch must be 'last'"):
+        continual(config(epoch="best"))
+    with pytest.raises(ValueError, match="another order"):
+        continual(config(dataset=str(make_images("swapped", ["green", "red", "blue"]))))
+    with pytest.raises(ValueError, match="--views"):
+        continual(config(distilled=str(make_run("bare", [3], teacher, views=0)), labels=["views"]))
+    with pytest.raises(ValueError, match=r"(?s)'online'.*--teacher"):
+        continual(config(distilled=str(make_run("unnamed", [3], None)), labels=["online"]))
+    assert not (run_folder / "evaluation").exists()
