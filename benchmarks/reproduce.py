@@ -1,19 +1,20 @@
 """Reproduces every accuracy table of the README, from nothing but the data.
 
-    python benchmarks/reproduce.py --cifar10 uoft-cs/cifar10 --imagenette frgfm/imagenette
-    python benchmarks/reproduce.py --cifar10 ... --imagenette ... --dry_run    # the commands, run none
-    python benchmarks/reproduce.py --cifar10 ... --only cifar10                # one group of tables
+    python benchmarks/reproduce.py --cifar10 uoft-cs/cifar10 --imagenette path/to/imagenette
+    python benchmarks/reproduce.py --cifar10 ... --imagenette ... --dry_run     # the commands; runs none
+    python benchmarks/reproduce.py --cifar10 ... --only cifar10                 # one group of tables
 
-Trains the teachers, the prior and the estimator, distils, trains the students, and writes the tables. Records that lie
-in `benchmarks/results/` are not made again, nor are finished trainings in `--runs`, so the command resumes and, on a
-fresh clone, only shows the tables; `--results FOLDER` starts from an empty folder. All of it takes about two days on
-one CPU core; the CIFAR-10 tables take most of them.
+Trains the teachers, the prior and the estimator, distils, trains the students and writes the tables. Records that are
+in `benchmarks/results/` are not made again, nor is a finished training in `--runs`: the command resumes, and on a
+fresh clone it trains the teachers and finds the rest done. `--from_scratch` moves the records that are there to
+`results/earlier/` first. On one CPU core the sample takes an hour, Imagenette about three, CIFAR-10 about twenty.
 """
 
 from __future__ import annotations
 
 import argparse
 import shlex
+import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -21,16 +22,24 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-SEEDS = ("0", "1", "2")
+RESULTS = ROOT / "benchmarks" / "results"
+GROUPS = ("sample", "cifar10", "imagenette")
+# Records that the tables are made from, by group.
+RECORDS = {
+    "sample": ("beta_sweep_sample.json", "strong_kd.json"),
+    "cifar10": ("cifar10.json", "beta_sweep_cifar10.json"),
+    "imagenette": ("ablation_imagenette.json",),
+}
+BF16 = ("--mixed_precision", "bf16")
 
 
 @dataclass(frozen=True)
 class Step:
-    """One command of a group of tables; `script` is relative to the repository."""
+    """One command; `script` is relative to the repository, `copies` what it leaves in `results/` (from, to)."""
 
-    group: str
     script: str
     arguments: tuple[str, ...]
+    copies: tuple[tuple[Path, str], ...] = ()
 
     @property
     def command(self) -> list[str]:
@@ -38,32 +47,146 @@ class Step:
         return [sys.executable, str(ROOT / self.script), *self.arguments]
 
 
-def steps(cifar10: str | None, imagenette: str | None, runs: Path) -> list[Step]:
-    """All commands in order; groups whose data is not given are left out."""
-    planned = [*sample_steps(runs)]
-    if cifar10 is not None:
-        planned += cifar10_steps(cifar10, runs)
-    if imagenette is not None:
-        planned += imagenette_steps(imagenette, runs)
-    tables = [Step("tables", f"benchmarks/{name}.py", ()) for name in ("tables", "igds_tables")]
-    return [*planned, *tables]
+def steps(group: str, dataset: str, runs: Path) -> list[Step]:
+    """The commands of a group of tables, in order."""
+    return {"sample": sample_steps, "cifar10": cifar10_steps, "imagenette": imagenette_steps}[group](dataset, runs)
 
 
-def sample_steps(runs: Path) -> list[Step]:
-    """IGDS on the embedded sample, with the embedded prior and estimator."""
-    teacher = str(runs / "sample-teacher")
-    sweep = ("--dataset", "sample", "--teacher", teacher, "--prior", "sample", "--estimator", "sample")
-    sweep = (*sweep, "--student", "convnet3_w64", "--guidance_scales", "0.2", "--label_modes", "views", "hard")
-    study = ("--dataset", "sample", "--estimator", "sample", "--students", "convnet3_w64", "--ipc", "1", "10", "50")
+def sample_steps(dataset: str, runs: Path) -> list[Step]:
+    """IGDS with the embedded prior and estimator, and the sweep behind `strong_kd`."""
+    teacher, distilled = runs / "sample-teacher", runs / "sample-infoutil"
+    sweep = words(
+        f"--dataset {dataset} --teacher {teacher} --prior sample --estimator sample --student convnet3_w64 "
+        "--guidance_scales 0.2 --label_modes views hard"
+    )
     return [
-        Step("sample", "scripts/train_teacher.py", ("--preset", "demo", "--output_dir", teacher)),
-        Step("sample", "benchmarks/beta_sweep.py", (*sweep, "--ipc", "1", "--betas", "0", "--seeds", *SEEDS)),
-        Step("sample", "benchmarks/beta_sweep.py", (*sweep, "--ipc", "10", "--betas", "0", "1", "3", "10", "--seeds", *SEEDS)),
-        Step("sample", "benchmarks/beta_sweep.py", (*sweep, "--ipc", "50", "--betas", "0", "3", "10", "--seeds", "0")),
+        Step("scripts/train_teacher.py", words(f"--preset demo --dataset {dataset} --output_dir {teacher}")),
+        Step("benchmarks/beta_sweep.py", (*sweep, *words("--ipc 1 --betas 0 --seeds 0 1 2"))),
+        Step("benchmarks/beta_sweep.py", (*sweep, *words("--ipc 10 --betas 0 1 3 10 --seeds 0 1 2"))),
+        Step("benchmarks/beta_sweep.py", (*sweep, *words("--ipc 50 --betas 0 3 10 --seeds 0"))),
         Step(
-            "sample",
-            "scripts/beta_study.py",
-            (*study, "--targets", "4", "--sharpness", "100", "--rrc_scale", "0.08", "--mixed_precision", "bf16")
-            + ("--output_dir", str(runs / "beta-study")),
+            "scripts/distill.py",
+            words(f"--method infoutil --dataset {dataset} --teacher {teacher} --ipc 10 --output_dir {distilled}"),
+        ),
+        Step(
+            "benchmarks/strong_kd.py",
+            words(f"--distilled {distilled} --dataset {dataset} --student convnet3_w64 --ipc 10 --seeds 0 1 2"),
         ),
     ]
+
+
+def cifar10_steps(dataset: str, runs: Path) -> list[Step]:
+    """The baselines, InfoUtil and IGDS on CIFAR-10, with all label modes."""
+    teacher, prior, estimator = (runs / f"cifar10-{name}" for name in ("teacher", "prior", "estimator"))
+    common = words(f"--dataset {dataset} --teacher {teacher} --runs {runs / 'cifar10'} --stage final --seeds 0 1 2")
+    sweep = words(f"--dataset {dataset} --teacher {teacher} --prior {prior} --estimator {estimator}")
+    return [
+        Step(
+            "scripts/train_teacher.py",
+            words(f"--preset cifar10 --dataset {dataset} --save_epochs 2 5 10 --output_dir {teacher}"),
+        ),
+        Step("benchmarks/cifar10.py", (*common, *words("--ipc 1 10 --labels online views tiles hard"))),
+        Step("benchmarks/cifar10.py", (*common, *words("--ipc 50 --labels online"))),
+        Step(
+            "scripts/train_prior.py",
+            words(
+                f"--dataset {dataset} --epochs 5 --channels 32 64 96 --batch_size 64 --learning_rate 0.001 "
+                f"--ema_decay 0.999 --sample_every 1 --output_dir {prior}"
+            )
+            + BF16,
+        ),
+        Step(
+            "scripts/train_estimator.py",
+            words(f"--dataset {dataset} --encoder resnet10_w16 --epochs 30 --batch_size 256 --output_dir {estimator}")
+            + BF16,
+        ),
+        Step(
+            "benchmarks/beta_sweep.py",
+            (*sweep, *words("--ipc 10 --betas 0 3 --guidance_scales 0.2 1 5 --label_modes online hard --seeds 0 1")),
+        ),
+    ]
+
+
+def imagenette_steps(dataset: str, runs: Path) -> list[Step]:
+    """InfoUtil's ablation grid on Imagenette at 64 px."""
+    teacher, ablation = runs / "imagenette64-teacher", runs / "imagenette64-ablation"
+    data = words(f"--dataset {dataset} --eval_split validation --image_size 64") + BF16
+    return [
+        Step(
+            "scripts/train_teacher.py",
+            (*data, *words("--model convnet4 --epochs 20 --save_epochs 5 10 --learning_rate 0.003"))
+            + words(f"--output_dir {teacher}"),
+        ),
+        Step(
+            "scripts/ablate.py",
+            (*data, *words(f"--teacher {teacher} --output_dir {ablation} --students convnet4 --ipc 1 10"))
+            + words("--candidates_per_class 150 --epochs 150 --seeds 3 --batch_size 32"),
+            copies=((ablation / "ablation.json", "ablation_imagenette.json"),),
+        ),
+    ]
+
+
+def words(text: str) -> tuple[str, ...]:
+    """A command line's words."""
+    return tuple(shlex.split(text))
+
+
+def run(step: Step) -> None:
+    """Runs a step to its end.
+
+    Raises:
+        SystemExit: If it fails; the same command continues.
+    """
+    print(f"\n$ {shlex.join(step.command)}", flush=True)
+    code = subprocess.run(step.command, cwd=ROOT).returncode
+    if code:
+        raise SystemExit(f"{step.script} must end without an error. Got exit code {code}; see above.")
+    for source, name in step.copies:
+        shutil.copyfile(source, RESULTS / name)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Runs or shows the steps of the groups whose data is given."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--cifar10", help="CIFAR-10: Hub id or local folder")
+    parser.add_argument("--imagenette", help="Imagenette: local folder with the splits train and validation")
+    parser.add_argument("--runs", type=Path, default=Path("runs/reproduce"), help="where trainings and sets go")
+    parser.add_argument("--only", nargs="+", choices=GROUPS, help="groups of tables; default: all with data")
+    parser.add_argument("--from_scratch", action="store_true", help="move existing records away first")
+    parser.add_argument("--dry_run", action="store_true", help="show the commands, run none")
+    options = parser.parse_args(argv)
+    data = {"sample": "sample", "cifar10": options.cifar10, "imagenette": options.imagenette}
+    chosen = options.only or [group for group in GROUPS if data[group]]
+    for group in chosen:
+        if not data[group]:
+            parser.error(f"--{group} must name the dataset for the group {group!r}. Got none.")
+    runs = options.runs.resolve()
+    planned = [step for group in chosen for step in steps(group, data[group], runs)]
+    planned += [Step(f"benchmarks/{name}.py", ()) for name in ("tables", "igds_tables", "ablation_table")]
+    if options.dry_run:
+        print("\n".join(shlex.join(step.command) for step in planned))
+        return
+    if options.from_scratch:
+        set_aside(chosen)
+    for step in planned:
+        run(step)
+
+
+def set_aside(groups: Sequence[str]) -> None:
+    """Moves the groups' records to `results/earlier/`.
+
+    Raises:
+        SystemExit: If records of an earlier time lie there already.
+    """
+    earlier = RESULTS / "earlier"
+    earlier.mkdir(exist_ok=True)
+    names = [name for group in groups for name in RECORDS[group] if (RESULTS / name).is_file()]
+    for name in names:
+        if (earlier / name).exists():
+            raise SystemExit(f"{earlier} must not hold {name} from an earlier time. Move it away; nothing was touched.")
+    for name in names:
+        (RESULTS / name).rename(earlier / name)
+
+
+if __name__ == "__main__":
+    main()

@@ -36,6 +36,7 @@ def test_console_script_is_declared():
         ("decoct.scripts", "accelerate_configs/multi_gpu.yaml"),
         ("decoct.presets", "cifar10.yaml"),
         ("decoct.presets", "protocols/rded_kd.yaml"),
+        ("decoct.presets", "reported/infoutil.yaml"),
         ("decoct.presets", "infoutil_paper.yaml"),
         ("decoct.hub_cards", "dataset_card.md"),
         ("decoct.pipelines", "igds/pipeline.py"),

@@ -215,11 +215,12 @@ def test_the_manifest_names_what_made_the_images(finished, settings, pipeline, t
         for name, value in manifest["information"][str(ipc)].items():
             assert value == pytest.approx(np.mean([tile[name] for tile in tiles]), rel=1e-6)
     assert set(manifest["information"]["1"]) == {"prototype", "contextual"}
-    written = {name for name in files(folder) if name not in ("manifest.json", "run.json")}
+    written = {name for name in files(folder) if name not in ("manifest.json", "run.json", "report.html")}
     assert set(manifest["files"]) == written
     for name, digest in manifest["files"].items():
         assert hashlib.sha256((folder / name).read_bytes()).hexdigest() == digest
-    assert {path.name for path in folder.iterdir()} == {"README.md", "data", "manifest.json", "preview.png", "run.json"}
+    names = {"README.md", "data", "manifest.json", "preview.png", "report.html", "run.json"}
+    assert {path.name for path in folder.iterdir()} == names
 
 
 def test_the_card_and_the_preview(finished, settings, pipeline):

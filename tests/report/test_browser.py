@@ -1,0 +1,226 @@
+"""The report in headless Chromium: what a reader sees, with and without its script, and that it asks for nothing."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import select
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from decoct.report import write_report
+from decoct.run_folder import write_json
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium: apt-get install chromium")
+
+OPTIONS = [
+    *("--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--disable-background-networking"),
+    *("--disable-component-update", "--disable-sync", "--disable-extensions", "--no-first-run", "--hide-scrollbars"),
+    *("--window-size=1280,900", "--remote-debugging-pipe", "about:blank"),
+]
+# Chromium reads commands from descriptor 3 and answers on 4; copies high up keep them from being each other.
+LAUNCH = """
+import fcntl, os, sys
+ends = [fcntl.fcntl(int(end), fcntl.F_DUPFD, 10) for end in sys.argv[1:3]]
+os.dup2(ends[0], 3)
+os.dup2(ends[1], 4)
+os.execv(sys.argv[3], sys.argv[3:])
+"""
+TIMEOUT = 60.0
+
+
+class Browser:
+    """A tab, driven by the DevTools protocol over a pipe."""
+
+    def __init__(self, write: int, read: int) -> None:
+        self._write, self._read = write, read
+        self._buffer, self._number, self._session = b"", 0, ""
+        self.events: list[dict[str, Any]] = []
+        target = self.send("Target.createTarget", url="about:blank")["targetId"]
+        self._session = self.send("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
+        for domain in ("Page", "Runtime", "Log", "Network"):
+            self.send(f"{domain}.enable")
+
+    def send(self, method: str, **params: Any) -> dict[str, Any]:
+        """The result of a command."""
+        self._number += 1
+        message = {"id": self._number, "method": method, "params": params}
+        if self._session:
+            message["sessionId"] = self._session
+        os.write(self._write, json.dumps(message).encode() + b"\0")
+        while True:
+            answer = self._next()
+            if answer.get("id") == self._number:
+                assert "error" not in answer, answer
+                return answer["result"]
+
+    def _next(self) -> dict[str, Any]:
+        """The next message; events are kept."""
+        limit = time.monotonic() + TIMEOUT
+        while b"\0" not in self._buffer:
+            assert select.select([self._read], [], [], max(0.0, limit - time.monotonic()))[0], "Chromium is silent"
+            received = os.read(self._read, 2**16)
+            assert received, "Chromium ended"
+            self._buffer += received
+        line, self._buffer = self._buffer.split(b"\0", 1)
+        message = json.loads(line)
+        if "method" in message:
+            self.events.append(message)
+        return message
+
+    def open(self, path: Path) -> None:
+        """Opens a file, and waits until it is loaded."""
+        self.events.clear()
+        self.send("Page.navigate", url=path.resolve().as_uri())
+        while not any(event["method"] == "Page.loadEventFired" for event in self.events):
+            self._next()
+
+    def value(self, expression: str) -> Any:
+        """The value of a JavaScript expression in the page."""
+        result = self.send("Runtime.evaluate", expression=expression, returnByValue=True)
+        assert "exceptionDetails" not in result, result
+        return result["result"].get("value")
+
+    def named(self, *methods: str) -> list[dict[str, Any]]:
+        """The parameters of the events of these names since the page was opened."""
+        self.value("0")  # what was sent before the answer has arrived with it
+        return [event["params"] for event in self.events if event["method"] in methods]
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory) -> Iterator[Browser]:
+    commands, answers = os.pipe(), os.pipe()
+    profile = tmp_path_factory.mktemp("chromium")
+    words = [sys.executable, "-c", LAUNCH, str(commands[0]), str(answers[1]), str(CHROMIUM), *OPTIONS]
+    process = subprocess.Popen(
+        [*words[:-1], f"--user-data-dir={profile}", words[-1]],
+        pass_fds=(commands[0], answers[1]), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    for end in (commands[0], answers[1]):
+        os.close(end)
+    try:
+        yield Browser(commands[1], answers[0])
+    finally:
+        with contextlib.suppress(BrokenPipeError):
+            os.write(commands[1], json.dumps({"id": 0, "method": "Browser.close"}).encode() + b"\0")
+        process.wait(TIMEOUT)
+        for end in (commands[1], answers[0]):
+            os.close(end)
+
+
+@pytest.fixture
+def tab(browser) -> Iterator[Browser]:
+    """The browser as a reader has it at first: light, wide, with scripts."""
+    yield browser
+    browser.send("Emulation.setEmulatedMedia", features=[])
+    browser.send("Emulation.clearDeviceMetricsOverride")
+    browser.send("Emulation.setScriptExecutionDisabled", value=False)
+
+
+@pytest.fixture
+def evaluated(copied, make_record) -> Callable[[str], Path]:
+    """`evaluated(method)`: the report of a run folder with results."""
+
+    def report(method: str) -> Path:
+        folder = copied(method)
+        records = [make_record(ipc, [0.4 + ipc / 20, 0.41 + ipc / 20], [0.3, 0.33], method=method) for ipc in (1, 3)]
+        write_json(folder / "results.json", records)
+        return write_report(folder)
+
+    return report
+
+
+def assert_quiet(tab: Browser) -> None:
+    """Nothing but the file itself was asked for, and nothing was said on the console."""
+    requested = [event["request"]["url"] for event in tab.named("Network.requestWillBeSent")]
+    assert [url for url in requested if not url.startswith(("file:", "data:"))] == []
+    assert len([url for url in requested if url.startswith("file:")]) == 1
+    assert tab.named("Runtime.consoleAPICalled", "Runtime.exceptionThrown", "Log.entryAdded") == []
+    assert tab.named("Page.javascriptDialogOpening") == []
+
+
+SHOWN = "[...document.querySelectorAll('.label')].filter(label => label.checkVisibility()).map(label => label.id)"
+ALL = "[...document.querySelectorAll('.label')].map(label => label.id)"
+
+
+@pytest.mark.parametrize("method", ["infoutil", "random", "igds"])
+def test_report_is_drawn_without_network_and_errors(tab, evaluated, method):
+    tab.open(evaluated(method))
+    assert_quiet(tab)
+    assert tab.value("document.querySelector('h1').innerText").endswith("distilled to 1 or 3 images per class")
+    assert tab.value("[...document.images].every(image => image.complete && image.naturalWidth === 28)")
+    assert tab.value("[...document.querySelectorAll('svg image')].every(image => image.getBBox().width === 28)")
+    assert tab.value("document.querySelectorAll('.chart circle').length") == 4
+    assert len(tab.value(SHOWN)) == tab.value("document.querySelectorAll('.image').length") > 0, "one label per image"
+    assert tab.value("document.documentElement.scrollWidth") == 1280
+    bars = "[...document.querySelectorAll('.label:not([hidden]) .bar')].map(bar => bar.getBoundingClientRect().height)"
+    assert set(tab.value(bars)) == {4}
+
+
+def test_labels_by_mouse_keyboard_and_touch(tab, evaluated):
+    tab.open(evaluated("infoutil"))
+    first = tab.value(ALL)[:4]
+    assert set(tab.value(SHOWN)) & set(first) == {first[0]}
+    place = tab.value(
+        "(() => { const tile = document.querySelectorAll('.tile')[2]; tile.scrollIntoView({behavior: 'instant'});"
+        "const box = tile.getBoundingClientRect(); return [box.x + box.width / 2, box.y + box.height / 2]; })()"
+    )
+    tab.send("Input.dispatchMouseEvent", type="mouseMoved", x=place[0], y=place[1])
+    assert set(tab.value(SHOWN)) & set(first) == {first[2]}, "pointed at"
+    assert tab.value("document.querySelector('.origin-of.chosen').dataset.tile") == first[2]
+    tab.value("document.querySelectorAll('.tile')[0].focus()")
+    for kind in ("keyDown", "keyUp"):
+        tab.send("Input.dispatchKeyEvent", type=kind, key="Tab", code="Tab", windowsVirtualKeyCode=9)
+    assert tab.value("document.activeElement.getAttribute('aria-controls')") == first[1]
+    assert set(tab.value(SHOWN)) & set(first) == {first[1]}, "reached by Tab"
+    assert tab.value("[...document.querySelectorAll('.image .tile[aria-pressed=true]')].length") == 8
+    tab.value("document.querySelectorAll('.tile')[3].click()")
+    assert set(tab.value(SHOWN)) & set(first) == {first[3]}, "tapped"
+    assert_quiet(tab)
+
+
+def test_readable_without_its_script(tab, evaluated):
+    tab.send("Emulation.setScriptExecutionDisabled", value=True)
+    tab.open(evaluated("infoutil"))
+    assert tab.value(SHOWN) == tab.value(ALL), "all labels are shown"
+    assert not tab.value("document.querySelector('.scripted').checkVisibility()")
+
+
+def test_dark_and_narrow(tab, evaluated):
+    path = evaluated("infoutil")
+    colors = []
+    for scheme in ("light", "dark"):
+        tab.send("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
+        tab.open(path)
+        style = "getComputedStyle(document.body)"
+        colors.append(
+            [sum(map(int, tab.value(f"{style}.{name}.match(/\\d+/g)"))) for name in ("backgroundColor", "color")]
+        )
+    (light_paper, light_ink), (dark_paper, dark_ink) = colors
+    assert light_paper > 700 > 120 > light_ink
+    assert dark_paper < 120 < 600 < dark_ink
+    tab.send("Emulation.setDeviceMetricsOverride", width=360, height=740, deviceScaleFactor=2, mobile=True)
+    tab.open(path)
+    assert tab.value("document.documentElement.scrollWidth") == 360, "nothing is cut off or scrolls sideways"
+    assert tab.value("document.querySelector('.tile').getBoundingClientRect().width") >= 44, "wide enough for a finger"
+
+
+def test_hostile_names_stay_text(tab, hostile):
+    tab.open(hostile / "report.html")
+    assert_quiet(tab)
+    names = [" ".join(name.split()) for name in json.loads((hostile / "manifest.json").read_text())["label_names"]]
+    shown = tab.value("[...document.querySelectorAll('h3 bdi')].map(name => name.textContent)")
+    assert [" ".join(name.split()) for name in shown] == names
+    assert tab.value("document.querySelectorAll('main script, main img[src=x], main b b').length") == 0
+    assert tab.value("document.scripts.length") == 2
+    assert len(tab.value(SHOWN)) == tab.value("document.querySelectorAll('.image').length") == 8
+    assert tab.value("document.documentElement.scrollWidth") == 1280
