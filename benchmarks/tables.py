@@ -36,7 +36,7 @@ IPCS = (1, 10, 50)
 REPORTED = {"RDED, reported": (23.5, 50.2, 68.4), "InfoUtil, reported": (28.5, 54.1, 69.8)}
 REPORTED_NOTE = (
     "Reported: InfoUtil, Table 1, with a teacher at 82.24 %. The paper's random images (14.4, 26.0, 43.4), herding "
-    "(21.5, 31.6, 40.4) and forgetting (13.5, 23.3, 23.3 at IPC 1, 10, 50) are of another recipe, so they stand in no table."
+    "(21.5, 31.6, 40.4) and forgetting (13.5, 23.3, 23.3 at IPC 1, 10, 50) are of another recipe and stand in no table."
 )
 # One table holds records that agree in all of these.
 CONDITIONS = ("protocol", "epochs", "rrc_scale", "student", "precision", "epoch")

@@ -10,6 +10,7 @@ from decoct.config.data import DataConfig, RunConfig
 from decoct.config.distill import METHOD_DEFAULTS, SELECTION_FIELDS, DistillConfig
 from decoct.config.evaluate import LABEL_MODES, EvaluateConfig
 from decoct.config.options import check_choices, config_hash, option, require, to_dict
+from decoct.config.publishing import PUBLISHING_FIELDS, PublishConfig, PublishingConfig, VerifyConfig
 from decoct.config.sampling import SAMPLING_FIELDS, SampleConfig, SamplingConfig
 from decoct.config.study import BetaStudyConfig, InformationConfig
 from decoct.config.training import EstimatorConfig, PriorConfig, TeacherConfig, TrainingConfig
@@ -18,6 +19,7 @@ __all__ = [
     "ABLATION_TABLES",
     "LABEL_MODES",
     "METHOD_DEFAULTS",
+    "PUBLISHING_FIELDS",
     "SAMPLING_FIELDS",
     "SELECTION_FIELDS",
     "AblateConfig",
@@ -29,11 +31,14 @@ __all__ = [
     "EvaluateConfig",
     "InformationConfig",
     "PriorConfig",
+    "PublishConfig",
+    "PublishingConfig",
     "RunConfig",
     "SampleConfig",
     "SamplingConfig",
     "TeacherConfig",
     "TrainingConfig",
+    "VerifyConfig",
     "check_choices",
     "config_hash",
     "option",

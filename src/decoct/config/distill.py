@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from decoct.config.data import DataConfig
 from decoct.config.options import option, require
+from decoct.config.publishing import PublishingConfig
 from decoct.config.sampling import SamplingConfig
 
 __all__ = ["METHOD_DEFAULTS", "SELECTION_FIELDS", "DistillConfig"]
@@ -34,7 +35,7 @@ SELECTION_FIELDS = (
 
 
 @dataclass(kw_only=True)
-class DistillConfig(SamplingConfig, DataConfig):
+class DistillConfig(SamplingConfig, PublishingConfig, DataConfig):
     """Distilling a dataset: InfoUtil, or one of the baselines made with the same code.
 
     Fields that default to None take the method's own value (`METHOD_DEFAULTS`).
@@ -92,6 +93,7 @@ class DistillConfig(SamplingConfig, DataConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        self.check_publishing()
         for name, value in self.method_defaults().items():
             if getattr(self, name) is None:
                 setattr(self, name, value)

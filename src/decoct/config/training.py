@@ -7,12 +7,13 @@ from typing import Literal
 
 from decoct.config.data import DataConfig
 from decoct.config.options import option, require
+from decoct.config.publishing import PublishingConfig
 
 __all__ = ["EstimatorConfig", "PriorConfig", "TeacherConfig", "TrainingConfig"]
 
 
 @dataclass(kw_only=True)
-class TrainingConfig(DataConfig):
+class TrainingConfig(PublishingConfig, DataConfig):
     """What all training shares: length, batches, learning rate, checkpoints, trackers."""
 
     epochs: int = option(60, "Passes over the training split.")
@@ -27,6 +28,7 @@ class TrainingConfig(DataConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        self.check_publishing()
         require(self.epochs >= 1, "epochs", "at least 1", self.epochs)
         require(self.batch_size >= 1, "batch_size", "at least 1", self.batch_size)
         require(self.learning_rate > 0, "learning_rate", "positive", self.learning_rate)

@@ -1,0 +1,52 @@
+"""Publishing on the Hub, and checking what was published."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from decoct.config.options import option, require
+
+__all__ = ["PUBLISHING_FIELDS", "PublishConfig", "PublishingConfig", "VerifyConfig"]
+
+PUBLISHING_FIELDS = ("push_to_hub", "private", "revision", "commit_message")
+
+
+@dataclass(kw_only=True)
+class PublishingConfig:
+    """Where results go on the Hub; nothing is uploaded unless `push_to_hub` names a repository."""
+
+    push_to_hub: str | None = option(None, "Hub repository `user/name` to upload the result to. Default: no upload.")
+    private: bool = option(False, "Create the repository as a private one.")
+    revision: str | None = option(None, "Branch of the repository to upload to. Default: `main`.")
+    commit_message: str | None = option(None, "Message of the final commit. Default: what was uploaded.")
+
+    def check_publishing(self) -> None:
+        """Raises ValueError for a repository that is not `user/name`."""
+        valid = self.push_to_hub is None or (
+            self.push_to_hub.count("/") == 1 and all(part.strip() for part in self.push_to_hub.split("/"))
+        )
+        require(valid, "push_to_hub", "a Hub repository 'user/name'", self.push_to_hub)
+
+
+@dataclass(kw_only=True)
+class PublishConfig(PublishingConfig):
+    """Uploading a run folder: a distilled dataset, teacher, estimator, prior or IGDS pipeline."""
+
+    folder: str = option("runs/distilled", "Run folder to publish.")
+    license: str | None = option(None, "Licence of the source dataset, by its Hub identifier (`mit`, `cc-by-4.0` …).")
+    attribution: str | None = option(None, "Who made the source dataset, as a sentence or citation for the card.")
+    overwrite: bool = option(
+        False, "Publish into a repository that holds something else; its other files are left as they are."
+    )
+    dry_run: bool = option(False, "Print what would be uploaded, then stop.")
+
+    def __post_init__(self) -> None:
+        self.check_publishing()
+
+
+@dataclass(kw_only=True)
+class VerifyConfig:
+    """Checking a distilled dataset: hashes, schema, labels, logits, images."""
+
+    source: str = option("runs/distilled", "Run folder, or Hub id of a published distilled dataset.")
+    revision: str | None = option(None, "Branch, tag or commit of a Hub repository. Default: `main`.")
