@@ -10,14 +10,13 @@ Only what stands between `<!-- NAME:begin -->` and `<!-- NAME:end -->` is replac
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from tables import ROOT, markdown, mean_and_spread, replace_section, span
+from tables import NO_RECORDS, ROOT, Section, markdown, mean_and_spread, read, span, write_sections
 
 Record = dict[str, Any]
 
@@ -26,7 +25,6 @@ RESULTS = ROOT / "benchmarks" / "results"
 CONDITIONS = ("dataset", "student", "protocol", "epochs", "rrc_scale", "mixed_precision", "epoch", "eval_split")
 SAMPLING = ("scheduler", "sampling_steps", "fingerprints")
 DATASETS = {"sample": "Embedded sample (Fashion-MNIST, 28 px, 4,000 images)", "cifar10": "CIFAR-10"}
-NO_RECORDS = "No records yet."
 
 
 def beta_section(results: Path) -> str:
@@ -161,17 +159,12 @@ def guidance_section(results: Path) -> str:
     return markdown(header, rows) if rows else NO_RECORDS
 
 
-SECTIONS: list[tuple[str, str, Callable[[Path], str]]] = [
+SECTIONS: list[Section] = [
     ("README.md", "igds", igds_section),
     ("benchmarks/README.md", "beta", beta_section),
     ("benchmarks/README.md", "estimator", estimator_section),
     ("benchmarks/README.md", "guidance", guidance_section),
 ]
-
-
-def read(path: Path) -> list[Record]:
-    """The records of a result file; none if it is not there."""
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -180,18 +173,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--root", type=Path, default=ROOT, help="folder of README.md and benchmarks/")
     parser.add_argument("--check", action="store_true", help="write nothing; exit code 1 if a table is out of date")
     options = parser.parse_args(argv)
-    outdated = []
-    for file, name, section in SECTIONS:
-        path = options.root / file
-        text = path.read_text(encoding="utf-8")
-        fresh = replace_section(text, name, section(options.root / "benchmarks" / "results"), path)
-        if fresh != text:
-            outdated.append(f"{file}, section {name}")
-            if not options.check:
-                path.write_text(fresh, encoding="utf-8")
-    for place in outdated:
-        print(f"{place}: {'out of date; run python benchmarks/igds_tables.py' if options.check else 'written'}")
-    return int(options.check and bool(outdated))
+    return write_sections(options.root, SECTIONS, options.check, Path(__file__).name)
 
 
 if __name__ == "__main__":

@@ -13,13 +13,15 @@ fresh clone it trains the teachers and finds the rest done. `--from_scratch` mov
 from __future__ import annotations
 
 import argparse
+import json
 import shlex
-import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+from memory import public_name
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
@@ -30,6 +32,7 @@ RECORDS = {
     "cifar10": ("cifar10.json", "beta_sweep_cifar10.json"),
     "imagenette": ("ablation_imagenette.json",),
 }
+PATHS = ("dataset", "teacher", "scoring_teacher")
 BF16 = ("--mixed_precision", "bf16")
 
 
@@ -120,7 +123,7 @@ def imagenette_steps(dataset: str, runs: Path) -> list[Step]:
         Step(
             "scripts/ablate.py",
             (*data, *words(f"--teacher {teacher} --output_dir {ablation} --students convnet4 --ipc 1 10"))
-            + words("--candidates_per_class 150 --epochs 150 --seeds 3 --batch_size 32"),
+            + words("--candidates_per_class 100 --epochs 100 --seeds 3 --batch_size 32"),
             copies=((ablation / "ablation.json", "ablation_imagenette.json"),),
         ),
     ]
@@ -142,7 +145,15 @@ def run(step: Step) -> None:
     if code:
         raise SystemExit(f"{step.script} must end without an error. Got exit code {code}; see above.")
     for source, name in step.copies:
-        shutil.copyfile(source, RESULTS / name)
+        keep_records(source, RESULTS / name)
+
+
+def keep_records(source: Path, target: Path) -> None:
+    """Copies records; of local paths the last part alone."""
+    records = json.loads(source.read_text(encoding="utf-8"))
+    for record in records:
+        record |= {name: public_name(record[name]) for name in PATHS if record.get(name)}
+    target.write_text(json.dumps(records, indent=1) + "\n", encoding="utf-8")
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -162,7 +173,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             parser.error(f"--{group} must name the dataset for the group {group!r}. Got none.")
     runs = options.runs.resolve()
     planned = [step for group in chosen for step in steps(group, data[group], runs)]
-    planned += [Step(f"benchmarks/{name}.py", ()) for name in ("tables", "igds_tables", "ablation_table")]
+    planned += [Step(f"benchmarks/{name}.py", ()) for name in ("tables", "igds_tables", "evaluation_tables")]
     if options.dry_run:
         print("\n".join(shlex.join(step.command) for step in planned))
         return

@@ -13,12 +13,14 @@ import json
 import statistics
 import sys
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 Record = dict[str, Any]
+# File, name of the section, and what makes it from the folder of results.
+Section = tuple[str, str, Callable[[Path], str]]
 
 ROWS = {
     "random": "random images",
@@ -172,6 +174,27 @@ def replace_section(text: str, name: str, content: str, where: Path) -> str:
         raise ValueError(f"{where} must hold the markers {begin} and {end}, once each. Add them where the table goes.")
     before, rest = text.split(begin)
     return f"{before}{begin}\n\n{content}\n\n{end}{rest.split(end)[1]}"
+
+
+def read(path: Path) -> Any:
+    """The content of a result file; an empty list if it is not there."""
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
+
+
+def write_sections(root: Path, sections: Sequence[Section], check: bool, script: str) -> int:
+    """Writes sections of files below `root`, or compares them with the records; 1 if one was not up to date."""
+    outdated = []
+    for file, name, section in sections:
+        path = root / file
+        text = path.read_text(encoding="utf-8")
+        fresh = replace_section(text, name, section(root / "benchmarks" / "results"), path)
+        if fresh != text:
+            outdated.append(f"{file}, section {name}")
+            if not check:
+                path.write_text(fresh, encoding="utf-8")
+    for place in outdated:
+        print(f"{place}: {f'out of date; run python benchmarks/{script}' if check else 'written'}")
+    return int(check and bool(outdated))
 
 
 def main(argv: Sequence[str] | None = None) -> int:

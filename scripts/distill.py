@@ -15,6 +15,8 @@ What it would compute and what that would cost:
 
 The same command continues a run that was interrupted. Read the result with
 `load_dataset("runs/infoutil", "ipc_10", split="train")`.
+
+With `--push_to_hub user/name` the result is published as `scripts/publish.py` would, once it is finished.
 """
 
 from decoct.arguments import parse_config, run
@@ -25,12 +27,17 @@ def main() -> None:
     config = parse_config(DistillConfig, description=__doc__)
     from accelerate import PartialState
 
+    from decoct.hub.publish import publish_run, require_publishing
     from decoct.reporting import distill_report, format_settings
     from decoct.synthesis.distill import distill
 
+    if config.push_to_hub and not config.dry_run:
+        require_publishing(config)
     manifest = distill(config)
     if PartialState().is_main_process:
         print(format_settings(manifest) if config.dry_run else distill_report(manifest, config.output_dir))
+        if config.push_to_hub and not config.dry_run:
+            print(publish_run(config, config.output_dir))
 
 
 if __name__ == "__main__":

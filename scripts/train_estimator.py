@@ -13,6 +13,8 @@ An existing encoder, of which only the classifier is trained:
     accelerate launch scripts/train_estimator.py --dataset uoft-cs/cifar10 --encoder microsoft/resnet-18
 
 The same command continues a run that was interrupted.
+
+With `--push_to_hub user/name` the result is published as `scripts/publish.py` would, once it is finished.
 """
 
 from typing import Any
@@ -25,12 +27,17 @@ def main() -> None:
     config = parse_config(EstimatorConfig, description=__doc__)
     from accelerate import PartialState
 
+    from decoct.hub.publish import publish_run, require_publishing
     from decoct.reporting import format_settings
     from decoct.training.estimator import train_estimator
 
+    if config.push_to_hub and not config.dry_run:
+        require_publishing(config)
     record = train_estimator(config)
     if PartialState().is_main_process:
         print(format_settings(record) if config.dry_run else report(record, config.output_dir))
+        if config.push_to_hub and not config.dry_run:
+            print(publish_run(config, config.output_dir))
 
 
 def report(record: dict[str, Any], folder: str) -> str:

@@ -13,6 +13,8 @@ Without classes; the information guidance alone then decides what is drawn:
     accelerate launch scripts/train_prior.py --preset cifar10 --no_conditional --output_dir runs/prior-unconditional
 
 The same command continues a run that was interrupted. `DDPMPipeline.from_pretrained("runs/prior")` loads the result.
+
+With `--push_to_hub user/name` the result is published as `scripts/publish.py` would, once it is finished.
 """
 
 from decoct.arguments import parse_config, run
@@ -23,12 +25,17 @@ def main() -> None:
     config = parse_config(PriorConfig, description=__doc__)
     from accelerate import PartialState
 
+    from decoct.hub.publish import publish_run, require_publishing
     from decoct.reporting import format_settings, prior_report
     from decoct.training.prior import train_prior
 
+    if config.push_to_hub and not config.dry_run:
+        require_publishing(config)
     record = train_prior(config)
     if PartialState().is_main_process:
         print(format_settings(record) if config.dry_run else prior_report(record, config.output_dir))
+        if config.push_to_hub and not config.dry_run:
+            print(publish_run(config, config.output_dir))
 
 
 if __name__ == "__main__":

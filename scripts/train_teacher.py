@@ -13,6 +13,8 @@ A local folder with one sub-folder of images per class, resized to 64 pixels:
     accelerate launch scripts/train_teacher.py --dataset path/to/folder --image_size 64 --model convnet4
 
 The same command continues a run that was interrupted.
+
+With `--push_to_hub user/name` the result is published as `scripts/publish.py` would, once it is finished.
 """
 
 from decoct.arguments import parse_config, run
@@ -23,12 +25,17 @@ def main() -> None:
     config = parse_config(TeacherConfig, description=__doc__)
     from accelerate import PartialState
 
+    from decoct.hub.publish import publish_run, require_publishing
     from decoct.reporting import format_settings, teacher_report
     from decoct.training.teacher import train_teacher
 
+    if config.push_to_hub and not config.dry_run:
+        require_publishing(config)
     record = train_teacher(config)
     if PartialState().is_main_process:
         print(format_settings(record) if config.dry_run else teacher_report(record, config.output_dir))
+        if config.push_to_hub and not config.dry_run:
+            print(publish_run(config, config.output_dir))
 
 
 if __name__ == "__main__":

@@ -20,6 +20,8 @@ COMMANDS = {
     "(RDED, random, herding, k-center, k-means, forgetting)",
     "sample": "draw samples of a prior under information guidance, over beta",
     "evaluate": "train students on a distilled dataset and measure them on real images",
+    "publish": "upload a finished run to the Hugging Face Hub",
+    "verify": "check a distilled dataset, in a folder or on the Hub, before it is trusted",
     "compare": "set the results of several runs side by side, as tables and figures",
     "ablate": "run the ablation grid of InfoUtil and fill the tables of the paper",
     "information": "measure the prototype information and contextual score of a dataset",
@@ -27,7 +29,7 @@ COMMANDS = {
 }
 
 # Commands that compute nothing on a GPU, so that they run as they are.
-UNLAUNCHED = ("compare",)
+UNLAUNCHED = ("publish", "verify", "compare")
 
 # Said once here, `accelerate launch` does not warn about having chosen them itself.
 LAUNCH_DEFAULTS = ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]

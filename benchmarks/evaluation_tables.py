@@ -1,0 +1,103 @@
+"""Writes the ablation tables and those of `strong_kd` and of training speed from the records in benchmarks/results/.
+
+    python benchmarks/evaluation_tables.py
+    python benchmarks/evaluation_tables.py --check     # exit code 1 if a table is not what the records say
+
+Only what stands between `<!-- NAME:begin -->` and `<!-- NAME:end -->` is replaced, NAME being `claims` in README.md
+and `ablation`, `strong_kd` and `throughput` in benchmarks/README.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import statistics
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from tables import NO_RECORDS, ROOT, Section, markdown, mean_and_spread, read, span, write_sections
+
+from decoct.evaluation.ablation_tables import format_ablation
+
+ABLATION = "ablation_imagenette.json"
+STRONG = ("batch_size", "ema_decay", "epochs", "rrc_scale", "learning_rate")
+
+
+def ablation_section(results: Path) -> str:
+    """Tables and claims as `decoct ablate` writes them, below this file's own headings."""
+    records = read(results / ABLATION)
+    if not records:
+        return NO_RECORDS
+    text = format_ablation(records).split("\n", 1)[1].strip()
+    return re.sub(r"^#", "##", text, flags=re.MULTILINE)
+
+
+def claims_section(results: Path) -> str:
+    """The README's part: the table of scoring and cropping, and the claims."""
+    parts = re.split(r"^(?=#{3,} )", ablation_section(results), flags=re.MULTILINE)
+    wanted = [part.strip() for part in parts if re.match(r"#+ (Table 6|Claims)", part)]
+    caption = next((part.split("\n", 1)[1].strip() for part in parts if re.match(r"### ", part)), NO_RECORDS)
+    return "\n\n".join([caption, *(re.sub(r"^#+ (.*)", r"**\1**", part) for part in wanted)])
+
+
+def strong_section(results: Path) -> str:
+    """Settings of the sweep behind `strong_kd`, the best first."""
+    records = read(results / "strong_kd.json")
+    groups: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
+    for record in records:
+        groups.setdefault(tuple(record[name] for name in ("dataset", "ipc", "labels", "student")), []).append(record)
+    parts = []
+    for (dataset, ipc, labels, student), members in sorted(groups.items()):
+        settings: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
+        for record in members:
+            settings.setdefault(tuple(record[name] for name in STRONG), []).append(record)
+        ranked = sorted(settings.items(), key=lambda item: -statistics.fmean(r["accuracy"] for r in item[1]))
+        rows = [
+            [*(f"{value:g}" for value in setting), mean_and_spread([100 * record["accuracy"] for record in each])]
+            for setting, each in ranked
+        ]
+        seconds = span(round(statistics.fmean(r["seconds"] for r in each)) for each in settings.values())
+        parts.append(
+            f"{dataset}, IPC {ipc}, {members[0]['method']}, labels `{labels}`, {student}; {seconds} s a student:"
+        )
+        parts.append(markdown([*(name.replace("_", " ") for name in STRONG), "accuracy %"], rows))
+    return "\n\n".join(parts) or NO_RECORDS
+
+
+def throughput_section(results: Path) -> str:
+    """Images a second of student training beside those of a loop written by hand."""
+    found: dict[str, dict[str, Any]] = dict(read(results / "student_throughput.json"))
+    rows = [
+        [
+            f"{entry['student']}, {entry['image_size']} px, batch {entry['batch_size']}, {entry['mixed_precision']}",
+            *(f"{entry['images_per_second'][name]['median']:.0f}" for name in ("decoct", "plain")),
+            f"{entry['ratio']['median']:.2f} ({entry['ratio']['min']:.2f} to {entry['ratio']['max']:.2f})",
+            str(entry["repeats"]),
+        ]
+        for entry in found.values()
+    ]
+    header = ["student", "images/s", "plain loop, images/s", "ratio, median of pairs (range)", "pairs"]
+    return markdown(header, rows) if rows else NO_RECORDS
+
+
+SECTIONS: list[Section] = [
+    ("README.md", "claims", claims_section),
+    ("benchmarks/README.md", "ablation", ablation_section),
+    ("benchmarks/README.md", "strong_kd", strong_section),
+    ("benchmarks/README.md", "throughput", throughput_section),
+]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Writes the tables, or compares them with the records."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--root", type=Path, default=ROOT, help="folder of README.md and benchmarks/")
+    parser.add_argument("--check", action="store_true", help="write nothing; exit code 1 if a table is out of date")
+    options = parser.parse_args(argv)
+    return write_sections(options.root, SECTIONS, options.check, Path(__file__).name)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,39 @@
+"""Publish a finished run on the Hugging Face Hub: a distilled dataset, teacher, estimator, prior or IGDS pipeline.
+
+See first what would be uploaded; this contacts nothing:
+
+    python scripts/publish.py runs/infoutil --push_to_hub user/cifar10-infoutil --dry_run
+
+Upload it, to a private repository or to another branch than `main`:
+
+    python scripts/publish.py runs/infoutil --push_to_hub user/cifar10-infoutil
+    python scripts/publish.py runs/teacher --push_to_hub user/cifar10-teacher --private --revision epochs-200
+
+Log in first by `hf auth login`, or set HF_TOKEN. The repository is created, and gets everything in one commit, the card
+last of all; the same command completes an upload that was interrupted, and makes no commit if nothing has changed. A
+repository that holds something else is left alone unless `--overwrite` is given; then files of the same names are
+replaced, data and weights of the former content that would be taken for the new ones are deleted, and others stay.
+Weights are safetensors only; checkpoints, early teachers (`epoch_N`) and the folder's `run.json` are not uploaded.
+"""
+
+import sys
+
+from decoct.arguments import parse_config, run
+from decoct.config import PublishConfig
+
+
+def main() -> None:
+    config = parse_config(PublishConfig, folder_words(sys.argv[1:]), description=__doc__)
+    from decoct.hub.publish import publish
+
+    print(publish(config))
+
+
+def folder_words(arguments: list[str]) -> list[str]:
+    """Arguments in which the words before the first option are the folder."""
+    leading = bool(arguments) and not arguments[0].startswith("-")
+    return ["--folder", *arguments] if leading and "--folder" not in arguments else arguments
+
+
+if __name__ == "__main__":
+    run(main)

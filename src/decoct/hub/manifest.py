@@ -1,0 +1,137 @@
+"""What a manifest must say before anything is read by it: fields, types, paths that stay inside the folder."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from decoct.config import DistillConfig
+
+__all__ = ["check_manifest", "parse_manifest", "shown", "unsafe_path"]
+
+MOST_BYTES = 64 * 2**20  # of manifest.json and README.md, which are read at once
+SHOWN_CHARACTERS = 200
+
+
+def shown(text: object) -> str:
+    """Text on one line whose control characters a terminal does not act on, cut where it is long."""
+    line = str(text)
+    line = line if len(line) <= SHOWN_CHARACTERS else line[:SHOWN_CHARACTERS] + "…"
+    return "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in line)
+
+
+def unsafe_path(name: str) -> str | None:
+    """Why a path of a repository must not be opened, or None where it names a file inside the folder."""
+    if not name or not name.isprintable():
+        return "is empty or has control characters"
+    if "\\" in name or name.startswith(("/", "~")) or re.match(r"[A-Za-z][A-Za-z+.]*:", name):
+        return "is not relative to the folder"
+    if any(part in ("", ".", "..") for part in name.split("/")):
+        return "leaves the folder or is not in its normal form"
+    return None
+
+
+def parse_manifest(path: Path) -> Any:
+    """The content of a manifest file.
+
+    Raises:
+        ValueError: If it is too large, or not JSON.
+    """
+    if (size := path.stat().st_size) > MOST_BYTES:
+        raise ValueError(f"{path.name} must have at most {MOST_BYTES:,} bytes. Got {size:,}.")
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path.name} must be JSON. {shown(error)}") from error
+
+
+def is_count(value: Any) -> bool:
+    """Whether it is a whole number from 1 on."""
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
+
+
+def is_names(value: Any) -> bool:
+    """Whether it is a list of different, printable names."""
+    strings = isinstance(value, list) and bool(value) and all(isinstance(name, str) for name in value)
+    return strings and all(name and name.isprintable() for name in value) and len(set(value)) == len(value)
+
+
+def is_statistics(value: Any) -> bool:
+    """Whether it is a list of finite numbers, one or three."""
+    return (
+        isinstance(value, list)
+        and len(value) in (1, 3)
+        and all(isinstance(each, int | float) and not isinstance(each, bool) and math.isfinite(each) for each in value)
+    )
+
+
+def is_hashes(value: Any) -> bool:
+    """Whether it maps names to sha256 digests, at least one."""
+    return (
+        isinstance(value, dict)
+        and bool(value)
+        and all(isinstance(digest, str) and re.fullmatch("[0-9a-f]{64}", digest) for digest in value.values())
+    )
+
+
+FIELDS: dict[str, tuple[str, Callable[[Any], bool]]] = {
+    "decoct_version": ("a string", lambda value: isinstance(value, str)),
+    "dataset": ("a string", lambda value: isinstance(value, str)),
+    "config": ("a mapping", lambda value: isinstance(value, dict)),
+    "label_names": ("a list of different names without control characters", is_names),
+    "image_mean": ("a list of 1 or 3 finite numbers", is_statistics),
+    "image_std": (
+        "a list of 1 or 3 positive numbers",
+        lambda value: is_statistics(value) and all(each > 0 for each in value),
+    ),
+    "image_size": ("a positive whole number", is_count),
+    "channels": ("1 or 3", lambda value: is_count(value) and value in (1, 3)),
+    "ipcs": (
+        "a list of different positive whole numbers",
+        lambda value: (
+            isinstance(value, list) and bool(value) and all(map(is_count, value)) and len(set(value)) == len(value)
+        ),
+    ),
+    "files": ("a mapping of file names to sha256 digests", is_hashes),
+}
+
+
+def check_manifest(manifest: Any) -> list[str]:
+    """What is wrong with a parsed manifest, a sentence each; nothing of what it names is opened."""
+    if not isinstance(manifest, dict):
+        return [f"manifest.json must be a mapping. Got {type(manifest).__name__}."]
+    problems = []
+    for name, (expected, valid) in FIELDS.items():
+        if name not in manifest:
+            problems.append(f"{name} must be {expected}. It is missing.")
+        elif not valid(manifest[name]):
+            problems.append(f"{name} must be {expected}. Got {shown(manifest[name])}.")
+    if problems:
+        return problems
+    for name in ("image_mean", "image_std"):
+        if len(manifest[name]) != manifest["channels"]:
+            problems.append(f"{name} must have a value per channel, {manifest['channels']}. Got {manifest[name]}.")
+    return problems + check_settings(manifest["config"])
+
+
+def check_settings(config: dict[Any, Any]) -> list[str]:
+    """What is wrong with the settings that the columns depend on."""
+    wrong = [
+        f"config.{name} must be a whole number from {least} on. Got {shown(config.get(name))}."
+        for name, least in (("tiles_per_image", 1), ("views", 0))
+        if config.get(name) != 0 or least > 0
+        if not is_count(config.get(name))
+    ]
+    if not isinstance(config.get("method"), str):
+        wrong.append(f"config.method must be a string. Got {shown(config.get('method'))}.")
+    if wrong:
+        return wrong
+    try:
+        DistillConfig(**{name: config[name] for name in ("method", "tiles_per_image", "views")})
+    except ValueError as error:
+        return [f"config.{shown(error)}"]
+    return []

@@ -1,0 +1,119 @@
+"""Publishing a finished run on the Hub: a distilled dataset, teacher, estimator, prior or IGDS pipeline."""
+
+from __future__ import annotations
+
+import json
+import logging
+from typing import Any
+
+from huggingface_hub import CommitOperationAdd, HfApi
+from huggingface_hub.utils import validate_repo_id
+
+from decoct.config.publishing import PUBLISHING_FIELDS, PublishConfig, PublishingConfig
+from decoct.hub import cards
+from decoct.hub.contents import CARD, MANIFEST, Contents, contents_of, kind_of, read_object, repo_type_of
+from decoct.hub.errors import hub_errors, require_token
+from decoct.hub.upload import MAIN, Push, push
+
+__all__ = ["kind_of", "publish", "publish_run", "require_publishing"]
+
+logger = logging.getLogger(__name__)
+
+
+def publish(config: PublishConfig, api: HfApi | None = None) -> str:
+    """Uploads a finished run folder to `config.push_to_hub`, in one commit; the folder itself is not changed.
+
+    The same call completes a push that was cut off, and makes no commit where nothing has changed. Card and manifest
+    are written for the repository: examples load its id, and the manifest has the hash of its card.
+
+    Args:
+        api: Client of another endpoint or token. Default: the Hub, with the token of `hf auth login` or HF_TOKEN.
+
+    Returns:
+        The repository's address; of a dry run what would be uploaded, without contact to the Hub.
+
+    Raises:
+        ValueError: If the folder cannot be published, or the repository holds something else.
+        PermissionError: If there is no token, or it may not write to the repository.
+        ConnectionError: If the Hub cannot be reached.
+    """
+    repo_id = config.push_to_hub
+    if repo_id is None:
+        raise ValueError("push_to_hub must be a Hub repository 'user/name' to publish to. Got None.")
+    validate_repo_id(repo_id)
+    contents = contents_of(config.folder)
+    wanted = Push(
+        kind=contents.kind,
+        repo_id=repo_id,
+        files=files_to_upload(contents, config),
+        message=config.commit_message or f"{contents.kind.capitalize()} by decoct",
+        revision=config.revision or MAIN,
+        private=config.private,
+        overwrite=config.overwrite,
+    )
+    if config.dry_run:
+        return format_plan(contents, wanted)
+    if contents.left_out:
+        logger.warning("Left out of the upload: %s", ", ".join(contents.left_out))
+    token = api.token if api is not None and isinstance(api.token, str) else require_token(repo_id)
+    with hub_errors(repo_id, token):
+        return push(api or HfApi(token=token, library_name="decoct"), wanted)
+
+
+def require_publishing(config: PublishingConfig) -> None:
+    """Raises, before a long run whose result is to be published, what would keep it from that at its end."""
+    if config.push_to_hub is not None:
+        validate_repo_id(config.push_to_hub)
+        require_token(config.push_to_hub)
+
+
+def publish_run(config: PublishingConfig, folder: str) -> str:
+    """Publishes the folder of a finished stage as the stage's configuration says; returns the address."""
+    return publish(PublishConfig(folder=folder, **{name: getattr(config, name) for name in PUBLISHING_FIELDS}))
+
+
+def files_to_upload(contents: Contents, config: PublishConfig) -> list[CommitOperationAdd]:
+    """All files with their names in the repository, hashed, card and manifest among them.
+
+    Raises:
+        ValueError: If a file is not what the manifest says.
+    """
+    files = [CommitOperationAdd(name, path) for name, path in contents.files.items()]
+    location = str(config.push_to_hub)
+    if contents.kind != "dataset":
+        card = cards.model_card(contents.kind, contents.folder, location)
+        return [*files, CommitOperationAdd(CARD, card.encode())]
+    manifest = read_object(contents.folder / MANIFEST)
+    check_hashes(contents, manifest["files"], files)
+    card_file = CommitOperationAdd(CARD, cards.dataset_card(manifest, location).encode())
+    described = {**manifest, "files": {**manifest["files"], CARD: card_file.upload_info.sha256.hex()}}
+    text = json.dumps(described, indent=2, ensure_ascii=False) + "\n"
+    return [*files, card_file, CommitOperationAdd(MANIFEST, text.encode())]
+
+
+def check_hashes(contents: Contents, recorded: dict[str, Any], files: list[CommitOperationAdd]) -> None:
+    """Raises ValueError for a file that is not the one that the run wrote."""
+    for file in files:
+        name = file.path_in_repo
+        if name in recorded and file.upload_info.sha256.hex() != recorded[name]:
+            raise ValueError(
+                f"{contents.folder / name} must be the file that {MANIFEST} names. Its sha256 differs, so it was "
+                "changed or damaged since: restore it, or distil again."
+            )
+
+
+def format_plan(contents: Contents, wanted: Push) -> str:
+    """What a dry run shows: target, files and bytes."""
+    files = sorted(wanted.files, key=lambda file: file.path_in_repo)
+    total = sum(file.upload_info.size for file in files)
+    lines = [f"{file.upload_info.size:>15,}  {file.path_in_repo}" for file in files]
+    visibility = ", private" if wanted.private else ""
+    return "\n".join(
+        [
+            f"{contents.folder} ({wanted.kind}) would go to the Hub {repo_type_of(wanted.kind)} repository "
+            f"{wanted.repo_id}, branch {wanted.revision}{visibility}:",
+            *lines,
+            f"{total:>15,}  bytes in {len(files)} files",
+            f"Left out: {', '.join(contents.left_out) or 'nothing'}",
+        ]
+    )

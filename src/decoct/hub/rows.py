@@ -1,0 +1,220 @@
+"""What the parquet files of a distilled dataset hold, checked a few rows at a time."""
+
+from __future__ import annotations
+
+import io
+import json
+import struct
+import zlib
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from datasets import Array2D, Features
+from PIL import Image
+
+from decoct.config import DistillConfig
+from decoct.data.spec import ImageSpec
+from decoct.hub.manifest import shown
+from decoct.synthesis.tiles import image_features
+
+__all__ = ["check_parquet", "expected_features"]
+
+ROWS = 32  # read at a time
+ROWS_SHOWN = 10
+# draw_views rounds box sides to float16, whose spacing below 1 is 2^-11.
+BOX_TOLERANCE = 2.0**-11
+# What a damaged or hostile file makes pyarrow and datasets' extension types raise.
+UNREADABLE = (pa.ArrowException, OSError, ValueError, TypeError, KeyError, MemoryError, RecursionError)
+UNDECODABLE = (OSError, SyntaxError, ValueError, EOFError, zlib.error, struct.error, Image.DecompressionBombError)
+
+Problem = tuple[str, str]  # name of the check, what is wrong
+
+
+def expected_features(manifest: dict[str, Any]) -> Features:
+    """The columns that decoct writes for a manifest."""
+    spec = ImageSpec(
+        manifest["image_size"],
+        manifest["channels"],
+        tuple(manifest["image_mean"]),
+        tuple(manifest["image_std"]),
+        tuple(manifest["label_names"]),
+    )
+    config = DistillConfig(**{name: manifest["config"][name] for name in ("method", "tiles_per_image", "views")})
+    return Features({name: each for name, each in image_features(spec, config).items() if name != "correct"})
+
+
+def check_parquet(path: Path, manifest: dict[str, Any]) -> tuple[list[Problem], np.ndarray]:
+    """Checks schema and rows of one file, holding few rows at a time.
+
+    Args:
+        manifest: One without problems (`check_manifest`).
+
+    Returns:
+        The problems, and the number of images of each class, `(classes,)` int64.
+    """
+    names = manifest["label_names"]
+    counts = np.zeros(len(names), dtype=np.int64)
+    problems: list[Problem] = []
+    faults: dict[Problem, list[str]] = defaultdict(list)
+    try:
+        with pq.ParquetFile(path) as file:
+            columns, problems = check_schema(file.schema_arrow, expected_features(manifest))
+            start = 0
+            for batch in file.iter_batches(batch_size=ROWS, columns=columns) if columns else ():
+                labels = label_values(batch, len(names))
+                counts += np.bincount(labels[labels >= 0], minlength=len(names))
+                for check, what, row in batch_faults(batch, manifest):
+                    name = f" (class {shown(names[labels[row]])!r})" if labels[row] >= 0 else ""
+                    faults[check, what].append(f"row {start + row}{name}")
+                start += len(batch)
+    except UNREADABLE as error:
+        first = shown((str(error) or type(error).__name__).split("\n")[0])
+        problems.append(("parquet", f"is truncated or damaged, download or write it again: {first}"))
+    for (check, what), rows in faults.items():
+        more = f" and {len(rows) - ROWS_SHOWN:,} more" if len(rows) > ROWS_SHOWN else ""
+        problems.append((check, f"{what}: {', '.join(rows[:ROWS_SHOWN])}{more}"))
+    return problems, counts
+
+
+def check_schema(schema: pa.Schema, expected: Features) -> tuple[list[str], list[Problem]]:
+    """The columns that are as decoct writes them, and what is wrong with the others and the label names."""
+    problems: list[Problem] = []
+    columns = []
+    for field in expected.arrow_schema:
+        if schema.names.count(field.name) != 1:
+            found = "none" if field.name not in schema.names else "several"
+            problems.append(("schema", f"must have one column {field.name!r}. Got {found}."))
+        elif not schema.field(field.name).type.equals(field.type):
+            got = schema.field(field.name).type
+            problems.append(("schema", f"column {field.name!r} must be {typed(field.type)}. Got {shown(typed(got))}."))
+        else:
+            columns.append(field.name)
+    for name in sorted({*schema.names} - {*expected}):
+        problems.append(("schema", f"has a column {shown(name)!r}, which decoct does not write."))
+    found = stored_features(schema)
+    for name, kind in (("image", "Image"), ("label", "ClassLabel")):
+        got = found[name].get("_type") if isinstance(found.get(name), dict) else None
+        if got != kind:
+            problems.append(("schema", f"column {name!r} must be stored as {kind}. Got {shown(got)}."))
+        elif name == "label" and found[name].get("names") != expected["label"].names:
+            got = shown(found[name].get("names"))
+            problems.append(
+                ("labels", f"label names must be the manifest's {shown(expected['label'].names)}. Got {got}.")
+            )
+    return columns, problems
+
+
+def typed(kind: pa.DataType) -> str:
+    """A column's type, with the shape of arrays."""
+    return f"{kind.value_type} of shape {tuple(kind.shape)}" if hasattr(kind, "shape") else str(kind)
+
+
+def stored_features(schema: pa.Schema) -> dict[str, Any]:
+    """The features that `datasets` finds in a schema, as JSON; empty where there are none."""
+    content = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
+    for key in ("info", "features"):
+        content = content.get(key) if isinstance(content, dict) else None
+    return content if isinstance(content, dict) else {}
+
+
+def label_values(batch: pa.RecordBatch, classes: int) -> np.ndarray:
+    """The class of each row, -1 where it is none."""
+    if "label" not in batch.schema.names:
+        return np.full(len(batch), -1)
+    labels = batch.column("label").fill_null(-1).to_numpy(zero_copy_only=False)
+    return np.where((labels >= 0) & (labels < classes), labels, -1)
+
+
+def batch_faults(batch: pa.RecordBatch, manifest: dict[str, Any]) -> Iterator[tuple[str, str, int]]:
+    """`(check, what is wrong, row)` of the rows of a batch."""
+    classes, settings = len(manifest["label_names"]), manifest["config"]
+    features = expected_features(manifest)
+    for name in batch.schema.names:
+        column = batch.column(name)
+        if name == "label":
+            for row in np.flatnonzero(label_values(batch, classes) < 0):
+                yield "labels", f"label is not one of the {classes} classes", int(row)
+        elif name == "image":
+            for row, image in enumerate(column):
+                if fault := image_fault(image.as_py(), manifest["image_size"], manifest["channels"]):
+                    yield "images", fault, row
+        elif name == "tiles":
+            for row, tiles in enumerate(column):
+                if fault := tiles_fault(tiles.as_py(), settings["tiles_per_image"]):
+                    yield "tiles", fault, row
+        else:
+            check = "views" if name == "view_boxes" else "logits"
+            yield from ((check, *fault) for fault in array_faults(column, features[name], name))
+
+
+def image_fault(image: dict[str, Any] | None, side: int, channels: int) -> str | None:
+    """What is wrong with a stored image; it is opened as a PNG alone, and decoded only if its size is right."""
+    if image is None or image["bytes"] is None:
+        return "no image is stored, at most a path to one"
+    mode = "L" if channels == 1 else "RGB"
+    try:
+        with Image.open(io.BytesIO(image["bytes"]), formats=["PNG"]) as opened:
+            if opened.size != (side, side) or opened.mode != mode:
+                return f"image is not {side} x {side} px, {mode}, but {opened.width} x {opened.height}, {opened.mode}"
+            opened.load()
+    except UNDECODABLE:
+        return "image is not a PNG that can be decoded"
+    return None
+
+
+def tiles_fault(tiles: list[dict[str, Any] | None] | None, count: int) -> str | None:
+    """What is wrong with the provenance of an image's tiles; only a heat map may be missing."""
+    if tiles is None or len(tiles) != count:
+        return f"provenance is not that of {count} tiles"
+    for tile in tiles:
+        values = [value for name, value in (tile or {"tile": None}).items() if name != "heatmap"]
+        if any(value is None for value in values):
+            return "provenance of a tile is incomplete"
+        box = (tile or {}).get("box", [0, 0, 1, 1])
+        if None in box or min(box) < 0 or min(box[2:]) < 1:
+            return "box of a tile is not (top, left, height, width) in pixels"
+        if (tile or {}).get("source_index", 0) < 0:
+            return "source index of a tile is negative"
+    return None
+
+
+def array_faults(column: pa.Array, feature: Array2D, name: str) -> Iterator[tuple[str, int]]:
+    """`(what is wrong, row)` of a column of arrays: another shape, logits not finite, boxes outside the image."""
+    values, broken = stacked(column.storage, feature.shape)
+    for row in np.flatnonzero(broken):
+        yield f"{name} is missing or not of shape {tuple(feature.shape)}", int(row)
+    wrong = ~np.isfinite(values).all((1, 2)) & ~broken
+    for row in np.flatnonzero(wrong):
+        yield f"{name} is not finite" + ("" if name == "view_boxes" else ", so that it has no softmax"), int(row)
+    if name == "view_boxes":
+        start, size, flip = values[..., :2], values[..., 2:4], values[..., 4]
+        inside = ((start >= 0) & (size > 0) & (start + size <= 1 + BOX_TOLERANCE)).all((1, 2))
+        for row in np.flatnonzero(~inside & ~wrong & ~broken):
+            yield "a view is empty or not inside the image", int(row)
+        for row in np.flatnonzero(~np.isin(flip, (0, 1)).all(1) & ~wrong & ~broken):
+            yield "the flip of a view is not 0 or 1", int(row)
+
+
+def stacked(storage: pa.Array, shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
+    """Values `(rows, *shape)` float32, and a mask of the rows that are null or have another shape; those are zero."""
+    inner = storage.flatten()
+    regular = (
+        storage.null_count == inner.null_count == 0
+        and (storage.value_lengths().to_numpy() == shape[0]).all()
+        and (inner.value_lengths().to_numpy() == shape[1]).all()
+    )
+    if regular:
+        leaves = inner.flatten().to_numpy(zero_copy_only=False).astype(np.float32)
+        return leaves.reshape(len(storage), *shape), np.zeros(len(storage), dtype=bool)
+    values = np.zeros((len(storage), *shape), dtype=np.float32)
+    broken = np.ones(len(storage), dtype=bool)
+    for row, each in enumerate(storage.to_pylist()):
+        lengths = [None if line is None else len(line) for line in each or ()]
+        if lengths == [shape[1]] * shape[0]:
+            values[row], broken[row] = np.array(each, dtype=np.float32), False
+    return values, broken
