@@ -2,6 +2,7 @@ import dataclasses
 import json
 import math
 from importlib.resources import files
+from pathlib import Path
 
 import pytest
 import yaml
@@ -232,6 +233,16 @@ def test_a_protocol_can_be_a_file(tmp_path, rded):
     protocol = load_protocol(file)
     assert (protocol.name, protocol.epochs, protocol.batch_sizes) == ("mine", {5: 7}, rded.batch_sizes)
     assert (epoch_count(protocol, 1), epoch_count(protocol, 50)) == (7, 7)
+
+
+def test_a_file_cannot_pass_for_a_shipped_protocol(tmp_path):
+    text = (Path(__file__).parents[2] / "presets" / "protocols" / "rded_kd.yaml").read_text()
+    file = tmp_path / "copy.yaml"
+    file.write_text(text)
+    assert load_protocol(file) == load_protocol("rded_kd")
+    file.write_text(text.replace("epochs: 300", "epochs: 30"))
+    with pytest.raises(ValueError, match=r"name must be none of \[.*'rded_kd'.*Got 'rded_kd'"):
+        load_protocol(file)
 
 
 def test_unknown_protocols_and_fields_are_errors(tmp_path):

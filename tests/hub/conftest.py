@@ -46,7 +46,9 @@ def hub(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatc
         for name, value in settings.items():
             monkeypatch.setattr(constants, name, value)
         monkeypatch.setattr(datasets.config, "HF_ENDPOINT", server.url)
-        monkeypatch.setattr(datasets.config, "HUB_DATASETS_URL", server.url + "/datasets/{repo_id}/resolve/{revision}/{path}")
+        monkeypatch.setattr(
+            datasets.config, "HUB_DATASETS_URL", server.url + "/datasets/{repo_id}/resolve/{revision}/{path}"
+        )
         monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", False)
         monkeypatch.setattr(datasets.config, "HF_UPDATE_DOWNLOAD_COUNTS", False)
         monkeypatch.setattr(datasets.config, "USE_PARQUET_EXPORT", False)
@@ -85,9 +87,7 @@ def hub_environment(hub: LocalHub, tmp_path_factory: pytest.TempPathFactory) -> 
 
 
 @pytest.fixture
-def hub_python(
-    hub_environment: dict[str, str], tmp_path: Path
-) -> Callable[..., subprocess.CompletedProcess[str]]:
+def hub_python(hub_environment: dict[str, str], tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
     """`hub_python(code_or_script, *arguments)` runs Python in `tmp_path` with clients of `hub`; asserts success.
 
     `success=False` leaves the exit status to the test; other keywords change the environment.

@@ -159,7 +159,8 @@ def load_protocol(name_or_path: str | Path) -> Protocol:
     """The protocol of that name, or the one in a YAML file.
 
     Raises:
-        ValueError: If there is no such protocol or file, or its fields are not a protocol's.
+        ValueError: If there is no such protocol or file, its fields are not a protocol's, or it takes the name of a
+            shipped protocol with other settings: results of one name share tables.
     """
     names = protocol_names()
     if str(name_or_path) in names:
@@ -177,7 +178,12 @@ def load_protocol(name_or_path: str | Path) -> Protocol:
         )
     pairs = {name: None if values[name] is None else tuple(values[name]) for name in ("betas", "rrc_ratio")}
     words = {name: tuple(map(str, values[name])) for name in ("labels", "milestones")}
-    return Protocol(**{**values, **pairs, **words})
+    protocol = Protocol(**{**values, **pairs, **words})
+    if str(name_or_path) not in names and protocol.name in names and protocol != load_protocol(protocol.name):
+        raise ValueError(
+            f"name must be none of {names}, whose settings are others. Got {protocol.name!r} in {name_or_path}."
+        )
+    return protocol
 
 
 def epoch_count(protocol: Protocol, ipc: int) -> int:

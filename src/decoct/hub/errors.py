@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from huggingface_hub import get_token
-from huggingface_hub.errors import HfHubHTTPError, HTTPError, OfflineModeIsEnabled
+from huggingface_hub.errors import HfHubHTTPError, HTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
 
 __all__ = ["hub_errors", "require_token"]
 
@@ -44,7 +44,7 @@ def hub_errors(repo_id: str, token: str | None = None) -> Iterator[None]:
     """
     try:
         yield
-    except (HTTPError, OfflineModeIsEnabled, RuntimeError) as error:
+    except (HTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled, RuntimeError) as error:
         known = explain(error, repo_id)
         text = str(known)
         raise type(known)(text.replace(token, "***") if token else text) from None
@@ -52,7 +52,7 @@ def hub_errors(repo_id: str, token: str | None = None) -> Iterator[None]:
 
 def explain(error: BaseException, repo_id: str) -> OSError | ValueError:
     """The error to raise instead."""
-    # A failed upload of a large file is a RuntimeError whose cause is the client's.
+    # A failed transfer of a file is an error of its own, whose cause is the client's.
     while not isinstance(error, HTTPError) and isinstance(error.__cause__, Exception):
         error = error.__cause__
     if isinstance(error, OfflineModeIsEnabled):

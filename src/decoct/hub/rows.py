@@ -63,12 +63,13 @@ def check_parquet(path: Path, manifest: dict[str, Any]) -> tuple[list[Problem], 
     faults: dict[Problem, list[str]] = defaultdict(list)
     try:
         with pq.ParquetFile(path) as file:
-            columns, problems = check_schema(file.schema_arrow, expected_features(manifest))
+            features = expected_features(manifest)
+            columns, problems = check_schema(file.schema_arrow, features)
             start = 0
             for batch in file.iter_batches(batch_size=ROWS, columns=columns) if columns else ():
                 labels = label_values(batch, len(names))
                 counts += np.bincount(labels[labels >= 0], minlength=len(names))
-                for check, what, row in batch_faults(batch, manifest):
+                for check, what, row in batch_faults(batch, manifest, features):
                     name = f" (class {shown(names[labels[row]])!r})" if labels[row] >= 0 else ""
                     faults[check, what].append(f"row {start + row}{name}")
                 start += len(batch)
@@ -87,8 +88,8 @@ def check_schema(schema: pa.Schema, expected: Features) -> tuple[list[str], list
     columns = []
     for field in expected.arrow_schema:
         if schema.names.count(field.name) != 1:
-            found = "none" if field.name not in schema.names else "several"
-            problems.append(("schema", f"must have one column {field.name!r}. Got {found}."))
+            number = "none" if field.name not in schema.names else "several"
+            problems.append(("schema", f"must have one column {field.name!r}. Got {number}."))
         elif not schema.field(field.name).type.equals(field.type):
             got = schema.field(field.name).type
             problems.append(("schema", f"column {field.name!r} must be {typed(field.type)}. Got {shown(typed(got))}."))
@@ -130,15 +131,14 @@ def label_values(batch: pa.RecordBatch, classes: int) -> np.ndarray:
     return np.where((labels >= 0) & (labels < classes), labels, -1)
 
 
-def batch_faults(batch: pa.RecordBatch, manifest: dict[str, Any]) -> Iterator[tuple[str, str, int]]:
+def batch_faults(batch: pa.RecordBatch, manifest: dict[str, Any], features: Features) -> Iterator[tuple[str, str, int]]:
     """`(check, what is wrong, row)` of the rows of a batch."""
     classes, settings = len(manifest["label_names"]), manifest["config"]
-    features = expected_features(manifest)
     for name in batch.schema.names:
         column = batch.column(name)
         if name == "label":
-            for row in np.flatnonzero(label_values(batch, classes) < 0):
-                yield "labels", f"label is not one of the {classes} classes", int(row)
+            for row in rows_of(label_values(batch, classes) < 0):
+                yield "labels", f"label is not one of the {classes} classes", row
         elif name == "image":
             for row, image in enumerate(column):
                 if fault := image_fault(image.as_py(), manifest["image_size"], manifest["channels"]):
@@ -183,21 +183,26 @@ def tiles_fault(tiles: list[dict[str, Any] | None] | None, count: int) -> str | 
     return None
 
 
+def rows_of(mask: np.ndarray) -> list[int]:
+    """The numbers of the rows where a mask holds."""
+    return np.flatnonzero(mask).tolist()
+
+
 def array_faults(column: pa.Array, feature: Array2D, name: str) -> Iterator[tuple[str, int]]:
     """`(what is wrong, row)` of a column of arrays: another shape, logits not finite, boxes outside the image."""
     values, broken = stacked(column.storage, feature.shape)
-    for row in np.flatnonzero(broken):
-        yield f"{name} is missing or not of shape {tuple(feature.shape)}", int(row)
+    for row in rows_of(broken):
+        yield f"{name} is missing or not of shape {tuple(feature.shape)}", row
     wrong = ~np.isfinite(values).all((1, 2)) & ~broken
-    for row in np.flatnonzero(wrong):
-        yield f"{name} is not finite" + ("" if name == "view_boxes" else ", so that it has no softmax"), int(row)
+    for row in rows_of(wrong):
+        yield f"{name} is not finite" + ("" if name == "view_boxes" else ", so that it has no softmax"), row
     if name == "view_boxes":
         start, size, flip = values[..., :2], values[..., 2:4], values[..., 4]
         inside = ((start >= 0) & (size > 0) & (start + size <= 1 + BOX_TOLERANCE)).all((1, 2))
-        for row in np.flatnonzero(~inside & ~wrong & ~broken):
-            yield "a view is empty or not inside the image", int(row)
-        for row in np.flatnonzero(~np.isin(flip, (0, 1)).all(1) & ~wrong & ~broken):
-            yield "the flip of a view is not 0 or 1", int(row)
+        for row in rows_of(~inside & ~wrong & ~broken):
+            yield "a view is empty or not inside the image", row
+        for row in rows_of(~np.isin(flip, (0, 1)).all(1) & ~wrong & ~broken):
+            yield "the flip of a view is not 0 or 1", row
 
 
 def stacked(storage: pa.Array, shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:

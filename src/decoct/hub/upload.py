@@ -102,7 +102,8 @@ def push(api: HfApi, wanted: Push) -> str:
         logger.warning("%s holds these %d files already: nothing to upload.", url, len(wanted.files))
         return url
     for file in changed:
-        api.preupload_lfs_files(**repo, additions=[file], revision=wanted.revision)
+        if file.path_in_repo.endswith((".parquet", ".safetensors")):
+            api.preupload_lfs_files(**repo, additions=[file], revision=wanted.revision)
     deletions = [CommitOperationDelete(name, is_folder=False) for name in sorted(deleted)]
     commit = api.create_commit(
         **repo,

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import reprlib
 import stat
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
 import yaml
 from datasets import Features
-from huggingface_hub import metadata_load, snapshot_download
+from huggingface_hub import get_token, metadata_load, snapshot_download
 from huggingface_hub.errors import HTTPError, RepositoryNotFoundError, RevisionNotFoundError
 
 from decoct.config import VerifyConfig
@@ -133,6 +135,10 @@ def verify(config: VerifyConfig) -> Report:
 
 def download(repository: str, revision: str | None) -> Path:
     """All files of a Hub dataset at one commit, as a snapshot folder of the cache that is named by the commit."""
+    token = get_token() or ""
+    # A character that HTTP does not allow would make the client show the token in its error.
+    if not re.fullmatch("[!-~]*", token):
+        raise PermissionError(f"{repository} could not be downloaded: HF_TOKEN is not a token. Set it again, or none.")
     try:
         return Path(snapshot_download(repository, repo_type="dataset", revision=revision))
     except RevisionNotFoundError as error:
@@ -147,7 +153,7 @@ def download(repository: str, revision: str | None) -> Path:
                 f"{repository} could not be downloaded: no space left in the Hub's cache. Free some, or set HF_HOME to "
                 "a folder on another disk; files that are complete are kept."
             ) from error
-        first = shown(str(error).strip().split("\n")[0])
+        first = shown(str(error).strip().split("\n")[0].replace(token or "\n", "***"))
         raise OSError(
             f"{repository} could not be downloaded: {first}. Check the connection and run the command again; files "
             "that are complete are kept."
@@ -189,8 +195,8 @@ def list_files(folder: Path, report: Report) -> dict[str, Path]:
     files = {}
     for root, folders, names in os.walk(folder):
         here = Path(root)
-        if here == folder:
-            folders[:] = [name for name in folders if name != ".git"]
+        # A git clone's history, and the client's notes on what it downloaded, are not part of the dataset.
+        folders[:] = [name for name in folders if here / name not in (folder / ".git", folder / ".cache/huggingface")]
         links = [name for name in folders if (here / name).is_symlink()]
         for name in sorted([*links, *names]):
             path = here / name
@@ -241,7 +247,7 @@ def check_files(files: dict[str, Path], listed: dict[str, str], manifest: dict[s
     for name in sorted({*listed} - {*files}):
         report.add("files", name, "is listed in manifest.json and missing.")
     for name in sorted({*files} - {*listed}):
-        if not any(PurePosixPath(name).match(pattern) for pattern in UNLISTED) or name.startswith("data/"):
+        if not any(fnmatchcase(name, pattern) for pattern in UNLISTED):
             loads = ", though load_dataset reads it" if name.startswith("data/") else ""
             report.add("files", name, f"is not listed in manifest.json{loads}.")
     for name in ("README.md", "preview.png"):
@@ -329,7 +335,7 @@ def check_contents(files: dict[str, Path], listed: dict[str, str], manifest: dic
                 complete &= check not in ("parquet", "schema")
             counts += found
         report.images += int(counts.sum())
-        wrong = np.flatnonzero(counts != ipc) if complete else []
+        wrong = np.flatnonzero(counts != ipc).tolist() if complete else []
         shares = [f"{shown(names[label])!r} has {counts[label]:,}" for label in wrong[:CLASSES_SHOWN]]
         if shares:
             more = f" and {len(wrong) - CLASSES_SHOWN:,} more classes differ" if len(wrong) > CLASSES_SHOWN else ""
