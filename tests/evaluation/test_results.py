@@ -4,6 +4,7 @@ import statistics
 import pytest
 
 from decoct.evaluation.results import (
+    difference_interval,
     format_table,
     group_by_setting,
     is_accuracy_record,
@@ -12,7 +13,6 @@ from decoct.evaluation.results import (
     read_results,
     require_one_setting,
     setting_of,
-    standard_error,
     verdict,
 )
 
@@ -127,26 +127,31 @@ def test_no_records_no_table():
     assert format_table([]) == ""
 
 
-def test_the_standard_error_of_a_difference():
-    assert standard_error([0.4, 0.6], [0.1, 0.2, 0.3]) == pytest.approx((0.02 / 2 + 0.01 / 3) ** 0.5)
-    assert standard_error([0.4], [0.1, 0.2]) is None
+def test_the_interval_of_a_difference():
+    # Equal variances of 1e-4 and 3 values each: Welch's t has 4 degrees of freedom, whose 97.5 % quantile is 2.776.
+    half = 2.776 * (2 * 0.01**2 / 3) ** 0.5
+    interval = difference_interval([0.58, 0.59, 0.60], [0.53, 0.54, 0.55])
+    assert interval == pytest.approx((0.05 - half, 0.05 + half), abs=1e-5)
+    assert difference_interval([0.4], [0.1, 0.2]) is None
+    assert difference_interval([0.5, 0.5], [0.25, 0.25]) == (0.25, 0.25)
 
 
 def test_the_verdict_says_by_how_much_and_against_which_spread():
     wins = verdict(measured(0.58, 0.59, 0.60, random=baseline(0.53, 0.54, 0.55)))
-    # standard error: sqrt(2 * 0.01 ** 2 / 3) = 0.00816
-    assert wins == "InfoUtil beats random images by 5.0 points (59.0 against 54.0; 3 and 3 seeds; 6.1 standard errors)."
-    loses = verdict(measured(0.40, 0.41, random=baseline(0.50, 0.51), method="k_center"))
-    assert loses.startswith(
-        "K-center is beaten by random images by 10.0 points (40.5 against 50.5; 2 and 2 seeds; 14.1"
+    assert wins == (
+        "InfoUtil beats random images by 5.0 points (59.0 against 54.0; 3 and 3 seeds; 95 % interval of the "
+        "difference +2.7 to +7.3)."
     )
+    loses = verdict(measured(0.40, 0.41, random=baseline(0.50, 0.51), method="k_center"))
+    assert loses.startswith("K-center is beaten by random images by 10.0 points (40.5 against 50.5; 2 and 2 seeds; ")
 
 
-def test_a_difference_within_two_standard_errors_is_level():
+def test_a_difference_whose_interval_holds_zero_is_level():
     above = verdict(measured(0.50, 0.52, random=baseline(0.49, 0.51)))
-    assert above.startswith("InfoUtil is level with random images, within 2 standard errors (+1.0 points, ")
-    equal = verdict(measured(0.5, 0.5, random=baseline(0.5, 0.5)))
-    assert "is level with" in equal and "the seeds do not differ" in equal
+    assert above.startswith("InfoUtil is level with random images, as far as the seeds tell (+1.0 points, ")
+    # More than two standard errors, but two seeds a side know their spread too badly.
+    assert "is level with" in verdict(measured(0.50, 0.52, random=baseline(0.46, 0.48)))
+    assert "is level with" in verdict(measured(0.5, 0.5, random=baseline(0.5, 0.5)))
 
 
 @pytest.mark.parametrize(("own", "random"), [([0.6], [0.5, 0.51]), ([0.6, 0.61], [0.5]), ([0.4], [0.5])])

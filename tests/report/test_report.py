@@ -228,7 +228,7 @@ def test_tables_hold_the_records_numbers(copied, make_record):
     write_json(folder / "results.json", [*records, {"task": "continual", "dataset": "sample"}])
     write_report(folder)
     page = Page(folder / "report.html")
-    assert "convnet3 InfoUtil 1 4 88.9 41.0 ± 1.4 31.0 ± 1.4 2 32.3 4.1 21.3" in page.text
+    assert "convnet3 InfoUtil 1 4 88.9 41.0 ± 1.4 31.0 ± 1.4 2 0.323 0.041 0.213" in page.text
     assert "convnet3 InfoUtil 3 4 88.9 53.0 ± 4.2 - 2 - - -" in page.text
     assert "convnet3 InfoUtil 3 4 88.9 61.1 - 1 - - -" in page.text
     assert "sample · protocol rded_kd · labels views · last epoch" in page.text

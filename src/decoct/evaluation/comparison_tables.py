@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from decoct.evaluation.reported import Reported, is_same_protocol, is_same_task
-from decoct.evaluation.results import method_name, percent, require_one_setting
+from decoct.evaluation.results import fraction, method_name, percent, require_one_setting
 
 __all__ = [
     "BASELINE",
@@ -242,14 +242,10 @@ def format_ranking(series: Sequence[Series]) -> str:
         for student, ipc in columns_of(row.records):
             ranking = (row.at(student, ipc) or {}).get("dd_ranking")
             if ranking:
-                values = [_fraction(ranking.get(name)) for name in ("hlr", "ior", "lrs")]
+                values = [fraction(ranking.get(name)) for name in ("hlr", "ior", "lrs")]
                 real = percent(ranking.get("real_accuracy"))
                 rows.append([row.label, row.teacher, student, str(ipc), *values, real, ranking.get("note") or ""])
     return markdown_table(rows) if len(rows) > 1 else ""
-
-
-def _fraction(value: float | None) -> str:
-    return "-" if value is None else f"{value:.3f}"
 
 
 def _cell(record: Record | None) -> str:

@@ -9,7 +9,7 @@ import torch
 from decoct.config import EvaluateConfig
 from decoct.evaluation.plan import format_plan, seconds_per_image
 from decoct.evaluation.records import make_records
-from decoct.evaluation.results import format_table, merge_records, verdict
+from decoct.evaluation.results import format_table, fraction, merge_records, verdict
 from decoct.evaluation.students import Evaluation
 from decoct.evaluation.units import Unit
 from decoct.models.zoo import build_classifier
@@ -70,14 +70,10 @@ def format_evaluation(records: list[dict[str, Any]]) -> str:
         where = ", ".join([f"IPC {record['ipc']}", record["student"], record["protocol"], f"{record['labels']} labels"])
         lines.append(f"{where}: {verdict(record)}")
         if (ranking := record["dd_ranking"]) is not None:
-            values = [f"{name.upper()} {_decimal(ranking[name])}" for name in ("hlr", "ior", "lrs")]
+            values = [f"{name.upper()} {fraction(ranking[name])}" for name in ("hlr", "ior", "lrs")]
             note = f" ({ranking['note']})" if ranking["note"] else ""
             lines.append(f"  DD-Ranking: {', '.join(values)}{note}")
     return "\n".join([format_table(records), "", *lines])
-
-
-def _decimal(value: float | None) -> str:
-    return "-" if value is None else f"{value:.3f}"
 
 
 def plan(run: Evaluation, device: torch.device) -> list[dict[str, Any]]:

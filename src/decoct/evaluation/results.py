@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -12,7 +11,9 @@ from decoct.run_folder import read_json, write_json
 
 __all__ = [
     "SETTING_FIELDS",
+    "difference_interval",
     "format_table",
+    "fraction",
     "group_by_setting",
     "is_accuracy_record",
     "mean_and_std",
@@ -22,7 +23,6 @@ __all__ = [
     "read_results",
     "require_one_setting",
     "setting_of",
-    "standard_error",
     "verdict",
 ]
 
@@ -44,8 +44,8 @@ METHOD_NAMES = {
 }
 NEEDED = ("dataset", "method", "ipc", "student", "protocol", "labels", "epoch", "accuracy_mean", "seeds")
 
-# Differences of fewer standard errors than this are called level.
-LEVEL = 2.0
+# Of the intervals that decide whether two sets are level.
+CONFIDENCE = 0.95
 
 
 def mean_and_std(values: Sequence[float]) -> tuple[float, float]:
@@ -131,18 +131,29 @@ def percent(fraction: float | None) -> str:
     return "-" if fraction is None else f"{100 * fraction:.1f}"
 
 
-def standard_error(first: Sequence[float], second: Sequence[float]) -> float | None:
-    """Standard error of the difference of two means (Welch); None if a side has fewer than two values."""
+def fraction(value: float | None) -> str:
+    """A fraction with three decimals; `-` for None."""
+    return "-" if value is None else f"{value:.3f}"
+
+
+def difference_interval(first: Sequence[float], second: Sequence[float]) -> tuple[float, float] | None:
+    """95 % confidence interval of the difference of two means (Welch's t); None if a side has fewer than two values."""
     if min(len(first), len(second)) < 2:
         return None
-    return math.sqrt(statistics.variance(first) / len(first) + statistics.variance(second) / len(second))
+    difference = statistics.fmean(first) - statistics.fmean(second)
+    if statistics.variance(first) + statistics.variance(second) == 0:
+        return difference, difference
+    from scipy.stats import ttest_ind  # takes a while to import
+
+    interval = ttest_ind(first, second, equal_var=False).confidence_interval(CONFIDENCE)
+    return float(interval.low), float(interval.high)
 
 
 def verdict(record: Record) -> str:
     """Whether a distilled set beats random images, by how many points, and whether the seeds' spread allows to say so.
 
-    A difference of fewer than two standard errors (`standard_error`) is called level; with one seed on a side the
-    spread is unknown, and the sentence says that.
+    Sets are called level where 0 lies in the difference's confidence interval (`difference_interval`); with one seed
+    on a side the spread is unknown, and the sentence says that.
     """
     method = method_name(record["method"])
     method = method[:1].upper() + method[1:]
@@ -156,19 +167,18 @@ def verdict(record: Record) -> str:
     seeds = [len(record["seeds"]), len(baseline["seeds"])]
     accuracies = f"{percent(record['accuracy_mean'])} against {percent(baseline['accuracy_mean'])}"
     known = f"{accuracies}; {seeds[0]} and {seeds[1]} seeds"
-    error = standard_error(record["accuracies"], baseline["accuracies"])
     points = f"{abs(100 * difference):.1f} points"
-    if error is None:
+    interval = difference_interval(record["accuracies"], baseline["accuracies"])
+    if interval is None:
         side = "above" if difference > 0 else "below" if difference < 0 else "from"
         return f"{method} is {points} {side} random images ({known}; with one seed on a side the spread is unknown)."
-    errors = abs(difference) / error if error > 0 else math.inf if difference else 0.0
-    spread = f"{errors:.1f} standard errors" if error > 0 else "the seeds do not differ"
-    if errors < LEVEL:
-        shown = f"{100 * difference:+.1f} points, {known}; {spread}"
-        return f"{method} is level with random images, within {LEVEL:g} standard errors ({shown})."
-    if difference > 0:
-        return f"{method} beats random images by {points} ({known}; {spread})."
-    return f"{method} is beaten by random images by {points} ({known}; {spread})."
+    low, high = (f"{100 * end:+.1f}" for end in interval)
+    shown = f"{known}; 95 % interval of the difference {low} to {high}"
+    if interval[0] <= 0 <= interval[1]:
+        return (
+            f"{method} is level with random images, as far as the seeds tell ({100 * difference:+.1f} points, {shown})."
+        )
+    return f"{method} {'beats' if difference > 0 else 'is beaten by'} random images by {points} ({shown})."
 
 
 # Tables

@@ -9,7 +9,7 @@ from typing import Any
 
 from matplotlib.ticker import MaxNLocator
 
-from decoct.evaluation.results import group_by_setting, is_accuracy_record, method_name, percent, verdict
+from decoct.evaluation.results import fraction, group_by_setting, is_accuracy_record, method_name, percent, verdict
 
 __all__ = ["Chart", "SettingTable", "accuracy_chart", "setting_tables"]
 
@@ -74,7 +74,7 @@ def table_row(record: dict[str, Any]) -> dict[str, Any]:
         "accuracy": with_spread(record),
         "seeds": len(record["seeds"]),
         "random": "-" if baseline is None else with_spread(baseline),
-        **{name: percent(ranking.get(name)) for name in ("hlr", "ior", "lrs")},
+        **{name: fraction(ranking.get(name)) for name in ("hlr", "ior", "lrs")},
         "ranking_note": ranking.get("note") or "",
         "verdict": verdict(record),
     }
