@@ -135,6 +135,8 @@ def conditions_sentence(records: Sequence[Record]) -> str:
     """How the records of a table were made."""
     one = records[0]
     scale = "the protocol's crops" if one["rrc_scale"] is None else f"rrc_scale {one['rrc_scale']:g}"
+    if any(record["labels"] == "views" for record in records):
+        scale += " (stored views bring their own crops)"
     counts = Counter((record["setting"], record["ipc"], record["labels"]) for record in records)
     return (
         f"Student {one['student']}, protocol `{one['protocol']}` with {one['epochs']} epochs and {scale}, "
