@@ -91,7 +91,9 @@ def test_epochs_are_the_protocols_unless_given(config, tmp_path):
 
 
 def test_the_moving_average_is_measured(config, tmp_path):
-    text = (files("decoct.presets") / "protocols" / "rded_kd.yaml").read_text()
+    text = (
+        (files("decoct.presets") / "protocols" / "rded_kd.yaml").read_text().replace("name: rded_kd", "name: averaged")
+    )
     accuracies = []
     for decay in ("0", "0.9999"):
         (tmp_path / "ema.yaml").write_text(re.sub("ema_decay: 0(?!\\.)", f"ema_decay: {decay}", text))

@@ -17,8 +17,10 @@ from .server import LocalHub
 # The clients wait seconds before they ask again; a fault's repetitions are tested, their pace is not.
 IMPATIENT = """
 import time, types
-import huggingface_hub.file_download as download, huggingface_hub.utils._http as http
-download.time = http.time = types.SimpleNamespace(**{**vars(time), "sleep": lambda seconds: time.sleep(min(seconds, 0.01))})
+from huggingface_hub import file_download
+from huggingface_hub.utils import _http
+quick = types.SimpleNamespace(**{**vars(time), "sleep": lambda seconds: time.sleep(min(seconds, 0.01))})
+file_download.time = _http.time = quick
 """
 
 
@@ -103,7 +105,7 @@ def hub_python(hub_environment: dict[str, str], tmp_path: Path) -> Callable[...,
             env={**hub_environment, **environment},
             capture_output=True,
             text=True,
-            timeout=120,
+            timeout=240,
         )
         assert not success or finished.returncode == 0, finished.stdout + finished.stderr
         return finished

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import ast
 import copy
+import re
+import shlex
 
 import pytest
+from datasets import Array2D, ClassLabel, Dataset, Features, load_dataset, load_dataset_builder
+from datasets.exceptions import ExpectedMoreSplitsError
+from datasets.utils.info_utils import NonMatchingSplitsSizesError
 from huggingface_hub import DatasetCard
 
-from decoct.hub.cards import dataset_card
+from decoct.hub.cards import GivenInfo, dataset_card, source_info
 
 MANIFEST = {
     "decoct_version": "0.1.0",
@@ -77,7 +83,9 @@ def test_what_was_not_measured_is_not_there(manifest):
     manifest["tile_accuracy"] = {}
     manifest["config"]["views"] = 0
     body = dataset_card(manifest)
-    assert "accuracy" not in body
+    assert "accuracy on the tiles" not in body
+    assert "## Results" not in body and "Expect an accuracy" not in body and "For comparison" not in body
+    assert "preview.png" not in body
     assert "view_logits" not in body
     assert "--labels tiles" in body
 
@@ -180,3 +188,201 @@ def test_hostile_names_of_prior_and_estimator_stay_text(sampled):
     assert "1337" not in card.text
     assert "license: mit" not in card.text.splitlines()
     assert r"`` x`\|y --- license: mit <script>{{ 7 * 191 }} ``" in card.text
+
+
+# Source, licence, features
+
+
+def record(**changes):
+    """A record of results.json."""
+    known = {
+        "dataset": "uoft-cs/cifar10",
+        "method": "infoutil",
+        "ipc": 10,
+        "tiles": 1,
+        "student": "convnet3",
+        "protocol": "rded_kd",
+        "labels": "views",
+        "epoch": "last",
+        "teacher_accuracy": 0.9,
+        "accuracy_mean": 0.6,
+        "accuracy_std": 0.01,
+        "accuracies": [0.59, 0.61],
+        "seeds": [0, 1],
+        "overrides": {},
+    }
+    baseline = {"accuracy_mean": 0.5, "accuracy_std": 0.01, "accuracies": [0.49, 0.51], "seeds": [0, 1]}
+    return {**known, "baseline": baseline, **changes}
+
+
+def blocks(card, language):
+    """The fenced code of a language."""
+    return re.findall(rf"^```{language}\n(.*?)^```$", card, re.MULTILINE | re.DOTALL)
+
+
+def test_the_sample_carries_its_licence_and_attribution(manifest):
+    manifest["dataset"] = manifest["config"]["dataset"] = "sample"
+    card = DatasetCard(dataset_card(manifest))
+    assert card.data.license == "mit"
+    assert "Han Xiao, Kashif Rasul and Roland Vollgraf" in " ".join(card.text.split())
+    assert "The above copyright notice and this permission notice shall be included" in card.text
+    assert "source_datasets" not in card.data.to_dict()
+
+
+def test_licence_and_attribution_are_what_was_given_or_what_the_source_says(manifest):
+    given = GivenInfo(license="CC-BY-4.0", attribution="Made by *A. Author*.", pretty_name="Ten small things")
+    card = DatasetCard(dataset_card(manifest, given=given))
+    assert card.data.license == "cc-by-4.0" and card.data.pretty_name == "Ten small things"
+    assert "# Ten small things\n" in card.text and r"Made by \*A. Author\*." in card.text
+    features = Features({"label": ClassLabel(names=["a"])})
+    info = Dataset.from_dict({"label": [0]}, features=features).info
+    assert source_info(info) == {}
+    info.license, info.citation = "Ask the author first", "A. Author, 2020"
+    manifest["source"] = source_info(info)
+    card = DatasetCard(dataset_card(manifest))
+    assert card.data.license == "other"
+    assert "`Ask the author first`" in card.text and "A. Author, 2020" in card.text
+    del manifest["source"]
+    assert "## Source" not in dataset_card(manifest)
+
+
+def test_a_source_on_the_hub_is_named_and_a_folder_is_not(manifest, tmp_path):
+    assert DatasetCard(dataset_card(manifest)).data.source_datasets == ["uoft-cs/cifar10"]
+    manifest["dataset"] = str(tmp_path)
+    card = DatasetCard(dataset_card(manifest))
+    assert "source_datasets" not in card.data.to_dict()
+    assert card.data.pretty_name.startswith(f"{tmp_path.name}, distilled")
+
+
+@pytest.fixture
+def folder(tmp_path, manifest):
+    """A run folder's data and card: 2 IPCs, one of them in two files."""
+    names = ["cat", "no", "1e3: [x] {{ 7 * 191 }} #", "\u2028\x1b[31m"]
+    manifest |= {"label_names": names, "ipcs": [1, 2]}
+    features = Features({"label": ClassLabel(names=names), "tile_logits": Array2D((1, 4), "float16")})
+    for ipc, files in ((1, 1), (2, 2)):
+        for number in range(files):
+            columns = {"label": list(range(4)), "tile_logits": [[[0.0] * 4]] * 4}
+            path = tmp_path / f"data/ipc_{ipc}/train-{number:05d}-of-{files:05d}.parquet"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Dataset.from_dict(columns, features=features).to_parquet(path)
+    (tmp_path / "README.md").write_text(dataset_card(manifest, folder=tmp_path), "utf-8")
+    return tmp_path
+
+
+def test_the_header_has_the_features_and_sizes_that_datasets_finds(folder, manifest, tmp_path_factory):
+    declared = {info["config_name"]: info for info in DatasetCard.load(folder / "README.md").data.dataset_info}
+    found = load_dataset("parquet", data_files=str(folder / "data/ipc_2/*.parquet"), split="train")
+    info = load_dataset_builder(str(folder), "ipc_2").info
+    assert info.features == found.features
+    assert info.splits["train"].num_examples == len(found) == 8
+    assert declared["ipc_2"]["dataset_size"] == found.info.dataset_size
+    assert declared["ipc_2"]["download_size"] == sum(path.stat().st_size for path in folder.glob("data/ipc_2/*"))
+    assert declared["ipc_1"]["splits"][0]["num_examples"] == 4
+    assert "dataset_info" not in DatasetCard(dataset_card(manifest)).data.to_dict()
+
+
+def test_a_set_that_lost_a_file_is_noticed_when_it_is_loaded(folder):
+    next(folder.glob("data/ipc_2/*.parquet")).unlink()
+    with pytest.raises((NonMatchingSplitsSizesError, ExpectedMoreSplitsError)):
+        load_dataset(str(folder), "ipc_2")
+
+
+# Results
+
+
+def test_results_have_a_table_for_each_setting_with_random_images_and_a_verdict(manifest):
+    results = [record(), record(ipc=1, accuracy_mean=0.3, baseline=None, baseline_note="turned off")]
+    results += [record(overrides={"epochs": 30}), record(epoch="best"), record(task="continual")]
+    text = " ".join(dataset_card(manifest, results=results).split())
+    assert text.count("| IPC | tiles | network |") == 3
+    assert "| 10 | 1 | convnet3 | 90.0 | 60.0 ± 1.0 | 2 | 50.0 ± 1.0 |" in text
+    assert "InfoUtil beats random images by 10.0 points" in text.replace("\\", "")
+    assert "InfoUtil was not compared with random images: turned off." in text
+    assert "protocol `rded_kd (epochs=30)`" in text
+    assert "best epoch, which was chosen on the test images" in text
+    assert "`results.json` has 1 more record, of other tasks." in text
+
+
+def test_the_accuracy_to_expect_is_that_of_the_examples_own_setting(manifest):
+    other = record(protocol="strong_kd", accuracy_mean=0.7)
+    assert "Expect an accuracy of about 60.0 % ± 1.0" in dataset_card(manifest, results=[other, record()])
+    alone = dataset_card(manifest, results=[other])
+    assert "Expect an accuracy" not in alone
+    assert "For comparison, decoct measured 70.0 % ± 1.0 with the same labels (`convnet3` under the protocol" in alone
+    for unlike in (record(labels="tiles"), record(ipc=1)):
+        text = dataset_card(manifest, results=[unlike])
+        assert "Expect an accuracy" not in text and "For comparison" not in text
+
+
+# How to repeat it
+
+
+def test_the_command_makes_the_set_again_and_sends_it_nowhere(manifest):
+    manifest["config"] |= {"views": 20, "push_to_hub": "someone/else", "commit_message": "x", "teacher": "runs/teacher"}
+    command = blocks(dataset_card(manifest), "bash")[1]
+    words = shlex.split(command.replace("\\\n", " "))
+    assert words[:2] == ["decoct", "distill"]
+    assert words[words.index("--ipc") :][:3] == ["--ipc", "1", "10"]
+    assert words[words.index("--views") + 1] == "20"
+    assert not {"--push_to_hub", "--commit_message", "--output_dir"} & set(words)
+    assert "someone/else" not in dataset_card(manifest)
+    manifest["config"]["teacher"] = "in memory"
+    assert len(blocks(dataset_card(manifest), "bash")) == 1
+
+
+def test_evaluation_names_the_columns_that_the_run_was_given(manifest):
+    manifest["config"] |= {"dataset_config": "plain_text", "label_column": "fine_label", "eval_split": "valid"}
+    card = dataset_card(manifest)
+    assert "--dataset_config plain_text --eval_split valid --label_column fine_label" in blocks(card, "bash")[0]
+    code = blocks(card, "python")[1]
+    assert 'load_dataset("uoft-cs/cifar10", "plain_text")' in code
+    assert 'source["valid"]' in code and 'label = "fine_label"' in code and "ClassLabel" not in code
+
+
+HOSTILE = [
+    "{{ 7 * 191 }}{% raw %}",
+    "<img src=x onerror=alert(1)>",
+    "a: [b, *c] # &d !e %f @g 'h",
+    "\x1b[31m\x00\x07\u202e",
+    "a\n---\nlicense: mit\n```\n# b",
+    "../../etc/passwd",
+    '"); import os  # """',
+    "$(touch x); `touch y` 'z",
+    "😀 \ud800",
+    "~~~ | a | b",
+]
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_hostile_names_are_data_everywhere(manifest, name):
+    harmless = dataset_card(manifest, results=[record()])
+    manifest["label_names"][0] = manifest["dataset"] = manifest["config"]["dataset"] = name
+    manifest["config"]["teacher"] = manifest["teacher"]["name"] = name
+    given = GivenInfo(license=name, attribution=name, pretty_name=name)
+    results = [record(dataset=name, student=name, protocol=name)]
+    text = dataset_card(manifest, name, results, given)
+    card = DatasetCard(text.encode("utf-8").decode("utf-8"))
+    header, body = card.data.to_dict(), card.text
+    assert set(header) <= {*DatasetCard(harmless).data.to_dict(), "license"}
+    assert header["license"] == "other" and header["pretty_name"] == name
+    assert "1337" not in body
+    assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f\u202e]", body)
+    assert [line for line in body.splitlines() if line.startswith("## ")] == [
+        *("## Load it", "## Columns", "## Train on it", "## Results", "## How it was made", "## Source", "## Cite")
+    ]
+    outside = re.sub(r"```.*?^```$|(`+)(?!`).*?(?<!`)\1(?!`)", "", body, flags=re.MULTILINE | re.DOTALL)
+    assert not re.search(r"(?<!\\)[<>]", outside)
+    loading, training = (ast.parse(code) for code in blocks(text, "python"))
+    for code in (loading, training):
+        calls = [
+            node for node in ast.walk(code) if isinstance(node, ast.Call) and "load_dataset" in ast.dump(node.func)
+        ]
+        assert all(call.args[0].value == name for call in calls) and calls
+        assert not any(isinstance(node, ast.Import) and node.names[0].name == "os" for node in ast.walk(code))
+    words = shlex.split(blocks(text, "bash")[0])
+    assert words[2:7:2] == ["--distilled", "--dataset", "--labels"]
+    if name.isprintable():
+        assert words[3] == words[5] == " ".join(name.split())
+        again = shlex.split(blocks(text, "bash")[1].replace("\\\n", " "))
+        assert again[again.index("--dataset") + 1] == name

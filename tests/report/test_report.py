@@ -427,6 +427,7 @@ def test_a_thousand_classes_stay_small(tmp_path):
     path.parent.mkdir(parents=True)
     datasets.Dataset.from_dict(columns, features=features_of(names)).to_parquet(path)
     manifest = {"label_names": names, "image_size": 224, "channels": 3, "ipcs": [1], "config": {"method": "infoutil"}}
+    manifest |= {"image_mean": [0.5] * 3, "image_std": [0.25] * 3}
     write_json(tmp_path / "manifest.json", manifest)
     page = Page(write_report(tmp_path, Sources(10**6, None, {7: data_uri(Image.open(buffer))})))
     assert "The first 20 of 1000 classes" in page.text and "class 19" in page.text and "class 20 " not in page.text

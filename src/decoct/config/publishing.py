@@ -36,7 +36,9 @@ class PublishConfig(PublishingConfig):
     license: str | None = option(None, "Licence of the source dataset, by its Hub identifier (`mit`, `cc-by-4.0` …).")
     attribution: str | None = option(None, "Who made the source dataset, as a sentence or citation for the card.")
     overwrite: bool = option(
-        False, "Publish into a repository that holds something else; its other files are left as they are."
+        False,
+        "Publish into a repository that holds something else: files of the same name are replaced, data or weights "
+        "that would be read with the new ones are deleted, other files stay.",
     )
     dry_run: bool = option(False, "Print what would be uploaded, then stop.")
 

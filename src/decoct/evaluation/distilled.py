@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from torch import Tensor
 
 from decoct.data.pixels import to_pixels
 from decoct.data.spec import ImageSpec
+from decoct.hub.manifest import check_fields, parse_manifest
 
 __all__ = ["DistilledSet", "load_distilled", "read_manifest", "spec_of"]
 
@@ -102,9 +102,16 @@ def load_distilled(folder_or_hub_id: str | Path, ipc: int) -> DistilledSet:
     manifest = read_manifest(folder_or_hub_id)
     if ipc not in manifest["ipcs"]:
         raise ValueError(f"ipc must be one of {manifest['ipcs']}, those of {folder_or_hub_id}. Got {ipc}.")
-    dataset = load_dataset(str(folder_or_hub_id), f"ipc_{ipc}", split="train")
+    # Not the card's configurations: a card could name any file.
+    files = {"train": f"data/ipc_{ipc}/*.parquet"}
+    dataset = load_dataset(str(folder_or_hub_id), data_files=files, split="train")
     spec = spec_of(manifest)
     _check_labels(dataset, spec, f"{folder_or_hub_id}, ipc_{ipc}")
+    if len(dataset) != ipc * spec.num_classes:
+        raise ValueError(
+            f"ipc_{ipc} of {folder_or_hub_id} must have {ipc} images of each of {spec.num_classes} classes. "
+            f"Got {len(dataset)} images in all; `decoct verify` tells more."
+        )
     tile_logits = _array(dataset, "tile_logits", torch.float32)
     tiles = manifest["config"]["tiles_per_image"] if tile_logits is None else tile_logits.shape[1]
     return DistilledSet(
@@ -123,14 +130,14 @@ def read_manifest(folder_or_hub_id: str | Path) -> dict[str, Any]:
     """`manifest.json` of a run folder or Hub dataset.
 
     Raises:
-        ValueError: If the folder or the manifest does not exist.
+        ValueError: If the folder or the manifest does not exist, or the manifest is not one.
     """
     path = Path(folder_or_hub_id)
     if path.is_dir():
         file = path / "manifest.json"
         if not file.is_file():
             raise ValueError(f"distilled must be a folder with manifest.json, which distilling ends with. Got {path}.")
-        return json.loads(file.read_text(encoding="utf-8"))
+        return _usable(file, folder_or_hub_id)
     if path.is_absolute() or str(folder_or_hub_id).count("/") != 1 or path.parent.is_dir():
         raise ValueError(f"distilled must be an existing folder or a Hub id 'user/name'. Got '{folder_or_hub_id}'.")
     try:
@@ -139,7 +146,15 @@ def read_manifest(folder_or_hub_id: str | Path) -> dict[str, Any]:
         raise ValueError(
             f"distilled must be a dataset published by decoct. Got {folder_or_hub_id}, which has no manifest.json."
         ) from error
-    return json.loads(file.read_text(encoding="utf-8"))
+    return _usable(file, folder_or_hub_id)
+
+
+def _usable(file: Path, source: str | Path) -> dict[str, Any]:
+    """The manifest in a file; raises ValueError unless it has what reading needs."""
+    manifest = parse_manifest(file)
+    if problems := check_fields(manifest):
+        raise ValueError(f"{source}: manifest.json cannot be used. {problems[0]}")
+    return manifest
 
 
 def spec_of(manifest: dict[str, Any]) -> ImageSpec:

@@ -42,7 +42,7 @@ class Contents:
         kind: One of `KINDS`.
         files: Name in the repository to local file, sorted; the card, and a dataset's manifest, are written for the
             repository and are not among them.
-        left_out: Names at the folder's top level of which nothing is published.
+        left_out: Names at the folder's top level of which nothing is published, but for the run's own `run.json`.
     """
 
     kind: str
@@ -102,7 +102,7 @@ def contents_of(folder: str | Path) -> Contents:
         reject_pickles(folder)
         names = model_files(folder, kind)
     files = {name: inside(folder, name) for name in sorted(names)}
-    published = {CARD, MANIFEST, *(name.split("/")[0] for name in files)}
+    published = {CARD, MANIFEST, RUN_FILE, *(name.split("/")[0] for name in files)}
     left_out = sorted(path.name for path in folder.iterdir() if path.name not in published)
     return Contents(kind, folder, files, left_out)
 
@@ -126,7 +126,7 @@ def dataset_files(folder: Path) -> list[str]:
 def model_files(folder: Path, kind: str) -> list[str]:
     """Weights, configurations and decoct's code of a model or pipeline; of other formats nothing."""
     code = [name for name in CODE[kind] if (folder / name).exists()]
-    names = [*code, *files_in(folder, "", ("config.json", "model_index.json", "training.json"))]
+    names = [*code, *files_in(folder, "", ("config.json", "model_index.json", "training.json", "results.json"))]
     if (folder / "model_index.json").is_file():
         index = read_object(folder / "model_index.json")
         components = [name for name, value in index.items() if isinstance(value, list) and all(value)]
@@ -199,7 +199,7 @@ def read_object(path: Path) -> dict[str, Any]:
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} must be a JSON object. {error}") from None
     if not isinstance(content, dict):
         raise ValueError(f"{path} must be a JSON object. Got {type(content).__name__}.")

@@ -5,21 +5,24 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Callable
+import reprlib
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 from decoct.config import DistillConfig
 
-__all__ = ["check_manifest", "parse_manifest", "shown", "unsafe_path"]
+__all__ = ["READ_FIELDS", "check_fields", "check_manifest", "parse_manifest", "shown", "unsafe_path"]
 
 MOST_BYTES = 64 * 2**20  # of manifest.json and README.md, which are read at once
 SHOWN_CHARACTERS = 200
+SHORT = reprlib.Repr()
+SHORT.maxlevel, SHORT.maxlist, SHORT.maxdict, SHORT.maxstring, SHORT.maxother = 4, 12, 12, 80, 80
 
 
 def shown(text: object) -> str:
-    """Text on one line whose control characters a terminal does not act on, cut where it is long."""
-    line = str(text)
+    """Text, or another value as Python writes it, on one line without control characters, cut where it is long."""
+    line = text if isinstance(text, str) else SHORT.repr(text)
     line = line if len(line) <= SHOWN_CHARACTERS else line[:SHOWN_CHARACTERS] + "…"
     return "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in line)
 
@@ -46,18 +49,23 @@ def parse_manifest(path: Path) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path.name} must be JSON. {shown(error)}") from error
+        raise ValueError(f"{path.name} must be JSON. {shown(str(error))}") from error
+
+
+def is_whole(value: Any) -> bool:
+    """Whether it is a whole number."""
+    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def is_count(value: Any) -> bool:
     """Whether it is a whole number from 1 on."""
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
+    return is_whole(value) and value >= 1
 
 
 def is_names(value: Any) -> bool:
-    """Whether it is a list of different, printable names."""
-    strings = isinstance(value, list) and bool(value) and all(isinstance(name, str) for name in value)
-    return strings and all(name and name.isprintable() for name in value) and len(set(value)) == len(value)
+    """Whether it is a list of different names; they may hold any character, since all that shows them escapes them."""
+    strings = isinstance(value, list) and bool(value) and all(isinstance(name, str) and name for name in value)
+    return strings and len(set(value)) == len(value)
 
 
 def is_statistics(value: Any) -> bool:
@@ -82,7 +90,7 @@ FIELDS: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "decoct_version": ("a string", lambda value: isinstance(value, str)),
     "dataset": ("a string", lambda value: isinstance(value, str)),
     "config": ("a mapping", lambda value: isinstance(value, dict)),
-    "label_names": ("a list of different names without control characters", is_names),
+    "label_names": ("a list of different names", is_names),
     "image_mean": ("a list of 1 or 3 finite numbers", is_statistics),
     "image_std": (
         "a list of 1 or 3 positive numbers",
@@ -100,22 +108,34 @@ FIELDS: dict[str, tuple[str, Callable[[Any], bool]]] = {
 }
 
 
-def check_manifest(manifest: Any) -> list[str]:
-    """What is wrong with a parsed manifest, a sentence each; nothing of what it names is opened."""
+# What reading images and labels takes.
+READ_FIELDS = ("config", "label_names", "image_mean", "image_std", "image_size", "channels", "ipcs")
+
+
+def check_fields(manifest: Any, names: Iterable[str] = READ_FIELDS) -> list[str]:
+    """Which of the fields are missing or of a wrong type in a parsed manifest, a sentence each."""
     if not isinstance(manifest, dict):
         return [f"manifest.json must be a mapping. Got {type(manifest).__name__}."]
     problems = []
-    for name, (expected, valid) in FIELDS.items():
+    for name in names:
+        expected, valid = FIELDS[name]
         if name not in manifest:
             problems.append(f"{name} must be {expected}. It is missing.")
         elif not valid(manifest[name]):
             problems.append(f"{name} must be {expected}. Got {shown(manifest[name])}.")
-    if problems:
-        return problems
-    for name in ("image_mean", "image_std"):
+    for name in ("image_mean", "image_std") if not problems else ():
         if len(manifest[name]) != manifest["channels"]:
             problems.append(f"{name} must have a value per channel, {manifest['channels']}. Got {manifest[name]}.")
-    return problems + check_settings(manifest["config"])
+    return problems
+
+
+def check_manifest(manifest: Any) -> list[str]:
+    """What is wrong with a parsed manifest, a sentence each; nothing of what it names is opened."""
+    if problems := check_fields(manifest, FIELDS):
+        return problems
+    unprintable = [name for name in manifest["label_names"] if not name.isprintable()]
+    names = [f"label_names must have no control characters. Got {shown(name)}." for name in unprintable]
+    return names + check_settings(manifest["config"])
 
 
 def check_settings(config: dict[Any, Any]) -> list[str]:
@@ -123,8 +143,7 @@ def check_settings(config: dict[Any, Any]) -> list[str]:
     wrong = [
         f"config.{name} must be a whole number from {least} on. Got {shown(config.get(name))}."
         for name, least in (("tiles_per_image", 1), ("views", 0))
-        if config.get(name) != 0 or least > 0
-        if not is_count(config.get(name))
+        if not is_whole(config.get(name)) or config[name] < least
     ]
     if not isinstance(config.get("method"), str):
         wrong.append(f"config.method must be a string. Got {shown(config.get('method'))}.")
@@ -133,5 +152,5 @@ def check_settings(config: dict[Any, Any]) -> list[str]:
     try:
         DistillConfig(**{name: config[name] for name in ("method", "tiles_per_image", "views")})
     except ValueError as error:
-        return [f"config.{shown(error)}"]
+        return [f"config.{shown(str(error))}"]
     return []

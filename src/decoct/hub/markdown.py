@@ -1,4 +1,4 @@
-"""Text of others as Markdown, Python and shell words that show it and do nothing else."""
+"""Cards from their templates, and text of others in Markdown, Python and shell that shows and does nothing else."""
 
 from __future__ import annotations
 
@@ -6,10 +6,34 @@ import json
 import re
 import shlex
 from collections.abc import Sequence
+from importlib.resources import files
+from typing import Any
 
-__all__ = ["code", "escape", "listed_labels", "one_line", "python_string", "shell_block", "shell_word"]
+from huggingface_hub import CardData, RepoCard
+from jinja2 import Environment, FunctionLoader, StrictUndefined
+
+__all__ = ["code", "escape", "listed_labels", "one_line", "python_string", "render", "shell_block", "shell_word"]
 
 LABELS_SHOWN = 50
+
+
+def render(kind: type[RepoCard], template: str, data: CardData, **values: Any) -> str:
+    """A card: a template of `hub_cards/` filled in, after its YAML header.
+
+    Args:
+        kind: Class of the card, by which the header is read again.
+        template: Name of the file.
+        data: The header.
+        values: All that the template names; text of others must be escaped already, and is never rendered itself.
+    """
+    environment = Environment(
+        loader=FunctionLoader(lambda name: (files("decoct.hub_cards") / name).read_text(encoding="utf-8")),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    return kind(environment.get_template(template).render(card_data=data.to_yaml(), **values)).content
 
 
 def one_line(text: object) -> str:

@@ -10,6 +10,7 @@ from huggingface_hub import CommitOperationAdd, HfApi
 from huggingface_hub.utils import validate_repo_id
 
 from decoct.config.publishing import PUBLISHING_FIELDS, PublishConfig, PublishingConfig
+from decoct.evaluation.results import read_results
 from decoct.hub import cards
 from decoct.hub.contents import CARD, MANIFEST, Contents, contents_of, kind_of, read_object, repo_type_of
 from decoct.hub.errors import hub_errors, require_token
@@ -79,13 +80,15 @@ def files_to_upload(contents: Contents, config: PublishConfig) -> list[CommitOpe
         ValueError: If a file is not what the manifest says.
     """
     files = [CommitOperationAdd(name, path) for name, path in contents.files.items()]
-    location = str(config.push_to_hub)
+    location, folder = str(config.push_to_hub), contents.folder
+    given = cards.GivenInfo(license=config.license, attribution=config.attribution)
     if contents.kind != "dataset":
-        card = cards.model_card(contents.kind, contents.folder, location)
+        card = cards.model_card(contents.kind, folder, location, given)
         return [*files, CommitOperationAdd(CARD, card.encode())]
-    manifest = read_object(contents.folder / MANIFEST)
+    manifest = read_object(folder / MANIFEST)
     check_hashes(contents, manifest["files"], files)
-    card_file = CommitOperationAdd(CARD, cards.dataset_card(manifest, location).encode())
+    card = cards.dataset_card(manifest, location, read_results(folder / "results.json"), given, folder=folder)
+    card_file = CommitOperationAdd(CARD, card.encode())
     described = {**manifest, "files": {**manifest["files"], CARD: card_file.upload_info.sha256.hex()}}
     text = json.dumps(described, indent=2, ensure_ascii=False) + "\n"
     return [*files, card_file, CommitOperationAdd(MANIFEST, text.encode())]

@@ -90,8 +90,7 @@ def check_schema(schema: pa.Schema, expected: Features) -> tuple[list[str], list
         if schema.names.count(field.name) != 1:
             number = "none" if field.name not in schema.names else "several"
             problems.append(("schema", f"must have one column {field.name!r}. Got {number}."))
-        elif not schema.field(field.name).type.equals(field.type):
-            got = schema.field(field.name).type
+        elif not same_type(got := schema.field(field.name).type, field.type):
             problems.append(("schema", f"column {field.name!r} must be {typed(field.type)}. Got {shown(typed(got))}."))
         else:
             columns.append(field.name)
@@ -108,6 +107,11 @@ def check_schema(schema: pa.Schema, expected: Features) -> tuple[list[str], list
                 ("labels", f"label names must be the manifest's {shown(expected['label'].names)}. Got {got}.")
             )
     return columns, problems
+
+
+def same_type(one: pa.DataType, other: pa.DataType) -> bool:
+    """Whether two types are equal; Arrow compares array types by their storage, which does not tell the shape."""
+    return one.equals(other) and getattr(one, "shape", None) == getattr(other, "shape", None)
 
 
 def typed(kind: pa.DataType) -> str:
@@ -161,6 +165,8 @@ def image_fault(image: dict[str, Any] | None, side: int, channels: int) -> str |
         with Image.open(io.BytesIO(image["bytes"]), formats=["PNG"]) as opened:
             if opened.size != (side, side) or opened.mode != mode:
                 return f"image is not {side} x {side} px, {mode}, but {opened.width} x {opened.height}, {opened.mode}"
+            opened.verify()  # checksums; decoding alone fills what is missing
+        with Image.open(io.BytesIO(image["bytes"]), formats=["PNG"]) as opened:
             opened.load()
     except UNDECODABLE:
         return "image is not a PNG that can be decoded"

@@ -37,7 +37,7 @@ class Source:
     """A source dataset.
 
     Args:
-        name: As it was named in the configuration; of a folder elsewhere its last part.
+        name: As it was named in the configuration; of an absolute path its last part.
         hub_id: Its repository on the Hub; None if it is a folder, a file, the embedded sample or in memory.
         license: None if it is not known.
         attribution: Likewise.
@@ -62,7 +62,7 @@ def source_of(dataset: str, recorded: Mapping[str, Any] | None = None, given: Gi
     given, recorded = given or GivenInfo(), recorded or {}
     if dataset == "sample":
         return Source(
-            name="sample",
+            name="sample of Fashion-MNIST",
             license=given.license or "mit",
             attribution=given.attribution
             or "A part of Fashion-MNIST (https://github.com/zalandoresearch/fashion-mnist) by Han Xiao, Kashif Rasul "

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from transformers import AutoConfig, AutoImageProcessor, AutoModel, PreTrainedConfig, PreTrainedModel, ResNetConfig
 
 from decoct.data.loading import SAMPLE
@@ -100,7 +101,7 @@ def wrap_encoder(name_or_path: str | Path, label_names: tuple[str, ...], seed: i
             name_or_path, use_safetensors=True, output_loading_info=True, dtype=torch.float32
         )
         processor = AutoImageProcessor.from_pretrained(name_or_path)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, SafetensorError) as error:
         raise ValueError(
             f"encoder must be an image model of transformers with model.safetensors and preprocessor_config.json. "
             f"Got {str(name_or_path)!r}, which cannot be loaded: {error}"
@@ -144,7 +145,7 @@ def load_estimator(name_or_path: str | Path, trust_remote_code: bool = False) ->
         model: PreTrainedModel = VariationalEstimator.from_pretrained(
             name_or_path, use_safetensors=True, dtype=torch.float32
         )
-    except OSError as error:
+    except (OSError, SafetensorError) as error:
         raise ValueError(
             f"estimator must be an existing folder or a Hub id 'user/name'. Got {str(name_or_path)!r}, which cannot be "
             f"loaded: {error}"

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageClassification, PreTrainedModel
 
 from decoct.data.spec import ImageSpec
@@ -110,7 +111,7 @@ def load_classifier(name_or_path: str | Path, trust_remote_code: bool = False) -
         model = AutoModelForImageClassification.from_pretrained(
             name_or_path, trust_remote_code=trust_remote_code, use_safetensors=True
         )
-    except OSError as error:
+    except (OSError, SafetensorError) as error:
         where = "the folder" if path.is_dir() else "there is no such folder here, and as a Hub id it"
         raise ValueError(
             f"teacher must be an existing folder or a Hub id 'user/name'. Got {str(name_or_path)!r}: {where} cannot be "

@@ -1,0 +1,424 @@
+"""Publishing finished runs on the Hub, by the real clients over HTTP."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from datasets import load_dataset
+from diffusers import DDPMPipeline
+from huggingface_hub import CommitOperationAdd, HfApi, constants, snapshot_download
+
+from decoct.config import PublishConfig
+from decoct.hub.publish import kind_of, publish, require_publishing
+from decoct.igds.loading import load_estimator
+from decoct.models.zoo import load_classifier
+from decoct.pipelines.igds.pipeline import IGDSPipeline
+from decoct.run_folder import write_json
+
+from .folders import write_dataset
+
+ROOT = Path(__file__).parents[2]
+DATA = "data/ipc_2/train-00000-of-00001.parquet"
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A distilled dataset."""
+    return write_dataset(tmp_path / "run")
+
+
+@pytest.fixture
+def model_folder(tiny_estimator: Path, tmp_path: Path) -> Path:
+    """An estimator of the test's own."""
+    return Path(shutil.copytree(tiny_estimator, tmp_path / "estimator"))
+
+
+def to_hub(folder: Path, repo_id: str = "user/thing", **options: Any) -> str:
+    return publish(PublishConfig(folder=str(folder), push_to_hub=repo_id, **options))
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def commits(hub, repo_type: str = "dataset", repo_id: str = "user/thing") -> int:
+    return len(hub.repos[repo_type, repo_id].commits)
+
+
+# What is uploaded
+
+
+def test_a_dataset_with_its_card_and_manifest(hub, folder):
+    (folder / "report.html").write_text("<p>report</p>")
+    write_json(folder / "results.json", [])
+    for junk in ("evaluation/cell.json", "shards/1.parquet", "checkpoints/state.bin", "data/ipc_2/half.parquet.tmp"):
+        (folder / junk).parent.mkdir(exist_ok=True)
+        (folder / junk).write_text("junk")
+    before = contents(folder)
+    assert to_hub(folder) == f"{hub.url}/datasets/user/thing"
+    files = hub.files("dataset", "user/thing")
+    assert set(files) == {
+        *(".gitattributes", "README.md", "manifest.json", "preview.png", "report.html", "results.json"),
+        *("data/ipc_1/train-00000-of-00001.parquet", DATA),
+    }
+    assert contents(folder) == before
+    rewritten = {".gitattributes", "README.md", "manifest.json"}
+    assert all(files[name] == before[name] for name in files if name not in rewritten)
+    assert b'load_dataset("user/thing"' in files["README.md"]
+    local, uploaded = (json.loads(text) for text in (before["manifest.json"], files["manifest.json"]))
+    assert uploaded["files"].pop("README.md") == hashlib.sha256(files["README.md"]).hexdigest()
+    del local["files"]["README.md"]
+    assert uploaded == local
+
+
+def test_publishing_again_makes_a_commit_only_of_what_changed(hub, folder, caplog):
+    to_hub(folder, commit_message="First")
+    to_hub(folder)
+    assert commits(hub) == 2
+    assert "nothing to upload" in caplog.text
+    before = hub.files("dataset", "user/thing")
+    (folder / "report.html").write_text("<p>evaluated</p>")
+    to_hub(folder)
+    after = hub.files("dataset", "user/thing")
+    assert commits(hub) == 3
+    assert {name for name in after if after[name] != before.get(name)} == {"report.html"}
+    titles = [commit.title for commit in hub.repos["dataset", "user/thing"].commits.values()]
+    assert titles[1:] == ["First", "Dataset by decoct"]
+
+
+def test_a_dry_run_contacts_nothing(hub, folder, monkeypatch):
+    monkeypatch.delenv("HF_TOKEN")
+    (folder / "notes.txt").write_text("mine")
+    text = to_hub(folder, dry_run=True, private=True)
+    size = (folder / DATA).stat().st_size
+    assert f"{size:,}  {DATA}" in text
+    assert "user/thing" in text and "private" in text and "Left out: notes.txt" in text
+    assert hub.requests == []
+
+
+def test_private_repository_and_branch(hub, folder):
+    url = to_hub(folder, private=True, revision="v2")
+    repo = hub.repos["dataset", "user/thing"]
+    assert repo.private and url.endswith("/tree/v2")
+    assert set(hub.files("dataset", "user/thing")) == {".gitattributes"}
+    assert DATA in hub.files("dataset", "user/thing", "v2")
+    hub.repos.clear()
+    to_hub(folder)
+    with pytest.raises(ValueError, match="user/thing is public.*--private"):
+        to_hub(folder, private=True)
+
+
+# Which folders are published
+
+
+def test_kinds(folder, trained_teacher, tiny_estimator, tiny_prior, tmp_path):
+    pipeline = tmp_path / "pipeline"
+    pipeline_of(tiny_prior, tiny_estimator).save_pretrained(pipeline)
+    folders = [folder, trained_teacher, trained_teacher / "epoch_2", tiny_estimator, tiny_prior, pipeline]
+    assert [kind_of(each) for each in folders] == [*("dataset", "teacher", "teacher", "estimator", "prior", "pipeline")]
+
+
+def test_other_folders_are_refused(model_folder, tmp_path):
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "notes.txt").write_text("")
+    for kind in ("dataset", "teacher", "estimator", "prior", "pipeline"):
+        with pytest.raises(ValueError, match=rf"{kind}.*Got .*other, which holds \['notes.txt'\]"):
+            to_hub(other)
+    with pytest.raises(ValueError, match="existing run folder"):
+        to_hub(tmp_path / "missing")
+    (model_folder / "run.json").write_text("{}")
+    with pytest.raises(ValueError, match="finished run"):
+        to_hub(model_folder)
+
+
+def test_data_that_is_not_what_the_manifest_says(hub, folder):
+    data = bytearray((folder / DATA).read_bytes())
+    data[100] ^= 1
+    (folder / DATA).write_bytes(data)
+    with pytest.raises(ValueError, match=f"{DATA} must be the file that manifest.json names"):
+        to_hub(folder)
+    (folder / DATA).rename(folder / "data/ipc_2/other.parquet")
+    with pytest.raises(ValueError, match="other.parquet: move it away"):
+        to_hub(folder)
+    (folder / "data/ipc_2/other.parquet").unlink()
+    with pytest.raises(ValueError, match=f"{DATA} must be a file"):
+        to_hub(folder)
+    assert hub.requests == []
+
+
+@pytest.mark.parametrize("name", ["../outside.parquet", "/etc/passwd", "data/ipc_2/../../run.json", "run.json"])
+def test_manifests_that_name_other_files(hub, folder, name):
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest["files"][name] = "0" * 64
+    write_json(folder / "manifest.json", manifest)
+    with pytest.raises(ValueError, match="manifest.json"):
+        to_hub(folder)
+    assert hub.requests == []
+
+
+def test_links_that_lead_out_of_the_folder(hub, folder, tmp_path):
+    (folder / DATA).rename(tmp_path / "elsewhere.parquet")
+    (folder / DATA).symlink_to(tmp_path / "elsewhere.parquet")
+    with pytest.raises(ValueError, match="link to .*elsewhere.parquet"):
+        to_hub(folder)
+    assert hub.requests == []
+
+
+@pytest.mark.parametrize("name", ["pytorch_model.bin", "unet/Weights.PT", "optimizer.pkl"])
+def test_pickles_are_refused(hub, model_folder, name):
+    (model_folder / name).parent.mkdir(exist_ok=True)
+    (model_folder / name).write_bytes(b"cos\nsystem\n.")
+    with pytest.raises(ValueError, match=f"safetensors. Got .*{name}, a pickle"):
+        to_hub(model_folder)
+    assert hub.requests == []
+
+
+def test_models_without_the_code_their_configuration_names(hub, model_folder):
+    (model_folder / "estimator.py").unlink()
+    with pytest.raises(ValueError, match=r"Got no estimator\.py"):
+        to_hub(model_folder)
+
+
+# Repositories that hold something else
+
+
+def test_another_dataset_is_replaced_only_when_asked(hub, folder, tmp_path):
+    to_hub(write_dataset(tmp_path / "other", ipcs=(2, 5), seed=1))
+    HfApi().upload_file(path_or_fileobj=b"mine", path_in_repo="NOTES.md", repo_id="user/thing", repo_type="dataset")
+    before = hub.files("dataset", "user/thing")
+    with pytest.raises(ValueError, match=r"user/thing must be empty .* another dataset, .*ipc, .*seed.*--overwrite"):
+        to_hub(folder)
+    assert hub.files("dataset", "user/thing") == before
+    to_hub(folder, overwrite=True)
+    after = hub.files("dataset", "user/thing")
+    assert after["NOTES.md"] == b"mine"
+    assert {name for name in after if name.startswith("data/")} == {"data/ipc_1/train-00000-of-00001.parquet", DATA}
+    assert commits(hub) == 4
+    to_hub(folder)
+    assert commits(hub) == 4
+
+
+def test_repositories_of_others_and_edited_cards(hub, folder, caplog):
+    api = HfApi()
+    api.create_repo("user/thing", repo_type="dataset")
+    api.upload_file(path_or_fileobj=b"1,2", path_in_repo="table.csv", repo_id="user/thing", repo_type="dataset")
+    with pytest.raises(ValueError, match=r"no manifest.json, but table.csv"):
+        to_hub(folder)
+    to_hub(folder, overwrite=True)
+    assert hub.files("dataset", "user/thing")["table.csv"] == b"1,2"
+    card = hub.files("dataset", "user/thing")["README.md"]
+    edited = card + b"\nA word of mine.\n"
+    api.upload_file(path_or_fileobj=edited, path_in_repo="README.md", repo_id="user/thing", repo_type="dataset")
+    with pytest.raises(ValueError, match=r"README.md that was edited there"):
+        to_hub(folder)
+    to_hub(folder, overwrite=True)
+    assert hub.files("dataset", "user/thing")["README.md"] == card
+
+
+@pytest.mark.parametrize("manifest", [b"[1]", b"{", b'{"config": 3}', b"[" * 100_000, b"\xff"])
+def test_foreign_manifests(hub, folder, manifest):
+    api = HfApi()
+    api.create_repo("user/thing", repo_type="dataset")
+    api.upload_file(path_or_fileobj=manifest, path_in_repo="manifest.json", repo_id="user/thing", repo_type="dataset")
+    with pytest.raises(ValueError, match="another dataset"):
+        to_hub(folder)
+
+
+def test_another_model_is_replaced_with_its_weights(hub, model_folder):
+    to_hub(model_folder)
+    operations = [CommitOperationAdd(name, b"old") for name in ("model-00001-of-00002.safetensors", "training.json")]
+    HfApi().create_commit("user/thing", operations, commit_message="Another estimator")
+    to_hub(model_folder)
+    assert commits(hub, "model") == 3
+    weights = model_folder / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1] + b"?")
+    with pytest.raises(ValueError, match=r"earlier upload of this estimator. Got another model.safetensors"):
+        to_hub(model_folder)
+    to_hub(model_folder, overwrite=True)
+    files = hub.files("model", "user/thing")
+    assert files["model.safetensors"] == weights.read_bytes()
+    assert not {"model-00001-of-00002.safetensors", "training.json"} & set(files)
+
+
+def test_what_arrives_is_compared(hub, folder):
+    class Careless(HfApi):
+        def create_commit(self, *args: Any, operations: list[Any], **options: Any) -> Any:
+            return super().create_commit(*args, operations=operations[1:], **options)
+
+    api = Careless(token=hub.token)
+    with pytest.raises(ValueError, match="user/thing must hold what was uploaded. Got another data/ipc_1"):
+        publish(PublishConfig(folder=str(folder), push_to_hub="user/thing"), api)
+
+
+# Tokens and faults
+
+
+def test_tokens(hub, folder, monkeypatch, caplog):
+    monkeypatch.delenv("HF_TOKEN")
+    with pytest.raises(PermissionError, match="user/thing.*hf auth login.*HF_TOKEN"):
+        to_hub(folder)
+    assert hub.requests == []
+    secret = "hf_secret\x01value"
+    monkeypatch.setenv("HF_TOKEN", secret)
+    with pytest.raises(PermissionError, match="HF_TOKEN is not one") as malformed:
+        require_publishing(PublishConfig(push_to_hub="user/thing"))
+    monkeypatch.setenv("HF_TOKEN", "hf_wrongtokenwrongtoken")
+    with pytest.raises(PermissionError, match="user/thing.*does not accept the token.*hf auth login") as wrong:
+        to_hub(folder)
+    monkeypatch.setenv("HF_TOKEN", hub.add_token("hf_readonlyreadonlyreadonly", write=False))
+    with pytest.raises(PermissionError, match=r"user/thing.*may not write there \(403\)") as forbidden:
+        to_hub(folder)
+    for error in (malformed, wrong, forbidden):
+        assert "hf_" not in str(error.value)
+    monkeypatch.setenv("HF_TOKEN", hub.token)
+    with pytest.raises(PermissionError, match="someone-else/thing.*write access"):
+        to_hub(folder, "someone-else/thing")
+    assert hub.repos == {}
+    with pytest.raises(ValueError, match="user/a--b"):
+        to_hub(folder, "user/a--b")
+
+
+def test_no_token_is_shown_or_stored(hub, folder, tmp_path, caplog, capfd):
+    with caplog.at_level(logging.DEBUG):
+        to_hub(folder)
+        to_hub(folder)
+    assert "nothing to upload" in caplog.text
+    output = capfd.readouterr()
+    assert hub.token not in caplog.text + output.out + output.err
+    for place in (tmp_path, hub.folder):
+        assert not any(hub.token.encode() in content for content in contents(place).values())
+
+
+@pytest.mark.parametrize("how", ["500", "429", "drop"])
+def test_a_hub_that_stays_broken(hub, folder, how):
+    for k in range(1, 12):
+        hub.fail(k, how)  # more than the client's own repetitions
+    with pytest.raises(ConnectionError, match=r"user/thing: .*the same command continues\.$"):
+        to_hub(folder)
+    hub.heal()
+    to_hub(folder)
+    assert DATA in hub.files("dataset", "user/thing")
+
+
+def test_no_network(hub, folder, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
+        with pytest.raises(ConnectionError, match="user/thing: the Hub cannot be reached"):
+            to_hub(folder)
+        patch.setattr(constants, "HF_HUB_OFFLINE", True)
+        with pytest.raises(ConnectionError, match="user/thing.*HF_HUB_OFFLINE"):
+            to_hub(folder)
+
+
+# Round trips
+
+ELSEWHERE = """
+import sys
+sys.modules["decoct"] = None  # as where it is not installed
+import json, os
+import numpy as np, torch
+from datasets import load_dataset
+from diffusers import DiffusionPipeline
+from transformers import AutoModel, AutoModelForImageClassification
+
+for streaming in (False, True):
+    rows = load_dataset("user/colours", "ipc_2", split="train", streaming=streaming).with_format("numpy")
+    np.save(f"images-{streaming}.npy", np.stack([row["image"] for row in rows]))
+    np.save(f"logits-{streaming}.npy", np.stack([row["view_logits"] for row in rows]))
+pixels = torch.linspace(-1, 1, 2 * 28 * 28).reshape(2, 1, 28, 28)
+teacher = AutoModelForImageClassification.from_pretrained("user/teacher", trust_remote_code=True).eval()
+estimator = AutoModel.from_pretrained("user/estimator", trust_remote_code=True).eval()
+with torch.no_grad():
+    np.save("teacher.npy", teacher(pixels).logits)
+    np.save("estimator.npy", estimator(pixels).logits)
+pipeline = DiffusionPipeline.from_pretrained("user/pipeline", trust_remote_code=True)
+generator = torch.Generator().manual_seed(0)
+images = pipeline(class_labels=[0, 1], num_inference_steps=2, output_type="np", generator=generator).images
+np.save("pipeline.npy", images)
+prior = DiffusionPipeline.from_pretrained("user/prior")
+with torch.no_grad():
+    np.save("prior.npy", prior.unet(pixels, 10, torch.tensor([0, 1])).sample)
+print(json.dumps({"labels": [teacher.config.id2label[0], estimator.config.id2label[0]]}))
+"""
+
+
+def pipeline_of(prior: Path, estimator: Path) -> IGDSPipeline:
+    parts = DDPMPipeline.from_pretrained(prior)
+    return IGDSPipeline(parts.scheduler, parts.unet, None, None, load_estimator(str(estimator)))
+
+
+def test_every_kind_is_loaded_where_decoct_is_not_installed(
+    hub, hub_python, folder, trained_teacher, tiny_estimator, tiny_prior, tmp_path, caplog
+):
+    pipeline_of(tiny_prior, tiny_estimator).save_pretrained(tmp_path / "pipeline")
+    sources = {"colours": folder, "teacher": trained_teacher, "estimator": tiny_estimator, "prior": tiny_prior}
+    for name, source in {**sources, "pipeline": tmp_path / "pipeline"}.items():
+        kind = "dataset" if name == "colours" else "model"
+        to_hub(source, f"user/{name}")
+        downloaded = contents(Path(snapshot_download(f"user/{name}", repo_type=kind)))
+        assert downloaded == hub.files(kind, f"user/{name}")
+        own = contents(source)
+        rewritten = {"README.md", "manifest.json", ".gitattributes"}
+        assert all(own[path] == data for path, data in downloaded.items() if path not in rewritten)
+        assert not [path for path in downloaded if path.startswith(("epoch_", "checkpoints", "samples", "run.json"))]
+    assert "Left out of the upload: epoch_2, epoch_4" in caplog.text
+    printed = hub_python(ELSEWHERE).stdout.splitlines()[-1]
+    assert json.loads(printed)["labels"] == ["T-shirt/top", "T-shirt/top"]
+
+    there = {path.stem: np.load(path) for path in tmp_path.glob("*.npy")}
+    rows = load_dataset("parquet", data_files=str(folder / DATA), split="train").with_format("numpy")
+    for streaming in (False, True):
+        assert np.array_equal(there[f"images-{streaming}"], np.stack(rows["image"][:]))
+        assert np.array_equal(there[f"logits-{streaming}"], rows["view_logits"][:])
+    pixels = torch.linspace(-1, 1, 2 * 28 * 28).reshape(2, 1, 28, 28)
+    with torch.no_grad():
+        teacher = load_classifier(str(trained_teacher)).model.eval()(pixels).logits
+        estimator = load_estimator(str(tiny_estimator)).eval()(pixels).logits
+        images = pipeline_of(tiny_prior, tiny_estimator)(
+            class_labels=[0, 1], num_inference_steps=2, output_type="np", generator=torch.Generator().manual_seed(0)
+        ).images
+        predicted = DDPMPipeline.from_pretrained(tiny_prior).unet(pixels, 10, torch.tensor([0, 1])).sample
+    assert np.allclose(there["teacher"], teacher, atol=1e-6)
+    assert np.allclose(there["estimator"], estimator, atol=1e-6)
+    assert np.array_equal(there["pipeline"], images)
+    assert np.allclose(there["prior"], predicted, atol=1e-5)
+
+
+# Scripts
+
+
+def test_script_takes_the_folder_first_and_says_an_error_in_one_line(hub, hub_python, scripts, folder):
+    words = (scripts / "publish.py", folder, "--push_to_hub", "user/thing")
+    result = hub_python(*words, success=False, HF_TOKEN="hf_wrong")
+    assert result.returncode == 1 and not result.stdout
+    last = result.stderr.strip().splitlines()[-1]
+    assert last.startswith("publish.py: error: user/thing: the Hub does not accept the token")
+    assert "hf_wrong" not in result.stderr
+
+
+def test_a_training_of_two_processes_publishes_once(
+    hub, hub_environment, launch_words, scripts, image_folder, tmp_path
+):
+    words = launch_words(
+        *(scripts / "train_teacher.py", "--dataset", image_folder, "--model", "convnet3_w8", "--epochs", 1),
+        *("--batch_size", 8, "--output_dir", "teacher", "--push_to_hub", "user/teacher", "--private"),
+        processes=2,
+    )
+    environment = {**hub_environment, "ACCELERATE_USE_CPU": "true"}
+    result = subprocess.run(words, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=240)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.count(f"{hub.url}/user/teacher") == 1
+    assert hub.repos["model", "user/teacher"].private
+    assert "model.safetensors" in hub.files("model", "user/teacher")
+    assert sum("/commit/" in path for _, path in hub.requests) == 1
+    assert hub.token not in result.stdout + result.stderr
