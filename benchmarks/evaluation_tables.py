@@ -9,7 +9,6 @@ and `ablation`, `strong_kd` and `throughput` in benchmarks/README.md.
 
 from __future__ import annotations
 
-import argparse
 import re
 import statistics
 import sys
@@ -17,7 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from tables import NO_RECORDS, ROOT, Section, markdown, mean_and_spread, read, span, write_sections
+from tables import NO_RECORDS, Section, markdown, mean_and_spread, read, section_command, span
 
 from decoct.evaluation.ablation_tables import format_ablation
 
@@ -92,11 +91,7 @@ SECTIONS: list[Section] = [
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Writes the tables, or compares them with the records."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--root", type=Path, default=ROOT, help="folder of README.md and benchmarks/")
-    parser.add_argument("--check", action="store_true", help="write nothing; exit code 1 if a table is out of date")
-    options = parser.parse_args(argv)
-    return write_sections(options.root, SECTIONS, options.check, Path(__file__).name)
+    return section_command(__doc__, SECTIONS, Path(__file__).name, argv)
 
 
 if __name__ == "__main__":

@@ -183,8 +183,15 @@ def read(path: Path) -> Any:
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
 
 
-def write_sections(root: Path, sections: Sequence[Section], check: bool, script: str) -> int:
-    """Writes sections of files below `root`, or compares them with the records; 1 if one was not up to date."""
+def section_command(
+    description: str | None, sections: Sequence[Section], script: str, argv: Sequence[str] | None
+) -> int:
+    """The command of a script that writes sections, or compares them with the records; 1 if one is out of date."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--root", type=Path, default=ROOT, help="folder of README.md and benchmarks/")
+    parser.add_argument("--check", action="store_true", help="write nothing; exit code 1 if a table is out of date")
+    options = parser.parse_args(argv)
+    root, check = options.root, options.check
     outdated = []
     for file, name, section in sections:
         path = root / file
