@@ -131,7 +131,7 @@ def make_noise(folder: Path, classes: int, ipc: int, side: int, tiles: int, view
         return noise_rows(start, end, ipc, side, config, features)
 
     shards = run_shards(folder / "shards", f"ipc_{ipc}", classes * ipc, SHARD, Accelerator(cpu=True), rows)
-    merge_shards(shards, folder / f"data/ipc_{ipc}", features, SHARD)
+    merge_shards(shards, folder / f"data/ipc_{ipc}", features)
     for path in shards:
         path.unlink()
     (folder / "shards").rmdir()

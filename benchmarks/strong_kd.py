@@ -42,7 +42,7 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("--labels", default="online")
     parser.add_argument("--ipc", type=int, nargs="+", default=[10])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
-    parser.add_argument("--only", nargs="+", choices=list(FACTORS), help="settings to vary; default: all")
+    parser.add_argument("--only", nargs="*", choices=list(FACTORS), help="settings to vary, or none; default: all")
     parser.add_argument("--epochs", type=int, help="epochs of the centre; default: the protocol's at the IPC")
     parser.add_argument("--mixed_precision", choices=["no", "bf16", "fp16"], default="bf16")
     parser.add_argument("--device", help="default: cuda where there is one")
@@ -67,7 +67,7 @@ def main(words: Sequence[str] | None = None) -> None:
 def settings_of(only: Sequence[str] | None, epochs: int | None) -> list[dict[str, float]]:
     """The centre, and each other value of each factor with the rest as in the centre."""
     centre = {} if epochs is None else {"epochs": epochs}
-    varied = [{**centre, name: value} for name in only or FACTORS for value in FACTORS[name]]
+    varied = [{**centre, name: value} for name in (FACTORS if only is None else only) for value in FACTORS[name]]
     return [centre, *(setting for setting in varied if setting != centre)]
 
 

@@ -57,7 +57,7 @@ def write_run(folder: Path, method: str = "infoutil", views: int = 2, names: tup
         shard = folder / "shard.parquet"
         folder.mkdir(parents=True, exist_ok=True)
         write_parquet(datasets.Dataset.from_dict(columns, features=features).with_format("arrow")[:], shard)
-        merge_shards([shard], folder / f"data/ipc_{ipc}", features, 100)
+        merge_shards([shard], folder / f"data/ipc_{ipc}", features)
         shard.unlink()
     Image.new("RGB", (4, 4)).save(folder / "preview.png")
     network = {"name": "teacher", "fingerprint": "0" * 64}

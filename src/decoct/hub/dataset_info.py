@@ -12,6 +12,8 @@ from huggingface_hub import DatasetCardData
 
 __all__ = ["add_dataset_info"]
 
+ROWS = 100  # read at a time
+
 
 def add_dataset_info(data: DatasetCardData, folder: Path, ipcs: list[int]) -> None:
     """Adds `dataset_info` of the configurations whose files lie in the folder, as `datasets` itself writes it."""
@@ -23,14 +25,15 @@ def add_dataset_info(data: DatasetCardData, folder: Path, ipcs: list[int]) -> No
 def info_of(paths: list[Path]) -> DatasetInfo:
     """Features, rows and bytes of one configuration; bytes of a split are those of its Arrow tables.
 
-    Files are read a batch at a time.
+    Files are read a few rows at a time.
     """
     rows = size = 0
     for path in paths:
-        with pq.ParquetFile(path) as file:
+        # With pre_buffer all row groups read so far stay in memory.
+        with pq.ParquetFile(path, pre_buffer=False) as file:
             features = Features.from_arrow_schema(file.schema_arrow)
             rows += file.metadata.num_rows
-            size += sum(batch.nbytes for batch in file.iter_batches(batch_size=1000))
+            size += sum(batch.nbytes for batch in file.iter_batches(batch_size=ROWS))
     return DatasetInfo(
         features=features,
         splits=SplitDict({"train": SplitInfo("train", num_bytes=size, num_examples=rows)}),

@@ -62,7 +62,8 @@ def check_parquet(path: Path, manifest: dict[str, Any]) -> tuple[list[Problem], 
     problems: list[Problem] = []
     faults: dict[Problem, list[str]] = defaultdict(list)
     try:
-        with pq.ParquetFile(path) as file:
+        # With pre_buffer all row groups read so far stay in memory.
+        with pq.ParquetFile(path, pre_buffer=False) as file:
             features = expected_features(manifest)
             columns, problems = check_schema(file.schema_arrow, features)
             start = 0

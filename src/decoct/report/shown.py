@@ -43,7 +43,7 @@ def shown_images(folder: Path, manifest: dict[str, Any]) -> list[dict[str, Any]]
     counts: dict[int, int] = {}
     rows = []
     for path in ipc_files(folder, shown_ipc(manifest)):
-        file = pq.ParquetFile(path)
+        file = pq.ParquetFile(path, pre_buffer=False)  # else all row groups read so far stay in memory
         present = [name for name in ("image", "label", "tiles", "tile_logits") if name in file.schema_arrow.names]
         for batch in file.iter_batches(columns=present, batch_size=100):
             if min((counts.get(label, 0) for label in range(classes)), default=0) >= per_class:

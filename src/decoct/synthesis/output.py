@@ -20,11 +20,11 @@ from decoct.synthesis.preview import IMAGES_PER_CLASS, MAX_CLASSES, PreviewRow, 
 
 __all__ = ["merge_shards", "write_card", "write_preview", "write_samples_preview"]
 
-IMAGES_PER_FILE = 10_000
+BYTES_PER_FILE = 128 * 2**20  # about; readers of parquet hold a whole file in memory
 STRIP_IMAGES = 8  # of a class in the preview of generated images
 
 
-def merge_shards(shards: Sequence[Path], folder: Path, features: Features, shard_size: int) -> float:
+def merge_shards(shards: Sequence[Path], folder: Path, features: Features) -> float:
     """Writes `folder/train-*.parquet` from label shards, a shard at a time, without the column `correct`.
 
     Returns:
@@ -33,8 +33,7 @@ def merge_shards(shards: Sequence[Path], folder: Path, features: Features, shard
     kept = Features({name: feature for name, feature in features.items() if name != "correct"})
     schema = kept.arrow_schema
     folder.mkdir(parents=True, exist_ok=True)
-    per_file = max(1, IMAGES_PER_FILE // shard_size)
-    groups = [shards[start : start + per_file] for start in range(0, len(shards), per_file)]
+    groups = group_by_bytes(shards, BYTES_PER_FILE)
     right: list[bool] = []
     for number, group in enumerate(groups):
         path = folder / f"train-{number:05d}-of-{len(groups):05d}.parquet"
@@ -46,6 +45,20 @@ def merge_shards(shards: Sequence[Path], folder: Path, features: Features, shard
                 writer.write_table(table.select(list(kept)).cast(schema))
         os.replace(temporary, path)
     return float(np.mean(right))
+
+
+def group_by_bytes(paths: Sequence[Path], most: int) -> list[list[Path]]:
+    """Consecutive files, together of at most so many bytes, or one file that has more."""
+    groups: list[list[Path]] = []
+    room = 0
+    for path in paths:
+        size = path.stat().st_size
+        if not groups or size > room:
+            groups.append([])
+            room = most
+        groups[-1].append(path)
+        room -= size
+    return groups
 
 
 def write_card(folder: Path, manifest: dict[str, Any]) -> None:

@@ -117,7 +117,7 @@ class DistillRun:
         if not self.accelerator.is_main_process:
             return 0.0
         features = image_features(self.teacher.spec, self.config)
-        return merge_shards(shards, self.folder / f"data/ipc_{ipc}", features, self.config.shard_size)
+        return merge_shards(shards, self.folder / f"data/ipc_{ipc}", features)
 
     def finish(self, accuracies: dict[int, float], preview: Callable[[], None], **measured: Any) -> dict[str, Any]:
         """Writes preview, report, card and, last, the manifest, and removes the shards.
