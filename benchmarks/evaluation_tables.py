@@ -1,10 +1,10 @@
-"""Writes the ablation tables and those of `strong_kd` and of training speed from the records in benchmarks/results/.
+"""Writes the tables of ablation, `strong_kd`, training speed and the Hub from the records in benchmarks/results/.
 
     python benchmarks/evaluation_tables.py
     python benchmarks/evaluation_tables.py --check     # exit code 1 if a table is not what the records say
 
-Only what stands between `<!-- NAME:begin -->` and `<!-- NAME:end -->` is replaced, NAME being `claims` in README.md
-and `ablation`, `strong_kd` and `throughput` in benchmarks/README.md.
+Only what stands between `<!-- NAME:begin -->` and `<!-- NAME:end -->` is replaced, NAME being `claims` and `hub` in
+README.md, and `ablation`, `strong_kd` and `throughput` in benchmarks/README.md.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from tables import NO_RECORDS, Section, markdown, mean_and_spread, read, section
 from decoct.evaluation.ablation_tables import format_ablation
 
 ABLATION = "ablation_imagenette.json"
+SET = ("dataset", "ipc", "method", "labels", "student")
 STRONG = ("batch_size", "ema_decay", "epochs", "rrc_scale", "learning_rate")
 
 
@@ -46,9 +47,9 @@ def strong_section(results: Path) -> str:
     records = read(results / "strong_kd.json")
     groups: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
     for record in records:
-        groups.setdefault(tuple(record[name] for name in ("dataset", "ipc", "labels", "student")), []).append(record)
+        groups.setdefault(tuple(record[name] for name in SET), []).append(record)
     parts = []
-    for (dataset, ipc, labels, student), members in sorted(groups.items()):
+    for (dataset, ipc, method, labels, student), members in sorted(groups.items()):
         settings: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
         for record in members:
             settings.setdefault(tuple(record[name] for name in STRONG), []).append(record)
@@ -58,9 +59,7 @@ def strong_section(results: Path) -> str:
             for setting, each in ranked
         ]
         seconds = span(round(statistics.fmean(r["seconds"] for r in each)) for each in settings.values())
-        parts.append(
-            f"{dataset}, IPC {ipc}, {members[0]['method']}, labels `{labels}`, {student}; {seconds} s a student:"
-        )
+        parts.append(f"{dataset}, IPC {ipc}, {method}, labels `{labels}`, {student}; {seconds} s a student:")
         parts.append(markdown([*(name.replace("_", " ") for name in STRONG), "accuracy %"], rows))
     return "\n\n".join(parts) or NO_RECORDS
 
@@ -81,8 +80,31 @@ def throughput_section(results: Path) -> str:
     return markdown(header, rows) if rows else NO_RECORDS
 
 
+def hub_section(results: Path) -> str:
+    """What publishing, verifying and loading a set cost: medians, and the largest peak of the three processes."""
+    found: dict[str, dict[str, Any]] = dict(read(results / "hub.json"))
+    rows = []
+    for name, entry in found.items():
+        steps = entry["steps_min_median_max"]
+        share = 100 * entry["tile_labels_share_of_images"]
+        rows.append(
+            [
+                f"{name}: {entry['images']:,} images of {entry['image_size']} px",
+                f"{entry['bytes'] / 1e6:,.1f}",
+                f"{share:.1f} %",
+                *(f"{steps[step]['seconds'][1]:.1f}" for step in ("publish", "verify", "load")),
+                f"{steps['load']['rows_per_second'][1]:,.0f}",
+                f"{max(values['peak_mb'][2] for values in steps.values()):.0f}",
+                str(entry["repeats"]),
+            ]
+        )
+    header = ["set", "MB", "tile labels / images", "publish, s", "verify, s", "load, s", "rows/s", "peak MB", "runs"]
+    return markdown(header, rows) if rows else NO_RECORDS
+
+
 SECTIONS: list[Section] = [
     ("README.md", "claims", claims_section),
+    ("README.md", "hub", hub_section),
     ("benchmarks/README.md", "ablation", ablation_section),
     ("benchmarks/README.md", "strong_kd", strong_section),
     ("benchmarks/README.md", "throughput", throughput_section),

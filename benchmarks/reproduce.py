@@ -1,4 +1,4 @@
-"""Reproduces every accuracy table of the README, from nothing but the data.
+"""Reproduces every table of the README, from nothing but the data.
 
     python benchmarks/reproduce.py --cifar10 uoft-cs/cifar10 --imagenette path/to/imagenette
     python benchmarks/reproduce.py --cifar10 ... --imagenette ... --dry_run     # the commands; runs none
@@ -6,8 +6,9 @@
 
 Trains the teachers, the prior and the estimator, distils, trains the students and writes the tables. Records that are
 in `benchmarks/results/` are not made again, nor is a finished training in `--runs`: the command resumes, and on a
-fresh clone it trains the teachers and finds the rest done. `--from_scratch` moves the records that are there to
-`results/earlier/` first. On one CPU core the sample takes an hour, Imagenette about three, CIFAR-10 about twenty.
+fresh clone it trains the teachers, measures what the Hub costs on this machine, and finds the rest done.
+`--from_scratch` moves the records that are there to `results/earlier/` first. On one CPU core the sample takes an hour,
+Imagenette about five, CIFAR-10 about twenty.
 """
 
 from __future__ import annotations
@@ -25,12 +26,13 @@ from memory import public_name
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
-GROUPS = ("sample", "cifar10", "imagenette")
+GROUPS = ("sample", "cifar10", "imagenette", "hub")
 # Records that the tables are made from, by group.
 RECORDS = {
     "sample": ("beta_sweep_sample.json", "strong_kd.json"),
     "cifar10": ("cifar10.json", "beta_sweep_cifar10.json"),
     "imagenette": ("ablation_imagenette.json",),
+    "hub": ("hub.json",),
 }
 PATHS = ("dataset", "teacher", "scoring_teacher")
 BF16 = ("--mixed_precision", "bf16")
@@ -52,7 +54,8 @@ class Step:
 
 def steps(group: str, dataset: str, runs: Path) -> list[Step]:
     """The commands of a group of tables, in order."""
-    return {"sample": sample_steps, "cifar10": cifar10_steps, "imagenette": imagenette_steps}[group](dataset, runs)
+    makers = {"sample": sample_steps, "cifar10": cifar10_steps, "imagenette": imagenette_steps, "hub": hub_steps}
+    return makers[group](dataset, runs)
 
 
 def sample_steps(dataset: str, runs: Path) -> list[Step]:
@@ -73,7 +76,8 @@ def sample_steps(dataset: str, runs: Path) -> list[Step]:
         ),
         Step(
             "benchmarks/strong_kd.py",
-            words(f"--distilled {distilled} --dataset {dataset} --student convnet3_w64 --ipc 10 --seeds 0 1 2"),
+            words(f"--distilled {distilled} --dataset {dataset} --student convnet3_w64 --ipc 10 --epochs 300")
+            + words("--seeds 0 1"),
         ),
     ]
 
@@ -83,6 +87,12 @@ def cifar10_steps(dataset: str, runs: Path) -> list[Step]:
     teacher, prior, estimator = (runs / f"cifar10-{name}" for name in ("teacher", "prior", "estimator"))
     common = words(f"--dataset {dataset} --teacher {teacher} --runs {runs / 'cifar10'} --stage final --seeds 0 1 2")
     sweep = words(f"--dataset {dataset} --teacher {teacher} --prior {prior} --estimator {estimator}")
+    strong = []
+    for method in ("infoutil", "random"):
+        folder = runs / f"cifar10-{method}-ipc10"
+        distilling = words(f"--method {method} --dataset {dataset} --teacher {teacher} --ipc 10 --output_dir {folder}")
+        training = words(f"--distilled {folder} --dataset {dataset} --ipc 10 --seeds 0 1 --only")
+        strong += [Step("scripts/distill.py", distilling + BF16), Step("benchmarks/strong_kd.py", training)]
     return [
         Step(
             "scripts/train_teacher.py",
@@ -90,6 +100,7 @@ def cifar10_steps(dataset: str, runs: Path) -> list[Step]:
         ),
         Step("benchmarks/cifar10.py", (*common, *words("--ipc 1 10 --labels online views tiles hard"))),
         Step("benchmarks/cifar10.py", (*common, *words("--ipc 50 --labels online"))),
+        *strong,
         Step(
             "scripts/train_prior.py",
             words(
@@ -123,9 +134,23 @@ def imagenette_steps(dataset: str, runs: Path) -> list[Step]:
         Step(
             "scripts/ablate.py",
             (*data, *words(f"--teacher {teacher} --output_dir {ablation} --students convnet4 --ipc 1 10"))
-            + words("--candidates_per_class 100 --epochs 100 --seeds 3 --batch_size 32"),
+            + words("--candidates_per_class 100 --epochs 100 --seeds 5 --batch_size 32"),
             copies=((ablation / "ablation.json", "ablation_imagenette.json"),),
         ),
+    ]
+
+
+def hub_steps(dataset: str, runs: Path) -> list[Step]:
+    """What the Hub costs: a distilled CIFAR-10, and noise of ImageNet-1K's size."""
+    teacher, folder = runs / "cifar10-teacher", runs / "cifar10-infoutil-ipc50"
+    return [
+        *cifar10_steps(dataset, runs)[:1],
+        Step(
+            "scripts/distill.py",
+            words(f"--method infoutil --dataset {dataset} --teacher {teacher} --ipc 50 --output_dir {folder}") + BF16,
+        ),
+        Step("benchmarks/hub.py", words(f"--folder {folder} --name cifar10")),
+        Step("benchmarks/hub.py", words("--classes 1000 --ipc 10 --name noise-1000-classes --repeats 1")),
     ]
 
 
@@ -166,11 +191,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--from_scratch", action="store_true", help="move existing records away first")
     parser.add_argument("--dry_run", action="store_true", help="show the commands, run none")
     options = parser.parse_args(argv)
-    data = {"sample": "sample", "cifar10": options.cifar10, "imagenette": options.imagenette}
+    data = {"sample": "sample", "cifar10": options.cifar10, "imagenette": options.imagenette, "hub": options.cifar10}
     chosen = options.only or [group for group in GROUPS if data[group]]
     for group in chosen:
         if not data[group]:
-            parser.error(f"--{group} must name the dataset for the group {group!r}. Got none.")
+            option = "cifar10" if group == "hub" else group
+            parser.error(f"--{option} must name the dataset for the group {group!r}. Got none.")
     runs = options.runs.resolve()
     planned = [step for group in chosen for step in steps(group, data[group], runs)]
     planned += [Step(f"benchmarks/{name}.py", ()) for name in ("tables", "igds_tables", "evaluation_tables")]
