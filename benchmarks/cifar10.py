@@ -121,8 +121,10 @@ def measure(arguments: argparse.Namespace, name: str, options: dict[str, Any], i
     from decoct.config import EvaluateConfig
     from decoct.evaluation.evaluate import evaluate
 
-    folder = Path(arguments.runs) / f"{arguments.stage}-{name.replace(' ', '_').replace(',', '')}-ipc{ipc}-seed{seed}"
-    manifest = distil(arguments, options, ipc, seed, folder, views="views" in labels)
+    views = "views" in labels  # a set of its own: the same images, with stored views
+    title = f"{arguments.stage}-{name.replace(' ', '_').replace(',', '')}-ipc{ipc}-seed{seed}"
+    folder = Path(arguments.runs) / f"{title}{'-views' if views else ''}"
+    manifest = distil(arguments, options, ipc, seed, folder, views)
     for record in evaluate(
         EvaluateConfig(
             distilled=str(folder),

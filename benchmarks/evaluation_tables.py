@@ -3,8 +3,8 @@
     python benchmarks/evaluation_tables.py
     python benchmarks/evaluation_tables.py --check     # exit code 1 if a table is not what the records say
 
-Only what stands between `<!-- NAME:begin -->` and `<!-- NAME:end -->` is replaced, NAME being `claims` and `hub` in
-README.md, and `ablation`, `strong_kd` and `throughput` in benchmarks/README.md.
+Only what stands between `<!-- NAME:begin -->` and `<!-- NAME:end -->` is replaced, NAME being `claims`, `hub` and
+`strong` in README.md, and `ablation`, `strong_kd` and `throughput` in benchmarks/README.md.
 """
 
 from __future__ import annotations
@@ -23,6 +23,8 @@ from decoct.evaluation.ablation_tables import format_ablation
 ABLATION = "ablation_imagenette.json"
 SET = ("dataset", "ipc", "method", "labels", "student")
 STRONG = ("batch_size", "ema_decay", "epochs", "rrc_scale", "learning_rate")
+SAME = ("student", "labels", "mixed_precision")
+METHODS = {"random": "random images", "infoutil": "InfoUtil"}
 
 
 def ablation_section(results: Path) -> str:
@@ -62,6 +64,42 @@ def strong_section(results: Path) -> str:
         parts.append(f"{dataset}, IPC {ipc}, {method}, labels `{labels}`, {student}; {seconds} s a student:")
         parts.append(markdown([*(name.replace("_", " ") for name in STRONG), "accuracy %"], rows))
     return "\n\n".join(parts) or NO_RECORDS
+
+
+def strong_cifar10_section(results: Path) -> str:
+    """CIFAR-10 under `strong_kd`: methods by IPC.
+
+    Raises:
+        ValueError: If records of one IPC differ in how the students were trained.
+    """
+    records = [record for record in read(results / "strong_kd.json") if record["dataset"] == "cifar10"]
+    if not records:
+        return NO_RECORDS
+    cells: dict[tuple[str, int], list[float]] = {}
+    conditions: dict[int, set[tuple[Any, ...]]] = {}
+    for record in records:
+        cells.setdefault((record["method"], record["ipc"]), []).append(100 * record["accuracy"])
+        conditions.setdefault(record["ipc"], set()).add(tuple(record[name] for name in (*SAME, *STRONG)))
+    for ipc, found in conditions.items():
+        if len(found) > 1:
+            raise ValueError(f"Students of IPC {ipc} must all be trained in the same way. Got {sorted(found)}.")
+    rows = [
+        [METHODS[method], *(mean_and_spread(cells[method, ipc]) if (method, ipc) in cells else "–" for ipc in ipcs)]
+        for ipcs in [sorted(conditions)]
+        for method in METHODS
+    ]
+    student, labels, precision = next(iter(next(iter(conditions.values()))))[: len(SAME)]
+    trained = "; ".join(
+        f"{settings[len(SAME) + 2]:g} epochs in batches of {settings[len(SAME)]:g} at IPC {ipc}"
+        for ipc, (settings,) in sorted(conditions.items())
+    )
+    return "\n\n".join(
+        [
+            markdown(["", *(f"IPC {ipc}" for ipc in sorted(conditions))], rows),
+            f"Student {student}, labels `{labels}`, last epoch, {precision}, {trained}. Mean ± standard deviation over "
+            "students (their number) on one set of each method, accuracy in %.",
+        ]
+    )
 
 
 def throughput_section(results: Path) -> str:
@@ -105,6 +143,7 @@ def hub_section(results: Path) -> str:
 SECTIONS: list[Section] = [
     ("README.md", "claims", claims_section),
     ("README.md", "hub", hub_section),
+    ("README.md", "strong", strong_cifar10_section),
     ("benchmarks/README.md", "ablation", ablation_section),
     ("benchmarks/README.md", "strong_kd", strong_section),
     ("benchmarks/README.md", "throughput", throughput_section),

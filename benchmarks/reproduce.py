@@ -20,6 +20,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 
 from memory import public_name
@@ -88,11 +89,14 @@ def cifar10_steps(dataset: str, runs: Path) -> list[Step]:
     common = words(f"--dataset {dataset} --teacher {teacher} --runs {runs / 'cifar10'} --stage final --seeds 0 1 2")
     sweep = words(f"--dataset {dataset} --teacher {teacher} --prior {prior} --estimator {estimator}")
     strong = []
-    for method in ("infoutil", "random"):
-        folder = runs / f"cifar10-{method}-ipc10"
-        distilling = words(f"--method {method} --dataset {dataset} --teacher {teacher} --ipc 10 --output_dir {folder}")
-        training = words(f"--distilled {folder} --dataset {dataset} --ipc 10 --seeds 0 1 --only")
-        strong += [Step("scripts/distill.py", distilling + BF16), Step("benchmarks/strong_kd.py", training)]
+    for method, ipc in product(("infoutil", "random"), (1, 10)):
+        folder = runs / f"cifar10-{method}-ipc{ipc}"
+        distilling = f"--method {method} --dataset {dataset} --teacher {teacher} --ipc {ipc} --output_dir {folder}"
+        training = f"--distilled {folder} --dataset {dataset} --ipc {ipc} --seeds 0 1 --only"
+        strong += [
+            Step("scripts/distill.py", words(distilling) + BF16),
+            Step("benchmarks/strong_kd.py", words(training)),
+        ]
     return [
         Step(
             "scripts/train_teacher.py",

@@ -23,7 +23,7 @@ RESULTS = Path(__file__).parent / "results" / "strong_kd.json"
 FACTORS: dict[str, list[float]] = {
     "batch_factor": [0.4, 2.0, 4.0],
     "ema_decay": [0.0, 0.9, 0.999],
-    "epochs": [300, 600, 2000],
+    "epochs": [300, 600, 1000, 2000],
     "rrc_scale": [0.25, 0.5, 1.0],
     "learning_rate_factor": [0.5, 2.0, 4.0],
 }

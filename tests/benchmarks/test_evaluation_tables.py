@@ -52,7 +52,7 @@ def strong(accuracy: float, **changes: Any) -> dict[str, Any]:
     return {
         **{"dataset": "sample", "ipc": 10, "labels": "online", "student": "convnet3", "method": "infoutil"},
         **{"batch_size": 25, "ema_decay": 0.99, "epochs": 1000, "rrc_scale": 0.08, "learning_rate": 0.001},
-        **{"accuracy": accuracy, "seconds": 40.0},
+        **{"accuracy": accuracy, "seconds": 40.0, "mixed_precision": "bf16"},
         **changes,
     }
 
@@ -80,9 +80,14 @@ def root(tmp_path) -> Path:
     records += [ablated("grad_norm-random_crops-highest", seed, 0.40, **NORM) for seed in range(3)]
     (results / "ablation_imagenette.json").write_text(json.dumps(records))
     swept = [strong(0.7), strong(0.8), strong(0.9, ema_decay=0.0), strong(0.6, method="random")]
+    swept += [strong(0.7 + seed / 50, dataset="cifar10", batch_size=10, ipc=1) for seed in range(3)]
+    swept += [strong(0.5, dataset="cifar10", method="random")]
     (results / "strong_kd.json").write_text(json.dumps(swept))
     (results / "hub.json").write_text(json.dumps({"cifar10": hub_costs(4.04, 487.6)}))
-    markers = {"README.md": ["claims", "hub"], "benchmarks/README.md": ["ablation", "strong_kd", "throughput"]}
+    markers = {
+        "README.md": ["claims", "hub", "strong"],
+        "benchmarks/README.md": ["ablation", "strong_kd", "throughput"],
+    }
     for file, names in markers.items():
         (tmp_path / file).write_text("\n".join(f"<!-- {name}:begin -->\nold\n<!-- {name}:end -->" for name in names))
     return tmp_path
@@ -103,6 +108,16 @@ def test_sections_say_what_the_records_say(tables, root):
     assert text.index("| 25 | 0 | 1000 | 0.08 | 0.001 | 90.0 (1) |") < text.index("75.0 ± 7.1 (2)")
     assert "sample, IPC 10, random, labels" in text  # a set of its own, with a table of its own
     assert tables.NO_RECORDS in text  # no throughput yet
+
+
+def test_cifar10_under_strong_kd_has_a_table_of_its_own(tables, root):
+    text = tables.strong_cifar10_section(root / "benchmarks" / "results")
+    assert "| random images | – | 50.0 (1) |\n| InfoUtil | 72.0 ± 2.0 (3) | – |" in text
+    assert "1000 epochs in batches of 10 at IPC 1; 1000 epochs in batches of 25 at IPC 10" in text
+    path = root / "benchmarks" / "results" / "strong_kd.json"
+    path.write_text(json.dumps([*json.loads(path.read_text()), strong(0.5, dataset="cifar10", ipc=1, epochs=300)]))
+    with pytest.raises(ValueError, match="Students of IPC 1 must all be trained in the same way"):
+        tables.strong_cifar10_section(root / "benchmarks" / "results")
 
 
 def test_check_writes_nothing_and_says_what_is_out_of_date(tables, root, capsys):
