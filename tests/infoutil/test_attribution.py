@@ -16,7 +16,9 @@ from decoct.infoutil.attribution import (
     PatchGame,
     fastest_batch_size,
 )
+from decoct.infoutil.grad_cam import deepest_convolution
 from decoct.models.classifier import Classifier
+from decoct.models.zoo import build_classifier
 
 MEAN = (0.4, 0.5, 0.6)
 SPEC = ImageSpec(12, 3, MEAN, (0.2, 0.2, 0.2), ("a", "b", "c"))
@@ -162,6 +164,30 @@ def test_grad_cam_finds_what_the_network_looks_at(classifier):
     pixels[:, 0, 6:9, 3:6] = 1
     heatmap = GradCam(classifier, 4).attribute(pixels, torch.tensor([1]))
     assert heatmap.flatten().argmax() == 2 * 4 + 1
+
+
+@pytest.mark.parametrize(
+    ("name", "layer"),
+    [
+        ("convnet3_w8", "blocks.8"),
+        ("resnet18", "blocks.7.conv2"),
+        ("resnet50", "blocks.15.conv3"),
+        ("resnet_ap10", "blocks.3.conv2"),
+        ("vgg11", "blocks.25"),
+        ("mobilenet_v2", "mobilenet_v2.conv_1x1.convolution"),
+        ("efficientnet_b0", "efficientnet.encoder.top_conv"),
+    ],
+)
+def test_grad_cam_shows_the_last_feature_map(name, layer):
+    classifier = build_classifier(name, ImageSpec(32, 3, MEAN, (0.2, 0.2, 0.2), ("a", "b", "c"))).eval()
+    paths = {module: path for path, module in classifier.model.named_modules()}
+    assert paths[deepest_convolution(classifier)] == layer
+
+
+def test_grad_cam_needs_more_than_a_patch_embedding():
+    classifier = build_classifier("swin_v2_t", ImageSpec(32, 3, MEAN, (0.2, 0.2, 0.2), ("a", "b", "c"))).eval()
+    with pytest.raises(ValueError, match="patch embedding. Got Swin"):
+        GradCam(classifier, 4)
 
 
 def test_grad_cam_needs_a_convolution():

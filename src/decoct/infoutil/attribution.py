@@ -17,8 +17,9 @@ from typing import Literal
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
+from decoct.infoutil.grad_cam import GradCam
 from decoct.infoutil.shapley import (
     MAX_EXACT_PLAYERS,
     CoalitionDesign,
@@ -27,7 +28,6 @@ from decoct.infoutil.shapley import (
     exact_shapley_values,
     shapley_values,
 )
-from decoct.models.classifier import Classifier
 
 __all__ = [
     "CaptumKernelShap",
@@ -251,41 +251,6 @@ class CaptumKernelShap:
                 )
                 rows.append(values.view(side, side).float())
         return torch.stack(rows).to(pixels.device)
-
-
-class GradCam:
-    """Grad-CAM (Selvaraju et al., 2017) of a classifier's last convolution, by captum (InfoUtil, Table 8).
-
-    Args:
-        classifier: In eval mode.
-        grid_size: The map is averaged over, or interpolated to, this grid.
-
-    Raises:
-        ValueError: If the network has no convolution.
-    """
-
-    def __init__(self, classifier: Classifier, grid_size: int) -> None:
-        layers = [layer for layer in classifier.model.modules() if isinstance(layer, nn.Conv2d)]
-        if not layers:
-            raise ValueError(
-                f"attribution must be other than 'grad_cam' for a network without convolutions. "
-                f"Got {type(classifier.model).__name__}."
-            )
-        self.classifier = classifier
-        self.grid_size = grid_size
-        self.layer = layers[-1]
-
-    def attribute(self, pixels: Tensor, target: Tensor) -> Tensor:
-        """Heat maps of shape `(batch, grid, grid)`, not negative."""
-        from captum.attr import LayerGradCam
-
-        method = LayerGradCam(self.classifier, self.layer)
-        pixels = pixels.detach().requires_grad_(True)
-        maps = method.attribute(pixels, target=target.to(pixels.device), relu_attributions=True).detach().float()
-        size = (self.grid_size, self.grid_size)
-        if min(maps.shape[-2:]) >= self.grid_size:
-            return F.interpolate(maps, size, mode="area")[:, 0]
-        return F.interpolate(maps, size, mode="bilinear", align_corners=False)[:, 0]
 
 
 @torch.inference_mode()
