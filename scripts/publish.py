@@ -1,6 +1,6 @@
 """Publish a finished run on the Hugging Face Hub: a distilled dataset, teacher, estimator, prior or IGDS pipeline.
 
-See first what would be uploaded; this contacts nothing:
+Read the card first, and see what would be uploaded; this contacts nothing:
 
     python scripts/publish.py runs/infoutil --push_to_hub user/cifar10-infoutil --dry_run
 
@@ -14,6 +14,7 @@ last of all; the same command completes an upload that was interrupted, and make
 repository that holds something else is left alone unless `--overwrite` is given; then files of the same names are
 replaced, data and weights of the former content that would be taken for the new ones are deleted, and others stay.
 Weights are safetensors only; checkpoints, early teachers (`epoch_N`) and the folder's `run.json` are not uploaded.
+In what is, paths from the root or the home folder are shortened to their last part: `path/to/teacher`.
 """
 
 import sys

@@ -1,27 +1,15 @@
-"""A Hub of each test's own, for clients in this process and in subprocesses."""
+"""A Hub of each test's own for the clients of this process, and finished runs to publish on it."""
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 import time
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from .server import LocalHub
-
-# The clients wait seconds before they ask again; a fault's repetitions are tested, their pace is not.
-IMPATIENT = """
-import time, types
-from huggingface_hub import file_download
-from huggingface_hub.utils import _http
-quick = types.SimpleNamespace(**{**vars(time), "sleep": lambda seconds: time.sleep(min(seconds, 0.01))})
-file_download.time = _http.time = quick
-"""
 
 
 @pytest.fixture
@@ -37,77 +25,62 @@ def hub(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatc
 
     caches = tmp_path_factory.mktemp("hf")
     with LocalHub(tmp_path_factory.mktemp("hub")) as server:
-        template = server.url + "/{repo_id}/resolve/{revision}/{filename}"
-        settings = {
+        client = {
             "ENDPOINT": server.url,
-            "HUGGINGFACE_CO_URL_TEMPLATE": template,
+            "HUGGINGFACE_CO_URL_TEMPLATE": server.url + "/{repo_id}/resolve/{revision}/{filename}",
             "HF_HUB_OFFLINE": False,
             "HF_HUB_DISABLE_XET": True,
             "HF_HUB_CACHE": str(caches / "hub"),
         }
-        for name, value in settings.items():
-            monkeypatch.setattr(constants, name, value)
-        monkeypatch.setattr(datasets.config, "HF_ENDPOINT", server.url)
-        monkeypatch.setattr(
-            datasets.config, "HUB_DATASETS_URL", server.url + "/datasets/{repo_id}/resolve/{revision}/{path}"
-        )
-        monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", False)
-        monkeypatch.setattr(datasets.config, "HF_UPDATE_DOWNLOAD_COUNTS", False)
-        monkeypatch.setattr(datasets.config, "USE_PARQUET_EXPORT", False)
-        monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", caches / "datasets")
+        loader = {
+            "HF_ENDPOINT": server.url,
+            "HUB_DATASETS_URL": server.url + "/datasets/{repo_id}/resolve/{revision}/{path}",
+            "HF_HUB_OFFLINE": False,
+            "HF_UPDATE_DOWNLOAD_COUNTS": False,
+            "USE_PARQUET_EXPORT": False,
+            "HF_DATASETS_CACHE": caches / "datasets",
+        }
+        for module, settings in ((constants, client), (datasets.config, loader)):
+            for name, value in settings.items():
+                monkeypatch.setattr(module, name, value)
         monkeypatch.setenv("HF_TOKEN", server.token)
-        quick = types.SimpleNamespace(**{**vars(time), "sleep": lambda seconds: time.sleep(min(seconds, 0.01))})
-        monkeypatch.setattr(_http, "time", quick)
-        monkeypatch.setattr(file_download, "time", quick)
+        # The clients wait seconds before they ask again; that they do is tested, their pace is not.
+        impatient = types.SimpleNamespace(**{**vars(time), "sleep": lambda seconds: time.sleep(min(seconds, 0.01))})
+        for module in (_http, file_download):
+            monkeypatch.setattr(module, "time", impatient)
         HfFileSystem.clear_instance_cache()
         yield server
         HfFileSystem.clear_instance_cache()
     assert server.unexpected == []
 
 
-@pytest.fixture
-def hub_environment(hub: LocalHub, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """The environment of subprocesses whose clients use `hub`, with caches of their own."""
-    home, site = tmp_path_factory.mktemp("hf"), tmp_path_factory.mktemp("site")
-    (site / "sitecustomize.py").write_text(IMPATIENT)
-    own = ("HF_", "HUGGING_FACE_", "TRANSFORMERS_", "DIFFUSERS_")
-    inherited = {name: value for name, value in os.environ.items() if not name.startswith(own)}
-    return {
-        **inherited,
-        "HF_ENDPOINT": hub.url,
-        "HF_TOKEN": hub.token,
-        "HF_HOME": str(home),
-        "HF_HUB_OFFLINE": "0",
-        "HF_HUB_DISABLE_XET": "1",
-        "HF_HUB_DISABLE_TELEMETRY": "1",
-        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
-        "HF_UPDATE_DOWNLOAD_COUNTS": "0",
-        "DISABLE_SAFETENSORS_CONVERSION": "1",
-        "NO_PROXY": "*",
-        "PYTHONPATH": os.pathsep.join(filter(None, [str(site), os.environ.get("PYTHONPATH")])),
-    }
+@pytest.fixture(scope="session")
+def runs(once, sample_part, trained_teacher) -> Path:
+    """Two distilled run folders: `views` with stored views, `tiles` with mosaics of four and no views."""
+
+    def distil(folder: Path) -> None:
+        from decoct.config import DistillConfig
+        from decoct.synthesis.distill import distill
+
+        shared = {"dataset": str(sample_part), "teacher": str(trained_teacher), "method": "random"}
+        distill(DistillConfig(output_dir=str(folder / "views"), ipc=[1, 5], views=10, **shared))
+        distill(DistillConfig(output_dir=str(folder / "tiles"), ipc=[5], views=0, tiles_per_image=4, **shared))
+
+    return once("distilled-runs", distil)
 
 
-@pytest.fixture
-def hub_python(hub_environment: dict[str, str], tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
-    """`hub_python(code_or_script, *arguments)` runs Python in `tmp_path` with clients of `hub`; asserts success.
+@pytest.fixture(scope="session")
+def tiny_pipeline(once, tiny_prior, tiny_estimator) -> Path:
+    """A self-contained pipeline of `tiny_prior` and `tiny_estimator`."""
 
-    `success=False` leaves the exit status to the test; other keywords change the environment.
-    """
+    def save(folder: Path) -> None:
+        from diffusers import DDPMPipeline
 
-    def run(
-        code: str | Path, *arguments: object, success: bool = True, **environment: str
-    ) -> subprocess.CompletedProcess[str]:
-        words = [str(code)] if isinstance(code, Path) else ["-c", code]
-        finished = subprocess.run(
-            [sys.executable, *words, *map(str, arguments)],
-            cwd=tmp_path,
-            env={**hub_environment, **environment},
-            capture_output=True,
-            text=True,
-            timeout=240,
-        )
-        assert not success or finished.returncode == 0, finished.stdout + finished.stderr
-        return finished
+        from decoct.igds.loading import load_estimator
+        from decoct.pipelines.igds.pipeline import IGDSPipeline
 
-    return run
+        parts = DDPMPipeline.from_pretrained(tiny_prior)
+        estimator = load_estimator(str(tiny_estimator))
+        IGDSPipeline(parts.scheduler, parts.unet, None, None, estimator).save_pretrained(folder)
+
+    return once("pipeline", save)

@@ -8,12 +8,16 @@ import re
 import shlex
 
 import pytest
-from datasets import Array2D, ClassLabel, Dataset, Features, load_dataset, load_dataset_builder
+from datasets import Array2D, ClassLabel, Dataset, DatasetInfo, Features, load_dataset, load_dataset_builder
 from datasets.exceptions import ExpectedMoreSplitsError
 from datasets.utils.info_utils import NonMatchingSplitsSizesError
-from huggingface_hub import DatasetCard
+from huggingface_hub import DatasetCard, DatasetCardData, HfApi
 
-from decoct.hub.cards import GivenInfo, dataset_card, source_info
+from decoct.config import PublishConfig
+from decoct.hub.cards import GivenInfo, dataset_card, source_record
+from decoct.hub.publish import publish
+
+from .folders import write_dataset
 
 MANIFEST = {
     "decoct_version": "0.1.0",
@@ -236,14 +240,54 @@ def test_licence_and_attribution_are_what_was_given_or_what_the_source_says(mani
     assert "# Ten small things\n" in card.text and r"Made by \*A. Author\*." in card.text
     features = Features({"label": ClassLabel(names=["a"])})
     info = Dataset.from_dict({"label": [0]}, features=features).info
-    assert source_info(info) == {}
+    assert source_record("in memory", info) == {}
     info.license, info.citation = "Ask the author first", "A. Author, 2020"
-    manifest["source"] = source_info(info)
+    manifest["source"] = source_record("in memory", info)
     card = DatasetCard(dataset_card(manifest))
     assert card.data.license == "other"
     assert "`Ask the author first`" in card.text and "A. Author, 2020" in card.text
-    del manifest["source"]
+    manifest["source"] = {}
     assert "## Source" not in dataset_card(manifest)
+
+
+@pytest.mark.parametrize(
+    ("license", "header", "shown"),
+    [
+        ("cc-by-4.0", "cc-by-4.0", "`cc-by-4.0`"),
+        (["mit", "cc0-1.0"], "other", "`mit, cc0-1.0`"),
+        ("bespoke", "other", "`bespoke`"),  # looks like an identifier, and is none of the Hub's
+        (None, None, None),
+    ],
+)
+def test_the_licence_is_carried_over_from_the_card_of_the_source(manifest, tmp_path, license, header, shown):
+    data = {"license": license} if license else {"pretty_name": "Things"}
+    (tmp_path / "README.md").write_text(f"---\n{DatasetCardData(**data).to_yaml()}\n---\n", "utf-8")
+    manifest["source"] = source_record(str(tmp_path), DatasetInfo())
+    assert "hub_id" not in manifest["source"]
+    card = DatasetCard(dataset_card(manifest))
+    assert card.data.to_dict().get("license") == header
+    assert (f"Licence of the source: {shown}." in card.text) == (shown is not None)
+
+
+def test_a_source_on_the_hub_is_recorded_with_its_licence_and_linked(hub, manifest):
+    HfApi().create_repo("user/things", repo_type="dataset")
+    card = b"---\nlicense: cc-by-sa-4.0\n---\n# Things\n"
+    HfApi().upload_file(path_or_fileobj=card, path_in_repo="README.md", repo_id="user/things", repo_type="dataset")
+    manifest["dataset"] = "user/things"
+    manifest["source"] = source_record("user/things", DatasetInfo())
+    assert manifest["source"] == {"hub_id": "user/things", "license": "cc-by-sa-4.0"}
+    card = DatasetCard(dataset_card(manifest))
+    assert (card.data.license, card.data.source_datasets) == ("cc-by-sa-4.0", ["user/things"])
+    assert "[user/things](https://huggingface.co/datasets/user/things) on the Hub." in card.text
+    assert source_record("user/none", DatasetInfo()) == {"hub_id": "user/none"}
+
+
+@pytest.mark.parametrize("recorded", [[], {"hub_id": "](x) <b>", "license": {"a": 1}, "citation": 3}])
+def test_a_record_of_the_source_that_is_none_is_ignored(manifest, recorded):
+    manifest |= {"source": recorded, "dataset": "somewhere/far/away"}
+    card = DatasetCard(dataset_card(manifest))
+    assert not {"license", "source_datasets"} & set(card.data.to_dict())
+    assert "## Source" not in card.text
 
 
 def test_a_source_on_the_hub_is_named_and_a_folder_is_not(manifest, tmp_path):
@@ -252,6 +296,17 @@ def test_a_source_on_the_hub_is_named_and_a_folder_is_not(manifest, tmp_path):
     card = DatasetCard(dataset_card(manifest))
     assert "source_datasets" not in card.data.to_dict()
     assert card.data.pretty_name.startswith(f"{tmp_path.name}, distilled")
+
+
+@pytest.mark.parametrize("license", ["CC BY 4.0", "bespoke", "", "cc-by"])
+def test_a_licence_that_the_hub_would_refuse_is_refused_before_anything_is_done(license):
+    with pytest.raises(ValueError, match=r"license must be one of \['apache-2.0', 'mit', .*'other'.* Got"):
+        PublishConfig(folder="nowhere", push_to_hub="user/thing", license=license)
+
+
+@pytest.mark.parametrize("license", [None, "mit", "CC-BY-4.0", "openrail++", "other", "unknown"])
+def test_a_licence_that_the_hub_knows(license):
+    assert PublishConfig(license=license).license == license
 
 
 @pytest.fixture
@@ -286,6 +341,14 @@ def test_a_set_that_lost_a_file_is_noticed_when_it_is_loaded(folder):
     next(folder.glob("data/ipc_2/*.parquet")).unlink()
     with pytest.raises((NonMatchingSplitsSizesError, ExpectedMoreSplitsError)):
         load_dataset(str(folder), "ipc_2")
+
+
+def test_a_dry_run_shows_the_card_as_it_would_be(tmp_path, hub):
+    write_dataset(tmp_path / "run")
+    config = {"folder": str(tmp_path / "run"), "push_to_hub": "user/thing", "license": "mit"}
+    shown = publish(PublishConfig(dry_run=True, **config))
+    publish(PublishConfig(**config))
+    assert shown.startswith(hub.files("dataset", "user/thing")["README.md"].decode())
 
 
 # Results
@@ -335,9 +398,19 @@ def test_evaluation_names_the_columns_that_the_run_was_given(manifest):
     manifest["config"] |= {"dataset_config": "plain_text", "label_column": "fine_label", "eval_split": "valid"}
     card = dataset_card(manifest)
     assert "--dataset_config plain_text --eval_split valid --label_column fine_label" in blocks(card, "bash")[0]
-    code = blocks(card, "python")[1]
+    code = blocks(card, "python")[2]
     assert 'load_dataset("uoft-cs/cifar10", "plain_text")' in code
     assert 'source["valid"]' in code and 'label = "fine_label"' in code and "ClassLabel" not in code
+    manifest["config"]["image_column"] = "img"
+    ast.parse(blocks(dataset_card(manifest), "python")[2])
+
+
+def test_the_commands_work_from_elsewhere(manifest):
+    assert blocks(dataset_card(manifest, "user/small"), "bash")[0].endswith("--seeds 3 --output_dir runs/evaluation\n")
+    assert "--output_dir" not in blocks(dataset_card(manifest, "small"), "bash")[0]  # beside the run folder
+    assert "--students convnet3 " in dataset_card(manifest)
+    manifest["image_size"] = 224
+    assert "--students convnet6 " in dataset_card(manifest)
 
 
 HOSTILE = [
@@ -373,8 +446,8 @@ def test_hostile_names_are_data_everywhere(manifest, name):
     ]
     outside = re.sub(r"```.*?^```$|(`+)(?!`).*?(?<!`)\1(?!`)", "", body, flags=re.MULTILINE | re.DOTALL)
     assert not re.search(r"(?<!\\)[<>]", outside)
-    loading, training = (ast.parse(code) for code in blocks(text, "python"))
-    for code in (loading, training):
+    assert len(blocks(text, "python")) == 3
+    for code in map(ast.parse, blocks(text, "python")):
         calls = [
             node for node in ast.walk(code) if isinstance(node, ast.Call) and "load_dataset" in ast.dump(node.func)
         ]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import pickle
@@ -19,39 +18,27 @@ import pytest
 from huggingface_hub import HfApi, file_download
 
 from decoct.config import VerifyConfig
-from decoct.data.spec import ImageSpec
 from decoct.hub.verify import verify, verify_folder
-from decoct.igds.loading import build_estimator, load_estimator
-from decoct.models.zoo import build_classifier, load_classifier
 from decoct.synthesis.output import sha256
 
-from .test_verify import FILE, change_manifest, change_rows, found, rehash, write_run
+from .folders import write_dataset
+from .test_pickles import Payload
+from .test_verify import FILE, change_manifest, change_rows, found, rehash
 
 OTHER_FILE = "data/ipc_1/train-00000-of-00001.parquet"
 MARKUP = ("{{ 7 * 7 }}", "<script>alert(1)</script>", "- a: &b [*b] # | ../../etc")
 OUTSIDE = ["../secret", "data/../../secret", "data/ipc_1/../../../secret", "~/secret", "C:\\secret", "..\\secret"]
-SPEC = ImageSpec(16, 3, (0.5,) * 3, (0.5,) * 3, ("a", "b"))
 
 
 @pytest.fixture(scope="module")
 def written(tmp_path_factory) -> Path:
-    return write_run(tmp_path_factory.mktemp("hostile") / "run")
+    return write_dataset(tmp_path_factory.mktemp("hostile") / "run")
 
 
 @pytest.fixture
 def run_folder(written, tmp_path) -> Path:
     """A run folder without a fault, to be changed."""
     return Path(shutil.copytree(written, tmp_path / "run"))
-
-
-class Payload:
-    """Creates a file when it is unpickled."""
-
-    def __init__(self, marker: Path) -> None:
-        self.marker = marker
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return os.mkdir, (str(self.marker),)
 
 
 def list_as(folder: Path, name: str, digest: str) -> None:
@@ -170,7 +157,7 @@ def test_numbers_far_too_large_cost_no_memory(run_folder):
 
 
 def test_label_names_with_markup_are_only_names(tmp_path):
-    folder = write_run(tmp_path / "run", names=MARKUP)
+    folder = write_dataset(tmp_path / "run", names=MARKUP)
     report = verify_folder(folder)
     assert report.ok, str(report)
 
@@ -241,7 +228,7 @@ def test_damage_that_the_hashes_cover_up_never_ends_the_check(run_folder):
 
 
 def test_the_manifest_of_another_set_fits_none_of_the_files(run_folder, tmp_path):
-    other = write_run(tmp_path / "other", method="igds", names=("cyan", "magenta", "yellow"))
+    other = write_dataset(tmp_path / "other", method="igds", names=("cyan", "magenta", "yellow"))
     shutil.copy(other / "manifest.json", run_folder / "manifest.json")
     report = verify_folder(run_folder)
     assert "fits none of the data files: it may be that of another dataset" in found(report, "hashes")
@@ -288,54 +275,74 @@ def test_pickles_and_code_in_a_dataset_are_named(run_folder, tmp_path):
     assert problems.count("Do not load it") == 4 and not marker.exists()
 
 
-def pickled_weights(folder: Path, marker: Path, name: str) -> None:
-    """Puts a pickle in the place of the weights."""
-    (folder / "model.safetensors").unlink()
-    (folder / name).write_bytes(pickle.dumps(Payload(marker), protocol=2))
-
-
-@pytest.mark.parametrize("name", ["pytorch_model.bin", "model.safetensors"])
-@pytest.mark.parametrize("kind", ["teacher", "estimator"])
-def test_a_pickle_offered_as_weights_is_refused_and_not_executed(tmp_path, kind, name):
-    folder, marker = tmp_path / "model", tmp_path / "executed"
-    if kind == "teacher":
-        build_classifier("convnet3_w8", SPEC).model.save_pretrained(folder)
-    else:
-        build_estimator("resnet10_w4", SPEC, 8).save_pretrained(folder)
-    pickled_weights(folder, marker, name)
-    with pytest.raises(ValueError, match=kind):
-        load_classifier(folder) if kind == "teacher" else load_estimator(folder)
-    assert not marker.exists()
-
-
 def test_a_loading_script_in_a_repository_is_named_and_not_executed(run_folder, tmp_path, hub):
     marker = tmp_path / "executed"
     (run_folder / "set.py").write_text(f"import os; os.mkdir({str(marker)!r})")
-    api = HfApi(endpoint=hub.url, token=hub.token)
-    api.create_repo("user/set", repo_type="dataset")
-    api.upload_folder(repo_id="user/set", folder_path=run_folder, repo_type="dataset")
+    to_hub(hub, run_folder)
     assert "set.py: may hold code" in found(verify(VerifyConfig(source="user/set")), "code")
     with pytest.raises(RuntimeError, match="scripts are no longer supported"):
         datasets.load_dataset("user/set", "ipc_1", split="train")
     assert not marker.exists()
 
 
-def test_a_full_disk_during_the_download_is_said_and_loses_nothing(run_folder, hub, monkeypatch):
+def to_hub(hub, folder: Path, **options: Any) -> None:
+    """Uploads a folder as it is to `user/set`."""
     api = HfApi(endpoint=hub.url, token=hub.token)
-    api.create_repo("user/set", repo_type="dataset")
-    api.upload_folder(repo_id="user/set", folder_path=run_folder, repo_type="dataset")
-    real = file_download.http_get
+    api.create_repo("user/set", repo_type="dataset", exist_ok=True, **options)
+    api.upload_folder(repo_id="user/set", folder_path=folder, repo_type="dataset")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a file that is always full")
+def test_a_full_disk_during_the_download_is_said_and_loses_nothing(run_folder, hub, monkeypatch):
+    to_hub(hub, run_folder)
+    real, kept = file_download.http_get, []
 
     def full(url: str, temporary: Any, **options: Any) -> None:
-        if "ipc_2" in url:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        real(url, temporary, **options)
+        if "ipc_2" not in url:
+            kept.append(url)
+            return real(url, temporary, **options)
+        with open("/dev/full", "wb", buffering=0) as device:
+            return real(url, device, **options)
 
     with monkeypatch.context() as patched:
         patched.setattr(file_download, "http_get", full)
         with pytest.raises(OSError, match="user/set could not be downloaded: no space left .*set HF_HOME"):
             verify(VerifyConfig(source="user/set"))
+    hub.requests.clear()
     assert verify(VerifyConfig(source="user/set")).ok
+    again = {hub.url + request.removeprefix("GET ") for request in hub.requests if request.startswith("GET")}
+    assert kept and not again & set(kept)  # what was complete is not downloaded again
+
+
+def test_a_download_without_the_rights_says_so(run_folder, hub, monkeypatch):
+    to_hub(hub, run_folder, private=True)
+    stranger = hub.add_token("hf_strangerstranger", user="stranger")
+    for token in (stranger, "hf_wrongwrongwrong", ""):
+        monkeypatch.setenv("HF_TOKEN", token)
+        with pytest.raises((ValueError, OSError), match="token") as refused:
+            verify(VerifyConfig(source="user/set"))
+        assert "user/set" in str(refused.value) and "\n" not in str(refused.value)
+        assert not token or token not in str(refused.value)
+    monkeypatch.setenv("HF_TOKEN", hub.add_token("hf_readerreader", write=False))
+    assert verify(VerifyConfig(source="user/set")).ok
+
+
+def test_an_earlier_download_is_not_taken_for_what_the_hub_holds(run_folder, hub, monkeypatch):
+    """Where the Hub refuses or is down, the client by itself falls back to the copy that it has."""
+    to_hub(hub, run_folder)
+    assert verify(VerifyConfig(source="user/set")).ok
+    (run_folder / FILE).write_bytes(b"damaged")
+    to_hub(hub, run_folder)
+    assert not verify(VerifyConfig(source="user/set")).ok
+    hub.repos["dataset", "user/set"].private = True
+    for token in (hub.add_token("hf_strangerstranger", user="stranger"), "hf_wrongwrongwrong", ""):
+        monkeypatch.setenv("HF_TOKEN", token)
+        with pytest.raises((ValueError, OSError), match="token"):
+            verify(VerifyConfig(source="user/set"))
+    monkeypatch.setenv("HF_TOKEN", hub.token)
+    hub.fail(1, "stop")
+    with pytest.raises(OSError, match="could not be downloaded"):
+        verify(VerifyConfig(source="user/set"))
 
 
 def test_a_token_that_cannot_be_sent_is_not_shown(hub, monkeypatch):

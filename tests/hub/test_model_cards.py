@@ -1,45 +1,19 @@
-"""The cards of teachers, estimators, priors and pipelines."""
+"""The cards of teachers, estimators, priors and pipelines; `test_round_trips.py` runs their examples."""
 
 from __future__ import annotations
 
 import ast
 import json
-import os
 import re
 import shutil
-import subprocess
-import sys
 
 import pytest
-from huggingface_hub import ModelCard
+from huggingface_hub import HfApi, ModelCard
 
+from decoct.config import PublishConfig
 from decoct.hub.cards import GivenInfo, model_card
+from decoct.hub.publish import publish
 from decoct.run_folder import read_json
-
-ELSEWHERE = """
-import sys
-
-sys.modules["decoct"] = None
-for path in sys.argv[1:]:
-    exec(compile(open(path, encoding="utf-8").read(), path, "exec"), {"__name__": "__main__"})
-"""
-
-
-@pytest.fixture(scope="module")
-def tiny_pipeline(once, tiny_prior, tiny_estimator):
-    """A self-contained pipeline of `tiny_prior` and `tiny_estimator`."""
-
-    def save(folder):
-        from diffusers import DDPMPipeline
-
-        from decoct.igds.loading import load_estimator
-        from decoct.pipelines.igds.pipeline import IGDSPipeline
-
-        prior = DDPMPipeline.from_pretrained(tiny_prior)
-        estimator = load_estimator(tiny_estimator)
-        IGDSPipeline(prior.scheduler, prior.unet, None, None, estimator).save_pretrained(folder)
-
-    return once("pipeline-of-cards", save)
 
 
 @pytest.fixture(scope="module")
@@ -52,24 +26,6 @@ def example_of(text):
     """The only Python of a card."""
     (code,) = re.findall(r"^```python\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
     return code
-
-
-def test_the_loading_snippets_run_as_pasted_without_decoct(folders, tmp_path):
-    files = []
-    for kind, folder in folders.items():
-        code = example_of(model_card(kind, folder, str(folder)))
-        files.append(tmp_path / f"{kind}.py")
-        files[-1].write_text(code.replace("num_inference_steps=250", "num_inference_steps=3"), "utf-8")
-    files[2].write_text(files[2].read_text("utf-8").replace("set_timesteps(50)", "set_timesteps(3)"), "utf-8")
-    environment = {**os.environ, "HF_MODULES_CACHE": str(tmp_path / "modules")}
-    words = [sys.executable, "-c", ELSEWHERE, *map(str, files)]
-    done = subprocess.run(words, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=240)
-    assert done.returncode == 0, done.stderr
-    teacher, estimator, prior, *estimates = done.stdout.splitlines()
-    assert teacher in read_json(folders["teacher"] / "config.json")["label2id"]
-    assert "torch.Size([1, 16])" in estimator
-    assert prior == "torch.Size([4, 1, 28, 28])"
-    assert "tensor" in estimates[0] and (tmp_path / "image.png").is_file()
 
 
 @pytest.mark.parametrize(
@@ -158,7 +114,7 @@ def test_an_unconditional_prior_is_called_without_classes(tiny_prior, tmp_path):
     unet = read_json(folder / "unet/config.json") | {"num_class_embeds": None}
     (folder / "unet/config.json").write_text(json.dumps(unet), "utf-8")
     text = model_card("prior", folder, "someone/small")
-    assert "# Unconditional diffusion prior of" in text
+    assert "# Unconditional diffusion prior, trained on" in text
     assert "class_labels" not in text and "null class" not in text and "T-shirt" not in text
     assert "Class 4 is the null class" in model_card("prior", tiny_prior, "someone/small")
 
@@ -169,6 +125,7 @@ def test_what_the_user_gives_stands_apart(trained_teacher, tiny_estimator):
     assert card.data.license == "mit"
     assert card.text.lstrip().startswith("# Small \\*teacher\\*\n")
     assert "A. Author" in card.text
+    assert "Licence of the data" not in card.text  # the licence that was given is the network's own
     assert "A. Author" in model_card("estimator", tiny_estimator, "someone/small", given)
 
 
@@ -212,7 +169,32 @@ def test_hostile_names_are_data_everywhere(folders, tmp_path, name):
         assert "license" not in card.data.to_dict()
         assert "1337" not in card.text and "license: mit" not in card.text.splitlines()
         assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f\u202e]", card.text)
-        assert not re.search(r"(?<!\\)<", re.sub(r"```.*?^```$|`[^`\n]*`", "", card.text, flags=re.M | re.S))
+        assert not re.search(r"(?<!\\)<", re.sub(r"```.*?^```$|`[^`\n]*`|<!-- .*", "", card.text, flags=re.M | re.S))
         nodes = list(ast.walk(ast.parse(example_of(text))))
         calls = [node for node in nodes if isinstance(node, ast.Call) and named(node.func) == "from_pretrained"]
         assert [call.args[0].value for call in calls] == [name]
+
+
+def test_a_card_that_was_edited_on_the_hub_is_not_replaced_without_asking(hub, trained_teacher):
+    def to_hub(**options):
+        publish(PublishConfig(folder=str(trained_teacher), push_to_hub="user/small", **options))
+        return hub.files("model", "user/small")["README.md"]
+
+    first = to_hub()
+    given = to_hub(attribution="A. Author")  # an untouched card follows what is given
+    assert first != given and b"A. Author" in given
+    for edited in (given + b"A word of mine.\n", given.replace(b"epoch", b"Epoch"), b"# Mine\n"):
+        HfApi().upload_file(path_or_fileobj=edited, path_in_repo="README.md", repo_id="user/small")
+        with pytest.raises(ValueError, match=r"Got a README.md that was edited there\..*--overwrite"):
+            to_hub(attribution="A. Author")
+        assert hub.files("model", "user/small")["README.md"] == edited
+        assert to_hub(attribution="A. Author", overwrite=True) == given
+
+
+def test_headers_are_what_the_hub_accepts(folders, hub):
+    for kind, folder in folders.items():
+        card = ModelCard(model_card(kind, folder, "user/small", GivenInfo(license="cc-by-4.0")))
+        card.validate()
+        assert card.data.license == "cc-by-4.0"
+        for result in card.data.eval_results or []:
+            assert result.dataset_name and 0 <= result.metric_value <= 1

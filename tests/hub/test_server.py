@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 from huggingface_hub import (
     CommitOperationAdd,
-    CommitOperationCopy,
     CommitOperationDelete,
     HfApi,
     HfFileSystem,
@@ -67,19 +66,15 @@ def head(hub) -> str:
 
 
 def test_a_folder_comes_back_as_it_went(hub, api, folder):
-    assert api.whoami()["name"] == "user"
     files = hub.files("dataset", "user/name")
     assert contents(folder).items() <= files.items()
     assert files.keys() - contents(folder).keys() == {".gitattributes"}
     assert contents(snapshot_download(**REPO)) == files
-    infos = {info.path: info for info in api.get_paths_info(**REPO, paths=["README.md", "data/table.bin", "nothing"])}
-    assert infos.keys() == {"README.md", "data/table.bin"}
-    assert infos["README.md"].lfs is None
-    assert infos["data/table.bin"].lfs.sha256 == hashlib.sha256(TABLE).hexdigest()
-    siblings = {
-        sibling.rfilename: sibling.size for sibling in api.dataset_info("user/name", files_metadata=True).siblings
-    }
-    assert siblings == {path: len(content) for path, content in files.items()}
+    entries = {entry.path: entry for entry in api.list_repo_tree(**REPO, recursive=True, revision=head(hub))}
+    assert entries.keys() == {*files, "data"}
+    assert entries["README.md"].lfs is None and entries["README.md"].size == len(CARD)
+    assert entries["data/table.bin"].lfs.sha256 == hashlib.sha256(TABLE).hexdigest()
+    assert {sibling.rfilename for sibling in api.dataset_info("user/name").siblings} == files.keys()
 
 
 def test_uploading_again_sends_nothing_and_commits_nothing(hub, api, folder):
@@ -87,54 +82,41 @@ def test_uploading_again_sends_nothing_and_commits_nothing(hub, api, folder):
     hub.requests.clear()
     api.upload_folder(**REPO, folder_path=folder)
     assert head(hub) == before
-    assert [method for method, _ in hub.requests if method == "PUT"] == []
-    assert not any("/commit/" in path for _, path in hub.requests)
+    assert hub.requests
+    assert not [request for request in hub.requests if request.startswith("PUT") or "/commit/" in request]
 
 
-def test_listings_have_pages(hub, api):
-    commit(api, *(add(f"many/{number:02}.txt", b"text") for number in range(11)))
-    hub.page_size = 4
-    names = {f"many/{number:02}.txt" for number in range(11)}
-    assert set(api.list_repo_files(**REPO)) == names | {".gitattributes", "README.md", "data/table.bin"}
-    assert {item.path for item in api.list_repo_tree(**REPO)} == {".gitattributes", "README.md", "data", "many"}
-    assert {item.path for item in api.list_repo_tree(**REPO, path_in_repo="many")} == names
+def test_parts_of_files_can_be_read(hub, api):
+    with HfFileSystem().open("datasets/user/name/data/table.bin", block_size=100) as opened:
+        opened.seek(300)
+        assert opened.read(10) == TABLE[300:310]
+        opened.seek(len(TABLE) - 5)
+        assert opened.read(10) == TABLE[-5:]
+    names = [item.path for item in api.list_repo_tree(**REPO, path_in_repo="data")]
+    assert names == ["data/table.bin"]
+    assert {item.path for item in api.list_repo_tree(**REPO)} == {".gitattributes", "README.md", "data"}
     with pytest.raises(EntryNotFoundError):
         list(api.list_repo_tree(**REPO, path_in_repo="nothing"))
 
 
-def test_parts_of_files_can_be_read(hub, api):
-    file = "datasets/user/name/data/table.bin"
-    with HfFileSystem().open(file, block_size=100) as opened:
-        opened.seek(300)
-        assert opened.read(10) == TABLE[300:310]
-    assert HfFileSystem().info(file, expand_info=True)["last_commit"].oid == head(hub)
-    url = f"{hub.url}/datasets/user/name/resolve/main/data/table.bin"
-    assert get_session().get(url, headers={"Range": f"bytes={len(TABLE)}-"}).status_code == 416
-
-
-def test_branches_tags_and_commits_keep_their_files(hub, api):
+def test_branches_and_commits_keep_their_files(hub, api):
     first = head(hub)
-    api.create_tag(**REPO, tag="v1")
     api.create_branch(**REPO, branch="try/out")
     api.create_branch(**REPO, branch="try/out", exist_ok=True)
     commit(api, add("new.txt", b"new"), CommitOperationDelete("README.md"), revision="try/out")
-    commit(api, CommitOperationDelete("data/"), CommitOperationCopy("README.md", "copy.md"))
+    commit(api, CommitOperationDelete("data/table.bin"))
     assert hub.files("dataset", "user/name", "try/out").keys() == {".gitattributes", "data/table.bin", "new.txt"}
-    assert hub.files("dataset", "user/name").keys() == {".gitattributes", "README.md", "copy.md"}
-    for revision in (first, "v1"):
-        assert Path(hf_hub_download(**REPO, filename="README.md", revision=revision)).read_bytes() == CARD
+    assert hub.files("dataset", "user/name").keys() == {".gitattributes", "README.md"}
+    assert Path(hf_hub_download(**REPO, filename="data/table.bin", revision=first)).read_bytes() == TABLE
     assert Path(hf_hub_download(**REPO, filename="new.txt", revision="try/out")).read_bytes() == b"new"
-    refs = api.list_repo_refs(**REPO)
-    assert {branch.name for branch in refs.branches} == {"main", "try/out"}
-    assert [tag.target_commit for tag in refs.tags] == [first]
-    assert [item.commit_id for item in api.list_repo_commits(**REPO)][:2] == [head(hub), first]
     with pytest.raises(EntryNotFoundError):
         hf_hub_download(**REPO, filename="README.md", revision="try/out")
-    with pytest.raises(RevisionNotFoundError):
-        hf_hub_download(**REPO, filename="README.md", revision="nothing")
-    api.delete_branch(**REPO, branch="try/out")
-    with pytest.raises(RevisionNotFoundError):
-        commit(api, add("new.txt", b"new"), revision="try/out")
+    for refused in (
+        lambda: hf_hub_download(**REPO, filename="README.md", revision="nothing"),
+        lambda: commit(api, add("new.txt", b"new"), revision="nothing"),
+    ):
+        with pytest.raises(RevisionNotFoundError):
+            refused()
 
 
 @pytest.mark.parametrize(
@@ -145,6 +127,7 @@ def test_branches_tags_and_commits_keep_their_files(hub, api):
         (add("control\x07.txt", b"text"), "Invalid path"),
         (add("README.md", b"---\nlicense: nobody's\n---\n"), "license"),
         (add("README.md", b"---\nconfigs: [{config_name: a}, {config_name: a}]\n---\n"), "config_name"),
+        (add("README.md", b"---\ntags: [1]\n---\n"), "tags"),
         (CommitOperationDelete("nothing.txt"), "doesn't exist"),
     ],
 )
@@ -200,13 +183,10 @@ def test_tokens_and_rights(hub, api):
             HfApi(token=token).model_info("user/secret")
         with pytest.raises(RepositoryNotFoundError):
             hf_hub_download("user/secret", ".gitattributes", token=token)
-    for call in (HfApi(token="hf_wrong").whoami, lambda: HfApi(token="hf_wrong").dataset_info("user/name")):
+    for call in (HfApi(token="hf_wrong").create_repo, HfApi(token="hf_wrong").dataset_info):
         with pytest.raises(HfHubHTTPError) as refused:
-            call()
+            call("user/name")
         assert refused.value.response.status_code == 401
-    api.auth_check(**REPO, write=True)
-    with pytest.raises(HfHubHTTPError):
-        HfApi(token=reader).auth_check(**REPO, write=True)
     assert hub.files("dataset", "user/name").keys() == {".gitattributes", "README.md", "data/table.bin"}
 
 
@@ -236,7 +216,7 @@ def test_a_stopped_hub_answers_nothing_until_it_is_healed(hub, api, folder):
     with pytest.raises(RuntimeError, match="new.bin"):
         api.upload_folder(**REPO, folder_path=folder)
     with pytest.raises(httpx.TransportError):
-        api.whoami()
+        api.dataset_info("user/name")
     assert "data/new.bin" not in hub.files("dataset", "user/name")
     hub.heal()
     api.upload_folder(**REPO, folder_path=folder)
@@ -256,60 +236,5 @@ def test_a_download_that_was_cut_off_goes_on(hub, api, tmp_path):
 def test_unknown_requests_are_kept(hub):
     with pytest.raises(HfHubHTTPError, match="501"):
         list(HfApi().list_repo_likers("user/name"))
-    assert [request.split("?")[0] for request in hub.unexpected] == ["GET /api/models/user/name/likers"]
+    assert hub.unexpected[0].startswith("GET /api/models/user/name/likers") and len(hub.unexpected) == 1
     hub.unexpected.clear()
-
-
-CLIENTS = """
-import datasets, numpy as np
-from PIL import Image
-
-images = [Image.fromarray(np.full((8, 8, 3), 20 * number, np.uint8)) for number in range(6)]
-features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=["a", "b"])})
-rows = datasets.Dataset.from_dict({"image": images, "label": [0, 1] * 3}, features=features)
-for name in ("ipc_1", "ipc_2"):
-    rows.push_to_hub("user/images", name)
-loaded = datasets.load_dataset("user/images", "ipc_1", split="train")
-streamed = datasets.load_dataset("user/images", "ipc_2", split="train", streaming=True)
-for found in (list(loaded), list(streamed)):
-    assert [row["image"].getpixel((0, 0))[0] for row in found] == [0, 20, 40, 60, 80, 100]
-    assert [row["label"] for row in found] == [0, 1] * 3
-
-import torch
-from pathlib import Path
-from transformers import AutoModelForImageClassification
-
-Path("tiny.py").write_text('''
-import torch
-from transformers import PreTrainedConfig, PreTrainedModel
-
-class TinyConfig(PreTrainedConfig):
-    model_type = "tiny-of-the-test"
-
-class TinyModel(PreTrainedModel):
-    config_class = TinyConfig
-
-    def __init__(self, config):
-        super().__init__(config)
-        self.layer = torch.nn.Linear(2, 2)
-        self.post_init()
-
-    def forward(self, pixel_values):
-        return self.layer(pixel_values)
-''')
-from tiny import TinyConfig, TinyModel
-
-TinyConfig.register_for_auto_class()
-TinyModel.register_for_auto_class("AutoModelForImageClassification")
-model = TinyModel(TinyConfig())
-model.push_to_hub("user/tiny")
-again = AutoModelForImageClassification.from_pretrained("user/tiny", trust_remote_code=True)
-assert type(again).__module__.startswith("transformers_modules"), type(again)
-assert torch.equal(again.layer.weight, model.layer.weight)
-"""
-
-
-def test_datasets_and_transformers(hub, hub_python):
-    hub_python(CLIENTS)
-    assert {"ipc_1/train-00000-of-00001.parquet", "README.md"} <= hub.files("dataset", "user/images").keys()
-    assert {"config.json", "model.safetensors", "tiny.py"} <= hub.files("model", "user/tiny").keys()

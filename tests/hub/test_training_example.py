@@ -1,66 +1,20 @@
-"""The training example of a dataset card, run as it is pasted, where decoct is not installed."""
+"""The training example of a dataset card; `test_round_trips.py` runs it."""
 
 from __future__ import annotations
 
-import os
 import re
-import subprocess
-import sys
 
 import pytest
 
 from decoct.hub.cards import dataset_card
 from decoct.run_folder import read_json
 
-# Runs each file of code with decoct out of reach, and prints what it says.
-ELSEWHERE = """
-import sys
-
-sys.modules["decoct"] = None
-for path in sys.argv[1:]:
-    exec(compile(open(path, encoding="utf-8").read(), path, "exec"), {"__name__": "__main__"})
-"""
-EPOCHS = 40
-
-
-@pytest.fixture(scope="module")
-def runs(once, sample_part, trained_teacher):
-    """Two run folders: `views` with stored views, `tiles` with mosaics of four and no views."""
-
-    def make(folder):
-        from decoct.config import DistillConfig
-        from decoct.synthesis.distill import distill
-
-        shared = {"dataset": str(sample_part), "teacher": str(trained_teacher), "method": "random"}
-        distill(DistillConfig(output_dir=str(folder / "views"), ipc=[1, 5], views=10, **shared))
-        distill(DistillConfig(output_dir=str(folder / "tiles"), ipc=[5], views=0, tiles_per_image=4, **shared))
-
-    return once("training-example", make)
-
 
 def example_of(card):
-    """The training example of a card."""
-    (code,) = [
-        code for code in re.findall(r"^```python\n(.*?)^```$", card, re.MULTILINE | re.DOTALL) if "epochs" in code
-    ]
-    return code
-
-
-def test_it_runs_as_pasted_without_decoct_and_beats_chance(runs, sample_part, tmp_path):
-    files = []
-    for name in ("views", "tiles"):
-        manifest = read_json(runs / name / "manifest.json")
-        code = example_of(dataset_card(manifest, str(runs / name), folder=runs / name))
-        assert "decoct" not in code and str(sample_part) in code
-        assert "epochs = 300\n" in code
-        files.append(tmp_path / f"{name}.py")
-        files[-1].write_text(code.replace("epochs = 300\n", f"epochs = {EPOCHS}\n"), "utf-8")
-    words = [sys.executable, "-c", ELSEWHERE, *map(str, files)]
-    done = subprocess.run(words, cwd=tmp_path, env=os.environ, capture_output=True, text=True, timeout=240)
-    assert done.returncode == 0, done.stderr
-    found = re.findall(r"^accuracy on (\d+) real images: (0\.\d+|1\.000)$", done.stdout, re.MULTILINE)
-    assert [int(images) for images, _ in found] == [40, 40]
-    assert all(float(accuracy) > 0.4 for _, accuracy in found), found  # four classes: chance is 0.25
+    """The training example of a card, with what measures the network on real images."""
+    _, training, measuring = re.findall(r"^```python\n(.*?)^```$", card, re.MULTILINE | re.DOTALL)
+    assert 30 <= len([line for line in training.splitlines() if line.strip()]) <= 40
+    return training + measuring
 
 
 def test_it_takes_what_the_set_stores(runs):
@@ -73,11 +27,12 @@ def test_the_card_says_what_to_put_for_a_source_that_is_not_on_the_hub(runs):
     manifest = read_json(runs / "views" / "manifest.json")
     assert "put the folder or Hub id of your copy there" in dataset_card(manifest)
     sample = manifest | {"dataset": "sample"}
-    assert "put a folder with train.parquet and test.parquet of decoct's src/decoct/data/sample there" in " ".join(
-        dataset_card(sample).split()
+    assert (
+        "put a folder with nothing but train.parquet and test.parquet of decoct's src/decoct/data/sample"
+        in dataset_card(sample)
     )
     assert 'load_dataset("path/to/the/source")' in example_of(dataset_card(sample))
-    hub = manifest | {"dataset": "uoft-cs/cifar10"}
+    hub = manifest | {"dataset": "uoft-cs/cifar10", "source": {"hub_id": "uoft-cs/cifar10"}}
     assert "is not on the Hub" not in dataset_card(hub)
 
 

@@ -12,70 +12,20 @@ from pathlib import Path
 from typing import Any
 
 import datasets
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import torch
 from huggingface_hub import HfApi
 from PIL import Image
 
-from decoct.config import DistillConfig, PublishConfig, VerifyConfig
-from decoct.data.spec import ImageSpec
+from decoct.config import PublishConfig, VerifyConfig
 from decoct.hub.publish import publish
 from decoct.hub.verify import CHECKS, Report, verify, verify_folder
-from decoct.synthesis.output import merge_shards, sha256, write_card
-from decoct.synthesis.shards import write_parquet
-from decoct.synthesis.tiles import image_features, png_bytes
+from decoct.synthesis.output import sha256
 
-NAMES = ("red", "green", "blue")
-SIDE = 8
+from .folders import NAMES, SIDE, write_dataset
+
 FILE = "data/ipc_2/train-00000-of-00001.parquet"
-
-
-def write_run(folder: Path, method: str = "infoutil", views: int = 2, names: tuple[str, ...] = NAMES) -> Path:
-    """A distilled run folder with IPC 1 and 2 of mosaics of four tiles, as distilling writes it but for the report."""
-    config = DistillConfig(method=method, tiles_per_image=4, views=views, ipc=[1, 2])
-    spec = ImageSpec(SIDE, 3, (0.5,) * 3, (0.2,) * 3, names)
-    generator = np.random.default_rng(0)
-    selected = {"source_index": 5, "box": [0, 0, 4, 4], "score": 0.5, "heatmap": None}
-    sampled = {"seed": 7, "prototype": 0.1, "contextual": 0.2}
-    for ipc in config.ipc:
-        images = ipc * len(names)
-        pixels = torch.from_numpy(generator.integers(0, 256, (images, 3, SIDE, SIDE), dtype=np.uint8))
-        columns = {
-            "image": [{"bytes": png_bytes(each), "path": None} for each in pixels],
-            "label": np.repeat(np.arange(len(names)), ipc).tolist(),
-            "tile_logits": list(generator.normal(size=(images, 4, len(names))).astype(np.float16)),
-            "tiles": [[sampled if method == "igds" else selected] * 4] * images,
-            "correct": [[True] * 4] * images,
-        }
-        if views:
-            columns["view_logits"] = list(generator.normal(size=(images, views, len(names))).astype(np.float16))
-            columns["view_boxes"] = [np.array([[0.25, 0, 0.75, 1, 1]] * views, dtype=np.float16)] * images
-        features = image_features(spec, config)
-        shard = folder / "shard.parquet"
-        folder.mkdir(parents=True, exist_ok=True)
-        write_parquet(datasets.Dataset.from_dict(columns, features=features).with_format("arrow")[:], shard)
-        merge_shards([shard], folder / f"data/ipc_{ipc}", features)
-        shard.unlink()
-    Image.new("RGB", (4, 4)).save(folder / "preview.png")
-    network = {"name": "teacher", "fingerprint": "0" * 64}
-    about = {
-        "decoct_version": "0.1.0",
-        "config": {name: getattr(config, name) for name in ("method", "tiles_per_image", "views", "dataset")},
-        "dataset": "user/colours",
-        "image_mean": list(spec.mean),
-        "image_std": list(spec.std),
-        "label_names": list(names),
-        "image_size": SIDE,
-        "channels": 3,
-        "ipcs": config.ipc,
-        "teacher": network,
-        "label_teachers": {"1": network, "2": network},
-    }
-    write_card(folder, about)
-    return folder
 
 
 def change_manifest(folder: Path, **values: Any) -> None:
@@ -112,7 +62,7 @@ def found(report: Report, check: str) -> str:
 
 @pytest.fixture(scope="module")
 def written(tmp_path_factory) -> Path:
-    return write_run(tmp_path_factory.mktemp("verify") / "run")
+    return write_dataset(tmp_path_factory.mktemp("verify") / "run")
 
 
 @pytest.fixture
@@ -140,7 +90,7 @@ def test_a_run_folder_without_fault_passes_every_check(run_folder):
 
 
 def test_sampled_sets_and_sets_without_views_pass(tmp_path):
-    report = verify_folder(write_run(tmp_path / "run", method="igds", views=0))
+    report = verify_folder(write_dataset(tmp_path / "run", method="igds", views=0))
     assert report.ok, str(report)
 
 

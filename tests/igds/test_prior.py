@@ -182,6 +182,15 @@ def test_what_is_no_prior_is_an_error(prior, tmp_path):
         shutil.rmtree(tmp_path / "broken")
 
 
+def test_a_scheduler_that_is_none_is_refused(prior):
+    folder = prior()
+    index = json.loads((folder / "model_index.json").read_text())
+    for name in ("DiffusionPipeline", "logging", "nothing"):
+        (folder / "model_index.json").write_text(json.dumps({**index, "scheduler": ["diffusers", name]}))
+        with pytest.raises(ValueError, match=f"prior must have a scheduler of diffusers. Got .*{name}"):
+            load_pipeline(folder, None)
+
+
 def test_pickled_weights_are_not_loaded(prior):
     folder = prior(safe_serialization=False)
     assert list((folder / "unet").glob("*.bin"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from decoct.config.licences import LICENCES
 from decoct.config.options import option, require
 
 __all__ = ["PUBLISHING_FIELDS", "PublishConfig", "PublishingConfig", "VerifyConfig"]
@@ -33,17 +34,23 @@ class PublishConfig(PublishingConfig):
     """Uploading a run folder: a distilled dataset, teacher, estimator, prior or IGDS pipeline."""
 
     folder: str = option("runs/distilled", "Run folder to publish.")
-    license: str | None = option(None, "Licence of the source dataset, by its Hub identifier (`mit`, `cc-by-4.0` …).")
+    license: str | None = option(
+        None,
+        "Licence by its Hub identifier (`mit`, `cc-by-4.0`, or `other`): of the source, for a distilled dataset; of "
+        "the model itself, for a model. Default: what the source says of itself; none for a model.",
+    )
     attribution: str | None = option(None, "Who made the source dataset, as a sentence or citation for the card.")
     overwrite: bool = option(
         False,
         "Publish into a repository that holds something else: files of the same name are replaced, data or weights "
         "that would be read with the new ones are deleted, other files stay.",
     )
-    dry_run: bool = option(False, "Print what would be uploaded, then stop.")
+    dry_run: bool = option(False, "Print the card and what would be uploaded, then stop.")
 
     def __post_init__(self) -> None:
         self.check_publishing()
+        known = self.license is None or self.license.strip().lower() in LICENCES
+        require(known, "license", f"one of {list(LICENCES)} ('other' for any that is not here)", self.license)
 
 
 @dataclass(kw_only=True)

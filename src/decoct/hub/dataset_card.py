@@ -10,9 +10,10 @@ from huggingface_hub import DatasetCard, DatasetCardData
 
 from decoct.config.publishing import PUBLISHING_FIELDS
 from decoct.hub.dataset_info import add_dataset_info
+from decoct.hub.local_paths import PLACE
 from decoct.hub.markdown import code, escape, listed_labels, python_string, render, shell_block, shell_word
 from decoct.hub.source import GivenInfo, Source, licence_fields, source_of
-from decoct.hub.training_example import training_example
+from decoct.hub.training_example import depth_of, training_example
 
 __all__ = ["NOT_SETTINGS", "dataset_card"]
 
@@ -69,7 +70,8 @@ def dataset_card(
     config, names = manifest["config"], manifest["label_names"]
     ipcs = sorted(int(ipc) for ipc in manifest["ipcs"])
     method, tiles = str(config["method"]), int(config.get("tiles_per_image") or 1)
-    source = source_of(manifest["dataset"], manifest.get("source"), given)
+    recorded = manifest.get("source")
+    source = source_of(manifest["dataset"], recorded if isinstance(recorded, dict) else None, given)
     measured = {int(ipc): value for ipc, value in manifest.get("tile_accuracy", {}).items() if value is not None}
     title = f"{source.name}, distilled by {METHODS.get(method, method)}"
     data = card_data(manifest, ipcs, source, (given and given.pretty_name) or title)
@@ -99,7 +101,7 @@ def dataset_card(
         tiles=tiles,
         labels=listed_labels(names),
         example=training_example(manifest, source, results or []),
-        evaluate=" ".join(evaluate_command(config, location)),
+        evaluate=" ".join(evaluate_command(config, location, manifest["image_size"])),
         source=source_words(source),
         **tables_of(results or []),
         **origin_of(manifest, method),
@@ -141,22 +143,26 @@ def size_category(images: int) -> str:
     return "10M<n<100M"
 
 
-def source_words(source: Source) -> dict[str, str | None]:
-    """Licence and attribution of the source, for the body."""
-    return {
-        "license": code(source.license) if source.license else None,
-        "attribution": escape(source.attribution) if source.attribution else None,
-        "license_text": source.license_text,
-    }
+def source_words(source: Source) -> dict[str, Any]:
+    """Repository, attribution and licence of the source for the body, as far as they are known."""
+    words = [
+        f"[{escape(source.hub_id)}](https://huggingface.co/datasets/{source.hub_id}) on the Hub."
+        if source.hub_id
+        else "",
+        escape(source.attribution) if source.attribution else "",
+        f"Licence of the source: {code(source.license)}." if source.license else "",
+    ]
+    return {"words": [each for each in words if each], "license_text": source.license_text}
 
 
-def evaluate_command(config: dict[str, Any], location: str) -> list[str]:
+def evaluate_command(config: dict[str, Any], location: str, side: int) -> list[str]:
     """The words of the command that measures a student on this set."""
     words = ["decoct evaluate --distilled", shell_word(location), "--dataset", shell_word(config["dataset"])]
     for name in ("dataset_config", "eval_split", "image_column", "label_column", "image_size"):
         if config.get(name) is not None:
             words += [f"--{name}", shell_word(str(config[name]))]
-    return [*words, f"--labels {'views' if config.get('views') else 'tiles'} --students convnet3 --seeds 3"]
+    words.append(f"--labels {'views' if config.get('views') else 'tiles'} --students convnet{min(depth_of(side), 6)}")
+    return [*words, "--seeds 3", *(["--output_dir runs/evaluation"] if "/" in location else [])]
 
 
 def tables_of(results: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -187,6 +193,7 @@ def origin_of(manifest: dict[str, Any], method: str) -> dict[str, Any]:
     repeated = {name: value for name, value in config.items() if name not in ("output_dir", *PUBLISHING_FIELDS)}
     return {
         "sampled": method == "igds",
+        "guided": config.get("guidance_scale") != 0,
         "teacher": network(manifest.get("teacher")),
         "label_teachers": label_teachers(manifest.get("label_teachers") or {}),
         "prior": network(manifest.get("prior")),
@@ -194,6 +201,7 @@ def origin_of(manifest: dict[str, Any], method: str) -> dict[str, Any]:
         "betas": ", ".join(f"{beta:g} (IPC {ipc})" for ipc, beta in (manifest.get("betas") or {}).items()),
         "settings": [(code(name), code(value)) for name, value, _ in settings_of(config)],
         "command": shell_block(command_of(repeated) or []),
+        "local": any(str(value).startswith(PLACE) for value in repeated.values()),
         "paper": PAPERS.get(method),
     }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import shlex
@@ -12,9 +13,21 @@ from typing import Any
 from huggingface_hub import CardData, RepoCard
 from jinja2 import Environment, FunctionLoader, StrictUndefined
 
-__all__ = ["code", "escape", "listed_labels", "one_line", "python_string", "render", "shell_block", "shell_word"]
+__all__ = [
+    "code",
+    "escape",
+    "is_sealed",
+    "listed_labels",
+    "one_line",
+    "python_string",
+    "render",
+    "sealed",
+    "shell_block",
+    "shell_word",
+]
 
 LABELS_SHOWN = 50
+SEAL = "<!-- Written by decoct; sha256 of the text above: {} -->"
 
 
 def render(kind: type[RepoCard], template: str, data: CardData, **values: Any) -> str:
@@ -34,6 +47,18 @@ def render(kind: type[RepoCard], template: str, data: CardData, **values: Any) -
         keep_trailing_newline=True,
     )
     return kind(environment.get_template(template).render(card_data=data.to_yaml(), **values)).content
+
+
+def sealed(card: str) -> str:
+    """A card with the hash of its text in a last line that is not shown, by which an edited one is told."""
+    text = card.rstrip("\n") + "\n\n"
+    return text + SEAL.format(hashlib.sha256(text.encode()).hexdigest()) + "\n"
+
+
+def is_sealed(card: str) -> bool:
+    """Whether a card is as `sealed` wrote it."""
+    text = card[: card.rstrip("\n").rfind("\n") + 1]
+    return card == text + SEAL.format(hashlib.sha256(text.encode()).hexdigest()) + "\n"
 
 
 def one_line(text: object) -> str:

@@ -13,17 +13,18 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from decoct.config.publishing import PUBLISHING_FIELDS
 from decoct.evaluation.results import is_accuracy_record, method_name, percent, read_results, setting_of
-from decoct.hub.markdown import code, escape, listed_labels, one_line, python_string, render
+from decoct.hub.local_paths import without_local_paths
+from decoct.hub.markdown import code, escape, listed_labels, one_line, python_string, render, sealed
 from decoct.hub.source import GivenInfo, Source, licence_fields, source_of
 from decoct.run_folder import identity_of, read_json
 
 __all__ = ["model_card"]
 
 TITLES = {
-    "teacher": "image classifier",
-    "estimator": "variational estimator",
-    "prior": "diffusion prior",
-    "pipeline": "IGDS pipeline",
+    "teacher": "Image classifier {}",
+    "estimator": "Variational estimator {}",
+    "prior": "{} diffusion prior",
+    "pipeline": "IGDS pipeline{}",
 }
 LIBRARIES = {"teacher": "transformers", "estimator": "transformers", "prior": "diffusers", "pipeline": "diffusers"}
 TASKS = {
@@ -42,7 +43,7 @@ MACHINE_SETTINGS = {"compile", *PUBLISHING_FIELDS}
 
 
 def model_card(kind: str, folder: str | Path, location: str, given: GivenInfo | None = None) -> str:
-    """The card of a trained network or of a pipeline, YAML header included.
+    """The card of a trained network or of a pipeline for a repository, YAML header included and sealed at its end.
 
     Args:
         kind: `teacher`, `estimator`, `prior` or `pipeline`.
@@ -56,19 +57,20 @@ def model_card(kind: str, folder: str | Path, location: str, given: GivenInfo | 
     if kind not in TITLES:
         raise ValueError(f"kind must be one of {list(TITLES)}. Got {kind!r}.")
     folder = Path(folder)
-    training = json_of(folder / "training.json")
+    training = without_local_paths(json_of(folder / "training.json"))
     config = training.get("config") or {}
-    source = source_of(config["dataset"], training.get("source"), given) if config.get("dataset") else None
+    attribution = GivenInfo(attribution=given.attribution if given else None)
+    source = source_of(config["dataset"], training.get("source"), attribution) if config.get("dataset") else None
     facts = {
         "teacher": teacher_facts,
         "estimator": estimator_facts,
         "prior": prior_facts,
         "pipeline": pipeline_facts,
     }[kind](folder, training)
-    made_from = f" of {source.name}" if source else ""
-    title = (given and given.pretty_name) or f"{facts.pop('name')} {TITLES[kind]}{made_from}".strip()
+    made_from = f", trained on {source.name}" if source else ""
+    title = (given and given.pretty_name) or f"{TITLES[kind].format(facts.pop('name')).strip()}{made_from}"
     data = header(kind, location, source, given, evaluations(kind, folder, training, source))
-    return render(
+    card = render(
         ModelCard,
         f"{kind}_card.md",
         data,
@@ -81,6 +83,7 @@ def model_card(kind: str, folder: str | Path, location: str, given: GivenInfo | 
         ),
         **facts,
     )
+    return sealed(card)
 
 
 def header(
@@ -100,8 +103,8 @@ def header(
 
 def described_source(source: Source | None, given: GivenInfo | None) -> dict[str, str] | None:
     """Name, licence and attribution of the training data, for the body; None if nothing is known."""
-    license, attribution = (known.license, known.attribution) if (known := source or given) else (None, None)
-    if source is None and not (license or attribution):
+    license, attribution = source.license if source else None, (source or given or GivenInfo()).attribution
+    if source is None and not attribution:
         return None
     return {
         "name": code(source.name) if source else "",
@@ -233,7 +236,7 @@ def pipeline_facts(folder: Path, training: dict[str, Any]) -> dict[str, Any]:
                 *(code(record["student"]), record["ipc"], code(record["labels"]), code(setting_of(record)[1])),
                 *(percent(record["accuracy_mean"]), percent(record["accuracy_std"]), len(record["seeds"])),
             )
-            for record in read_results(folder / "results.json")
+            for record in without_local_paths(read_results(folder / "results.json"))
             if is_accuracy_record(record)
         ],
     }
@@ -248,7 +251,8 @@ def evaluations(kind: str, folder: Path, training: dict[str, Any], source: Sourc
     A pipeline's are those of the sets sampled with it, if `decoct evaluate` wrote its `results.json` there.
     """
     if kind == "pipeline":
-        return [result_of(record) for record in read_results(folder / "results.json") if is_accuracy_record(record)]
+        records = without_local_paths(read_results(folder / "results.json"))
+        return [result_of(record) for record in records if is_accuracy_record(record)]
     measured = {
         "teacher": [("accuracy", "accuracy")],
         "estimator": [("linear_accuracy", "linear probe accuracy"), ("knn_accuracy", "20-NN accuracy")],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from pathlib import Path
 from typing import Any
 
 from huggingface_hub import CommitOperationAdd, HfApi
@@ -14,7 +15,9 @@ from decoct.evaluation.results import read_results
 from decoct.hub import cards
 from decoct.hub.contents import CARD, MANIFEST, Contents, contents_of, kind_of, read_object, repo_type_of
 from decoct.hub.errors import hub_errors, require_token
+from decoct.hub.local_paths import without_local_paths
 from decoct.hub.upload import MAIN, Push, push
+from decoct.report.page import REPORT, kept_sources, render
 
 __all__ = ["kind_of", "publish", "publish_run", "require_publishing"]
 
@@ -25,13 +28,14 @@ def publish(config: PublishConfig, api: HfApi | None = None) -> str:
     """Uploads a finished run folder to `config.push_to_hub`, in one commit; the folder itself is not changed.
 
     The same call completes a push that was cut off, and makes no commit where nothing has changed. Card and manifest
-    are written for the repository: examples load its id, and the manifest has the hash of its card.
+    are written for the repository: examples load its id, and the manifest has the hash of its card. Paths of this
+    machine are shortened to their last part in all that is uploaded.
 
     Args:
         api: Client of another endpoint or token. Default: the Hub, with the token of `hf auth login` or HF_TOKEN.
 
     Returns:
-        The repository's address; of a dry run what would be uploaded, without contact to the Hub.
+        The repository's address; of a dry run the card and what would be uploaded, without contact to the Hub.
 
     Raises:
         ValueError: If the folder cannot be published, or the repository holds something else.
@@ -79,19 +83,46 @@ def files_to_upload(contents: Contents, config: PublishConfig) -> list[CommitOpe
     Raises:
         ValueError: If a file is not what the manifest says.
     """
-    files = [CommitOperationAdd(name, path) for name, path in contents.files.items()]
+    files = [CommitOperationAdd(name, published(name, path)) for name, path in contents.files.items()]
     location, folder = str(config.push_to_hub), contents.folder
     given = cards.GivenInfo(license=config.license, attribution=config.attribution)
     if contents.kind != "dataset":
         card = cards.model_card(contents.kind, folder, location, given)
         return [*files, CommitOperationAdd(CARD, card.encode())]
-    manifest = read_object(folder / MANIFEST)
-    check_hashes(contents, manifest["files"], files)
-    card = cards.dataset_card(manifest, location, read_results(folder / "results.json"), given, folder=folder)
+    recorded = read_object(folder / MANIFEST)
+    check_hashes(contents, recorded["files"], files)
+    records = read_results(folder / "results.json")
+    manifest, results = without_local_paths([recorded, records])
+    card = cards.dataset_card(manifest, location, results, given, folder=folder)
     card_file = CommitOperationAdd(CARD, card.encode())
     described = {**manifest, "files": {**manifest["files"], CARD: card_file.upload_info.sha256.hex()}}
-    text = json.dumps(described, indent=2, ensure_ascii=False) + "\n"
-    return [*files, card_file, CommitOperationAdd(MANIFEST, text.encode())]
+    files += [card_file, CommitOperationAdd(MANIFEST, json_bytes(described))]
+    if REPORT in contents.files and [manifest, results] != [recorded, records]:
+        report = render(folder, manifest, results, kept_sources(contents.files[REPORT]))
+        files = [file for file in files if file.path_in_repo != REPORT]
+        files.append(CommitOperationAdd(REPORT, report.encode()))
+    return files
+
+
+def published(name: str, path: Path) -> Path | bytes:
+    """The file itself or, of JSON that shows paths of this machine, its content without them.
+
+    Raises:
+        ValueError: If it should be JSON and is not.
+    """
+    if not name.endswith(".json"):
+        return path
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} must be JSON. {error}") from None
+    shown = without_local_paths(content)
+    return path if shown == content else json_bytes(shown)
+
+
+def json_bytes(content: Any) -> bytes:
+    """JSON as run folders have it."""
+    return (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode()
 
 
 def check_hashes(contents: Contents, recorded: dict[str, Any], files: list[CommitOperationAdd]) -> None:
@@ -106,13 +137,14 @@ def check_hashes(contents: Contents, recorded: dict[str, Any], files: list[Commi
 
 
 def format_plan(contents: Contents, wanted: Push) -> str:
-    """What a dry run shows: target, files and bytes."""
+    """What a dry run shows: the card, then target, files and bytes."""
     files = sorted(wanted.files, key=lambda file: file.path_in_repo)
     total = sum(file.upload_info.size for file in files)
     lines = [f"{file.upload_info.size:>15,}  {file.path_in_repo}" for file in files]
     visibility = ", private" if wanted.private else ""
     return "\n".join(
         [
+            wanted.content(CARD).decode(),
             f"{contents.folder} ({wanted.kind}) would go to the Hub {repo_type_of(wanted.kind)} repository "
             f"{wanted.repo_id}, branch {wanted.revision}{visibility}:",
             *lines,

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub.errors import HFValidationError
+import yaml
+from huggingface_hub import hf_hub_download, metadata_load
+from huggingface_hub.errors import HFValidationError, HTTPError
 from huggingface_hub.utils import validate_repo_id
 
-__all__ = ["GivenInfo", "Source", "licence_fields", "source_info", "source_of"]
+from decoct.config.licences import LICENCES
+from decoct.hub.local_paths import PLACE
 
-LICENCE_ID = re.compile(r"[a-z0-9]+(?:[.+-][a-z0-9]+)*")
+__all__ = ["GivenInfo", "Source", "licence_fields", "source_of", "source_record"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,7 +24,7 @@ class GivenInfo:
     """What only a user can say of what is published; None is left out of the card.
 
     Args:
-        license: Licence of the source dataset, by its Hub identifier (`mit`, `cc-by-4.0` …).
+        license: By its Hub identifier (`mit`, `cc-by-4.0` …): a model's own, or that of the source of a dataset.
         attribution: Who made the source dataset, as a sentence or citation.
         pretty_name: Name that the card shows instead of a generated one.
     """
@@ -37,7 +39,7 @@ class Source:
     """A source dataset.
 
     Args:
-        name: As it was named in the configuration; of an absolute path its last part.
+        name: As it was named in the configuration; of a path its last part.
         hub_id: Its repository on the Hub; None if it is a folder, a file, the embedded sample or in memory.
         license: None if it is not known.
         attribution: Likewise.
@@ -56,45 +58,76 @@ def source_of(dataset: str, recorded: Mapping[str, Any] | None = None, given: Gi
 
     Args:
         dataset: The configured dataset.
-        recorded: What the dataset says of itself (`source_info`).
+        recorded: What the dataset said of itself when it was used (`source_record`); None if that is not known.
         given: Goes before everything else.
     """
-    given, recorded = given or GivenInfo(), recorded or {}
+    given = given or GivenInfo()
     if dataset == "sample":
         return Source(
-            name="sample of Fashion-MNIST",
+            name="Fashion-MNIST sample",
             license=given.license or "mit",
             attribution=given.attribution
             or "A part of Fashion-MNIST (https://github.com/zalandoresearch/fashion-mnist) by Han Xiao, Kashif Rasul "
             "and Roland Vollgraf, arXiv 1708.07747, © 2017 Zalando SE.",
             license_text=(files("decoct.data") / "sample" / "LICENSE").read_text(encoding="utf-8"),
         )
+    is_path = Path(dataset).is_absolute() or dataset.startswith(PLACE)
+    known = {name: value for name, value in (recorded or {}).items() if isinstance(value, str)}
+    hub_id = dataset if recorded is None and is_hub_id(dataset) else known.get("hub_id", "")
     return Source(
-        name=Path(dataset).name or dataset if Path(dataset).is_absolute() else dataset,
-        hub_id=dataset if is_hub_id(dataset) else None,
-        license=given.license or recorded.get("license"),
-        attribution=given.attribution or recorded.get("citation") or recorded.get("homepage"),
+        name=Path(dataset).name or dataset if is_path else dataset,
+        hub_id=hub_id if is_repo_id(hub_id) else None,
+        license=given.license or known.get("license"),
+        attribution=given.attribution or known.get("citation") or known.get("homepage"),
     )
 
 
 def is_hub_id(dataset: str) -> bool:
-    """Whether a configured dataset is a repository on the Hub, and nothing on this machine."""
+    """Whether a configured dataset is a repository on the Hub, and nothing in this folder."""
+    return dataset != "sample" and is_repo_id(dataset) and not Path(dataset).exists()
+
+
+def is_repo_id(text: str) -> bool:
+    """Whether a text can be the id of a repository."""
     try:
-        validate_repo_id(dataset)
+        validate_repo_id(text)
     except HFValidationError:
         return False
-    return dataset != "sample" and not Path(dataset).exists()
+    return True
 
 
-def source_info(info: Any) -> dict[str, str]:
-    """Licence, citation and homepage in a dataset's `info`, as far as they are given."""
+def source_record(dataset: str, info: Any) -> dict[str, str]:
+    """What a dataset says of itself, as far as it does: its repository on the Hub, licence, citation and homepage.
+
+    Args:
+        dataset: As it was named in the configuration.
+        info: Of the dataset that was loaded by this name; where it has no licence, that of the card is taken.
+    """
     values = {name: getattr(info, name, None) for name in ("license", "citation", "homepage")}
-    return {name: value for name, value in values.items() if isinstance(value, str) and value.strip()}
+    record = {name: value.strip() for name, value in values.items() if isinstance(value, str) and value.strip()}
+    if is_hub_id(dataset):
+        record["hub_id"] = dataset
+    if "license" not in record and (license := card_license(dataset)):
+        record["license"] = license
+    return record
+
+
+def card_license(dataset: str) -> str | None:
+    """The licence in the card of a dataset on the Hub or in a folder; None if there is none, or it cannot be read."""
+    try:
+        card = Path(dataset).expanduser() / "README.md"
+        if is_hub_id(dataset):
+            card = Path(hf_hub_download(dataset, "README.md", repo_type="dataset"))
+        license = (metadata_load(card) or {}).get("license") if card.is_file() else None
+    except (OSError, ValueError, HTTPError, yaml.YAMLError):
+        return None
+    licenses = license if isinstance(license, list) else [license]
+    return ", ".join(each for each in licenses if isinstance(each, str)) or None
 
 
 def licence_fields(license: str | None) -> dict[str, str]:
-    """The licence in a card's header: by its identifier, or `other` for one that is given in words."""
+    """The licence in a card's header: by its identifier, or `other` for one that the Hub does not know."""
     if license is None:
         return {}
     identifier = license.strip().lower()
-    return {"license": identifier if LICENCE_ID.fullmatch(identifier) else "other"}
+    return {"license": identifier if identifier in LICENCES else "other"}

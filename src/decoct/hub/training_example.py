@@ -14,7 +14,7 @@ from decoct.evaluation.results import is_accuracy_record, percent
 from decoct.hub.markdown import code, escape, python_string
 from decoct.hub.source import Source
 
-__all__ = ["training_example"]
+__all__ = ["depth_of", "training_example"]
 
 PROTOCOL = "rded_kd"
 WIDTH = 128
@@ -60,7 +60,7 @@ def real_images(dataset: str, config: dict[str, Any], source: Source) -> dict[st
         arguments.append(config["dataset_config"])
     note = "" if source.hub_id else "the folder or Hub id of your copy"
     if dataset == "sample":
-        note = "a folder with train.parquet and test.parquet of decoct's src/decoct/data/sample"
+        note = "a folder with nothing but train.parquet and test.parquet of decoct's src/decoct/data/sample"
     features = "for name, feature in real.features.items() if isinstance(feature"
     found = {
         "split": ("eval_split", 'next(name for name in ("test", "validation", "valid", "val") if name in source)'),
@@ -69,7 +69,7 @@ def real_images(dataset: str, config: dict[str, Any], source: Source) -> dict[st
     }
     kinds = {"ClassLabel": "label_column", "Image": "image_column"}
     return {
-        "imports": ", ".join([*(kind for kind, column in kinds.items() if not config.get(column)), "load_dataset"]),
+        "imports": ", ".join(kind for kind, column in kinds.items() if not config.get(column)),
         "source": ", ".join(map(python_string, arguments)),
         "note": note,
         **{

@@ -16,6 +16,7 @@ from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 from huggingface_hub.hf_api import RepoFile
 
 from decoct.hub.contents import CARD, MANIFEST, repo_type_of
+from decoct.hub.markdown import is_sealed
 from decoct.run_folder import identity_of
 
 __all__ = ["Push", "push"]
@@ -52,6 +53,12 @@ class Push:
     def names(self) -> set[str]:
         """The files' names in the repository."""
         return {file.path_in_repo for file in self.files}
+
+    def content(self, name: str) -> bytes:
+        """The content of one of the files."""
+        file = next(file for file in self.files if file.path_in_repo == name)
+        with file.as_file() as content:
+            return content.read()
 
 
 @dataclass(frozen=True)
@@ -155,7 +162,9 @@ def find_difference(wanted: Push, present: dict[str, RepoFile], read: Callable[[
     weights = [file for file in wanted.files if file.path_in_repo.endswith(".safetensors")]
     other = [file.path_in_repo for file in weights if not same(file, present.get(file.path_in_repo))]
     if not other:
-        return None
+        card = read(CARD) if CARD in present else b""
+        edited = card not in (b"", wanted.content(CARD)) and not is_sealed(card.decode(errors="replace"))
+        return Difference(f"a {CARD} that was edited there", set()) if edited else None
     found = f"another {other[0]}" if other[0] in present else f"no {other[0]}, but {shown(present)}"
     # Loading prefers one file of weights to several, and a stale one would be loaded in place of the uploaded.
     places = {PurePosixPath(file.path_in_repo).parent for file in weights}
@@ -172,7 +181,7 @@ def dataset_difference(wanted: Push, present: dict[str, RepoFile], read: Callabl
     stale = {name for name in present if READ_BY_CARD.fullmatch(name)} - wanted.names
     if MANIFEST not in present:
         return Difference(f"no {MANIFEST}, but {shown(present)}", stale)
-    theirs, ours = (object_of(content) for content in (read(MANIFEST), content_of(wanted, MANIFEST)))
+    theirs, ours = (object_of(content) for content in (read(MANIFEST), wanted.content(MANIFEST)))
     different = sorted(key for key, value in identity(ours).items() if identity(theirs).get(key) != value)
     if different:
         pages = ({"preview.png", "report.html", "results.json"} & set(present)) - wanted.names
@@ -180,16 +189,9 @@ def dataset_difference(wanted: Push, present: dict[str, RepoFile], read: Callabl
     if stale:
         return Difference(f"{sorted(stale)[0]}, which is not of this dataset", stale)
     card = read(CARD) if CARD in present else b""
-    if card != content_of(wanted, CARD) and hashlib.sha256(card).hexdigest() != theirs["files"].get(CARD):
+    if card != wanted.content(CARD) and hashlib.sha256(card).hexdigest() != theirs["files"].get(CARD):
         return Difference(f"a {CARD} that was edited there", set())
     return None
-
-
-def content_of(wanted: Push, name: str) -> bytes:
-    """The content of a file that is about to be uploaded."""
-    file = next(file for file in wanted.files if file.path_in_repo == name)
-    with file.as_file() as content:
-        return content.read()
 
 
 def object_of(content: bytes) -> dict[str, Any]:

@@ -6,22 +6,19 @@ import errno
 import os
 import re
 import stat
-from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
-import yaml
-from datasets import Features
-from huggingface_hub import get_token, metadata_load, snapshot_download
-from huggingface_hub.errors import HTTPError, RepositoryNotFoundError, RevisionNotFoundError
+from huggingface_hub import HfApi, get_token, snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, HTTPError, RepositoryNotFoundError, RevisionNotFoundError
 
 from decoct.config import VerifyConfig
-from decoct.hub.manifest import MOST_BYTES, check_manifest, parse_manifest, shown, unsafe_path
-from decoct.hub.rows import check_parquet, expected_features
+from decoct.hub.card_header import card_problems
+from decoct.hub.manifest import check_manifest, parse_manifest, shown, unsafe_path
+from decoct.hub.rows import check_parquet
 from decoct.synthesis.output import sha256
 
 __all__ = ["CHECKS", "Problem", "Report", "verify", "verify_folder"]
@@ -49,8 +46,6 @@ CODE_SUFFIXES = frozenset(
     ".dylib .dll .exe .bat .cmd .ps1 .sh .js .jar .whl .egg .zip .tar .gz".split()
 )
 CODE_STARTS = (b"PK\x03\x04", b"\x7fELF", b"MZ", b"#!", *(b"\x80" + bytes([protocol]) for protocol in range(2, 6)))
-CONFIG_KEYS = {"config_name", "data_files", "description", "default"}
-MOST_VALUES = 10**6  # of a card's header; label names take one each, for each configuration
 CLASSES_SHOWN = 10
 
 
@@ -140,7 +135,9 @@ def download(repository: str, revision: str | None) -> Path:
     if not re.fullmatch("[!-~]*", token):
         raise PermissionError(f"{repository} could not be downloaded: HF_TOKEN is not a token. Set it again, or none.")
     try:
-        return Path(snapshot_download(repository, repo_type="dataset", revision=revision))
+        # Asked first, since a snapshot alone would be taken from the cache where the Hub refuses or is down.
+        commit = HfApi().dataset_info(repository, revision=revision).sha
+        return Path(snapshot_download(repository, repo_type="dataset", revision=commit))
     except RevisionNotFoundError as error:
         raise ValueError(f"revision must be a branch, tag or commit of {repository}. Got {revision!r}.") from error
     except RepositoryNotFoundError as error:
@@ -148,6 +145,11 @@ def download(repository: str, revision: str | None) -> Path:
             f"source must be an existing folder or a dataset on the Hub that your token may read. Got {repository!r}."
         ) from error
     except (OSError, HTTPError) as error:
+        if isinstance(error, HfHubHTTPError) and error.response.status_code in (401, 403):
+            raise PermissionError(
+                f"{repository} could not be downloaded: the Hub does not accept the token "
+                f"({error.response.status_code}). Log in by `hf auth login`, or set HF_TOKEN to one that may read it."
+            ) from error
         if isinstance(error, OSError) and error.errno == errno.ENOSPC:
             raise OSError(
                 f"{repository} could not be downloaded: no space left in the Hub's cache. Free some, or set HF_HOME to "
@@ -275,60 +277,6 @@ def check_hashes(files: dict[str, Path], listed: dict[str, str], report: Report)
     data = {name for name in listed if name.startswith("data/")}
     if len(data) > 1 and not data & right:
         report.add("hashes", "manifest.json", "fits none of the data files: it may be that of another dataset.")
-
-
-def card_problems(path: Path | None, manifest: dict[str, Any]) -> Iterator[str]:
-    """What is wrong with the YAML header: `load_dataset` must find each IPC's own files, and no others."""
-    if path is None or path.stat().st_size > MOST_BYTES:
-        yield "is missing." if path is None else f"has more than {MOST_BYTES:,} bytes."
-        return
-    try:
-        header = metadata_load(path) or {}
-    except (ValueError, RecursionError, yaml.YAMLError) as error:
-        yield f"has no YAML header that can be read: {shown(str(error))}"
-        return
-    if expands(header):
-        yield f"has a YAML header of more than {MOST_VALUES:,} values."
-        return
-    configs = header.get("configs")
-    configs = configs if isinstance(configs, list) else []
-    named = [config.get("config_name") if isinstance(config, dict) else None for config in configs]
-    expected = [f"ipc_{ipc}" for ipc in manifest["ipcs"]]
-    if Counter(map(shown, named)) != Counter(expected):
-        yield f"must have the configurations {expected}. Got {shown(named)}."
-    for config, name in zip(configs, named, strict=True):
-        if name in expected:
-            path_of = f"data/{name}/*.parquet"
-            if config.get("data_files") not in ([{"split": "train", "path": each}] for each in (path_of, [path_of])):
-                yield f"{name} must load {path_of} as split train. Got {shown(config.get('data_files'))}."
-            if extra := {*map(str, config)} - CONFIG_KEYS:
-                yield f"{name} must have no keys but {sorted(CONFIG_KEYS)}. Got {shown(sorted(extra))}."
-    yield from info_problems(header.get("dataset_info"), expected_features(manifest))
-
-
-def expands(content: Any) -> bool:
-    """Whether parsed YAML, whose aliases may repeat each other, has more than `MOST_VALUES` values."""
-    waiting, count = [content], 0
-    while waiting and count <= MOST_VALUES:
-        each = waiting.pop()
-        count += 1
-        waiting += each.values() if isinstance(each, dict) else each if isinstance(each, list) else ()
-    return count > MOST_VALUES
-
-
-def info_problems(content: Any, features: Features) -> Iterator[str]:
-    """What is wrong with `dataset_info`, whose features `load_dataset` takes instead of the files' own."""
-    for info in content if isinstance(content, list) else [content]:
-        stored = info.get("features") if isinstance(info, dict) else None
-        if stored is None:
-            continue
-        try:
-            same = Features._from_yaml_list(stored) == features
-        except (ValueError, TypeError, KeyError, AttributeError, IndexError, RecursionError):
-            same = False
-        if not same:
-            name = shown(info.get("config_name"))
-            yield f"dataset_info of {name} must have the columns, shapes and label names of the manifest."
 
 
 def check_contents(files: dict[str, Path], listed: dict[str, str], manifest: dict[str, Any], report: Report) -> None:

@@ -145,7 +145,11 @@ def load_estimator(name_or_path: str | Path, trust_remote_code: bool = False) ->
         model: PreTrainedModel = VariationalEstimator.from_pretrained(
             name_or_path, use_safetensors=True, dtype=torch.float32
         )
-    except (OSError, SafetensorError) as error:
+    except SafetensorError as error:
+        raise ValueError(
+            f"weights must be safetensors. Got {str(name_or_path)!r} with damaged or other ones: {error}."
+        ) from error
+    except OSError as error:
         raise ValueError(
             f"estimator must be an existing folder or a Hub id 'user/name'. Got {str(name_or_path)!r}, which cannot be "
             f"loaded: {error}"

@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader
 from decoct.config import InformationConfig, to_dict
 from decoct.data.loading import check_label_names, load_split
 from decoct.data.pixels import to_pixels
-from decoct.evaluation.distilled import read_manifest, spec_of
+from decoct.evaluation.distilled import commit_of, read_manifest, spec_of
 from decoct.igds.estimator import VariationalEstimator
 from decoct.igds.information import class_references, contextual_score, label_entropy, prototype_information
 from decoct.igds.loading import label_names, load_estimator
@@ -215,10 +215,13 @@ def _distilled_sets(
     """The images of a distilled set by IPC, and its tiles per image; none without a set."""
     if folder_or_hub_id is None:
         return {}, 1
-    manifest = read_manifest(folder_or_hub_id)
+    revision = commit_of(folder_or_hub_id)
+    manifest = read_manifest(folder_or_hub_id, revision)
     check_label_names(names, spec_of(manifest).label_names, source, folder_or_hub_id)
     sets = {
-        ipc: datasets.load_dataset(folder_or_hub_id, f"ipc_{ipc}", split="train").select_columns(["image", "label"])
+        ipc: datasets.load_dataset(folder_or_hub_id, f"ipc_{ipc}", split="train", revision=revision).select_columns(
+            ["image", "label"]
+        )
         for ipc in manifest["ipcs"]
     }
     return sets, int(manifest["config"]["tiles_per_image"])

@@ -12,6 +12,7 @@ from diffusers import (
     DDPMScheduler,
     DiTTransformer2DModel,
     DPMSolverMultistepScheduler,
+    SchedulerMixin,
     UNet2DModel,
 )
 
@@ -74,6 +75,7 @@ def _open(name_or_path: str | Path, estimator: VariationalEstimator | None) -> I
             f"prior must consist of a unet, or a transformer with its vae, and a scheduler. Got {name_or_path} with "
             f"{unknown}."
         )
+    scheduler = _scheduler_class(index.get("scheduler"), name_or_path)
     if not isinstance(index["_class_name"], list):
         return IGDSPipeline.from_pretrained(
             name_or_path, estimator=estimator, use_safetensors=True, low_cpu_mem_usage=False
@@ -84,8 +86,18 @@ def _open(name_or_path: str | Path, estimator: VariationalEstimator | None) -> I
         else None
         for name, network in NETWORKS.items()
     }
-    scheduler = getattr(diffusers, index["scheduler"][1]).from_pretrained(name_or_path, subfolder="scheduler")
-    return IGDSPipeline(scheduler=scheduler, estimator=estimator, **components)
+    return IGDSPipeline(
+        scheduler=scheduler.from_pretrained(name_or_path, subfolder="scheduler"), estimator=estimator, **components
+    )
+
+
+def _scheduler_class(entry: Any, name_or_path: str | Path) -> type[SchedulerMixin]:
+    """The class that an index names as its scheduler."""
+    name = entry[1] if isinstance(entry, list) and len(entry) == 2 else None
+    named = getattr(diffusers, str(name), None)
+    if isinstance(named, type) and issubclass(named, SchedulerMixin):
+        return named
+    raise ValueError(f"prior must have a scheduler of diffusers. Got {name_or_path} with {entry}.")
 
 
 def prior_fingerprint(pipeline: IGDSPipeline) -> str:

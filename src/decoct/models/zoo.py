@@ -111,7 +111,11 @@ def load_classifier(name_or_path: str | Path, trust_remote_code: bool = False) -
         model = AutoModelForImageClassification.from_pretrained(
             name_or_path, trust_remote_code=trust_remote_code, use_safetensors=True
         )
-    except (OSError, SafetensorError) as error:
+    except SafetensorError as error:
+        raise ValueError(
+            f"weights must be safetensors. Got {str(name_or_path)!r} with damaged or other ones: {error}."
+        ) from error
+    except OSError as error:
         where = "the folder" if path.is_dir() else "there is no such folder here, and as a Hub id it"
         raise ValueError(
             f"teacher must be an existing folder or a Hub id 'user/name'. Got {str(name_or_path)!r}: {where} cannot be "

@@ -24,7 +24,7 @@ from decoct.report.shown import shown_ipc
 from decoct.report.sources import Sources
 from decoct.report.storage import storage_of
 
-__all__ = ["write_report"]
+__all__ = ["REPORT", "kept_sources", "render", "write_report"]
 
 REPORT = "report.html"
 BLOCK = re.compile(r'<script type="application/json" id="report">(.*?)</script>', re.DOTALL)
@@ -50,7 +50,8 @@ def write_report(folder: Path, sources: Sources | None = None, manifest: dict[st
     manifest = read_manifest(folder) if manifest is None else manifest
     sources = kept_sources(path) if sources is None else sources
     temporary = path.with_name(f"{REPORT}.tmp")
-    temporary.write_text(render(folder, manifest, sources), encoding="utf-8")
+    page = render(folder, manifest, read_results(folder / "results.json"), sources)
+    temporary.write_text(page, encoding="utf-8")
     os.replace(temporary, path)
     return path
 
@@ -64,9 +65,9 @@ def kept_sources(path: Path) -> Sources | None:
         return None
 
 
-def render(folder: Path, manifest: dict[str, Any], sources: Sources | None) -> str:
-    """The page."""
-    config, records = manifest["config"], read_results(folder / "results.json")
+def render(folder: Path, manifest: dict[str, Any], records: list[dict[str, Any]], sources: Sources | None) -> str:
+    """The page of a run folder, by its manifest and the records of its evaluation."""
+    config = manifest["config"]
     script = source_text("page.js")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii")
     return environment().get_template("page.html.jinja").render(

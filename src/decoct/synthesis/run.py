@@ -16,6 +16,7 @@ from datasets import Dataset
 
 from decoct.config import DistillConfig, to_dict
 from decoct.data.loading import check_label_names
+from decoct.hub.source import source_record
 from decoct.infoutil.processor import calibrated_batch_size, teacher_forward
 from decoct.models.classifier import Classifier
 from decoct.models.zoo import load_classifier
@@ -84,6 +85,7 @@ class DistillRun:
         if (self.folder / "manifest.json").is_file():
             logger.info("%s holds this run already.", self.folder)
             return read_json(self.folder / "manifest.json")
+        self.source = source_record(self.config.dataset, images.info)
         self._started = time.perf_counter()
         for network in {id(each): each for each in [self.teacher, *self.label_teachers.values()]}.values():
             network.to(self.accelerator.device)
@@ -132,6 +134,7 @@ class DistillRun:
             "decoct_version": versions.get("decoct", "unknown"),
             "config": to_dict(self.config),
             "dataset": self.config.dataset,
+            "source": self.source,
             "label_names": list(spec.label_names),
             "image_mean": list(spec.mean),
             "image_std": list(spec.std),

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from datasets import Dataset
 from torch import Tensor
 from tqdm.auto import tqdm
 
@@ -16,6 +17,7 @@ from decoct.config import EstimatorConfig, to_dict
 from decoct.data.loading import load_train_and_eval, measure_spec, require_class_count
 from decoct.data.spec import ImageSpec
 from decoct.data.tensors import PixelDataset
+from decoct.hub.source import source_record
 from decoct.igds.contrastive import ContrastiveLoss, MomentumContrast
 from decoct.igds.estimator import VariationalEstimator
 from decoct.igds.loading import build_estimator, is_trained_here, wrap_encoder
@@ -69,7 +71,7 @@ def train_estimator(config: EstimatorConfig) -> dict[str, Any]:
     if accelerator.is_main_process:
         eval_dataset = PixelDataset(eval_images, spec.image_size, channels)
         measured = _train_classifier(accelerator, config, estimator, dataset, eval_dataset)
-        _save(estimator, folder, {**measured, "epochs": history, **_provenance(config, estimator, accelerator)})
+        _save(estimator, folder, {**measured, "epochs": history, **_provenance(config, images, estimator, accelerator)})
     accelerator.wait_for_everyone()
     close(accelerator)
     return read_json(folder / "training.json")
@@ -213,13 +215,16 @@ def _train_classifier(
     }
 
 
-def _provenance(config: EstimatorConfig, estimator: VariationalEstimator, accelerator: Accelerator) -> dict[str, Any]:
+def _provenance(
+    config: EstimatorConfig, images: Dataset, estimator: VariationalEstimator, accelerator: Accelerator
+) -> dict[str, Any]:
     """What the estimator was made from and with."""
     kept = estimator.config
     names = tuple(kept.id2label[index] for index in range(kept.num_labels))  # type: ignore[index,arg-type]
     spec = ImageSpec(kept.image_size, kept.num_channels, tuple(kept.image_mean), tuple(kept.image_std), names)
     return {
         "config": to_dict(config),
+        "source": source_record(config.dataset, images.info),
         "spec": spec.to_dict(),
         "versions": installed_versions(),
         "device": str(accelerator.device),

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
+from datasets import Dataset
 from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
 from diffusers.training_utils import EMAModel
 from torch import Tensor
@@ -19,6 +20,7 @@ from decoct.config import PriorConfig, to_dict
 from decoct.data.loading import load_split, measure_spec
 from decoct.data.spec import ImageSpec
 from decoct.data.tensors import PixelDataset
+from decoct.hub.source import source_record
 from decoct.igds.grids import sample_grid
 from decoct.run_folder import write_json
 from decoct.seeding import torch_generator
@@ -54,7 +56,7 @@ def train_prior(config: PriorConfig) -> dict[str, Any]:
         return plan
     if (finished := claim_training(accelerator, config, images, WRITTEN)) is not None:
         return finished
-    record = _train(accelerator, config, folder, PixelDataset(images, spec.image_size, spec.channels), spec)
+    record = _train(accelerator, config, folder, images, spec)
     close(accelerator)
     return record
 
@@ -106,9 +108,10 @@ def _plan(config: PriorConfig, images: int, spec: ImageSpec) -> dict[str, Any]:
 
 
 def _train(
-    accelerator: Accelerator, config: PriorConfig, folder: Path, dataset: PixelDataset, spec: ImageSpec
+    accelerator: Accelerator, config: PriorConfig, folder: Path, images: Dataset, spec: ImageSpec
 ) -> dict[str, Any]:
     """Trains, drawing grids of samples on the way, and saves the averaged network at the end."""
+    dataset = PixelDataset(images, spec.image_size, spec.channels)
     unet = build_unet(config, spec)
     scheduler = DDPMScheduler(num_train_timesteps=config.train_steps, beta_schedule=config.beta_schedule)
     optimizer = torch.optim.AdamW(parameter_groups(unet, config.weight_decay), lr=config.learning_rate)
@@ -156,6 +159,7 @@ def _train(
         "epochs": history,
         "label_names": list(spec.label_names),
         "config": to_dict(config),
+        "source": source_record(config.dataset, images.info),
         "spec": spec.to_dict(),
         "versions": installed_versions(),
         "device": str(accelerator.device),

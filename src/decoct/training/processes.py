@@ -7,11 +7,13 @@ import hashlib
 import logging
 import os
 from collections.abc import Iterable
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from accelerate import Accelerator
+from accelerate.utils import InitProcessGroupKwargs
 from datasets import Dataset, Image
 
 from decoct.config import DataConfig, TrainingConfig, to_dict
@@ -20,6 +22,9 @@ from decoct.run_folder import claim_folder, identity_of, read_json
 __all__ = ["claim_training", "close", "dataset_fingerprint", "open_accelerator"]
 
 logger = logging.getLogger(__name__)
+
+# Processes wait for each other, say, while one trains the last student; torch's default gives them 10 or 30 minutes.
+LONGEST_WAIT = timedelta(days=7)
 
 
 def open_accelerator(config: DataConfig, report_to: str | None = None, tracker_dir: Path | None = None) -> Accelerator:
@@ -32,6 +37,7 @@ def open_accelerator(config: DataConfig, report_to: str | None = None, tracker_d
         mixed_precision=config.mixed_precision,
         log_with=report_to,
         project_dir=None if report_to is None else str(tracker_dir),
+        kwargs_handlers=[InitProcessGroupKwargs(timeout=LONGEST_WAIT)],
     )
     launched = int(os.environ.get("WORLD_SIZE", 1))
     if accelerator.num_processes != launched:

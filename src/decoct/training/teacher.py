@@ -20,6 +20,7 @@ from decoct.data.loading import load_train_and_eval, measure_spec
 from decoct.data.spec import ImageSpec
 from decoct.data.tensors import PixelDataset
 from decoct.evaluation.metrics import accuracy
+from decoct.hub.source import source_record
 from decoct.models.classifier import Classifier
 from decoct.models.zoo import build_classifier
 from decoct.run_folder import write_json
@@ -135,6 +136,7 @@ def _train(
         "accuracy": history[-1]["accuracy"],
         "epochs": history,
         "config": to_dict(config),
+        "source": source_record(config.dataset, images.info),
         "spec": spec.to_dict(),
         "versions": installed_versions(),
         "device": str(accelerator.device),
