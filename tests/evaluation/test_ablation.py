@@ -234,4 +234,8 @@ def test_problems_are_found_before_anything_is_written(config, tmp_path):
         ablate(config(protocol="minimax_hard"))
     with pytest.raises(ValueError, match="no_such_network"):
         ablate(config(students=["no_such_network"]))
+    with pytest.raises(ValueError, match="coalitions must be at least 30"):
+        ablate(config(coalitions=16))
+    with pytest.raises(ValueError, match="coalitions must be at least 30"):
+        ablate(config(coalitions=16, dry_run=True))
     assert not (tmp_path / "ablation").exists()

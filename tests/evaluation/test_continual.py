@@ -9,19 +9,12 @@ from decoct.config import EvaluateConfig
 from decoct.data.loading import load_images
 from decoct.data.tensors import PixelDataset
 from decoct.evaluation import continual as module
-from decoct.evaluation.continual import (
-    SeenImages,
-    SeenLogits,
-    class_order,
-    continual,
-    format_continual,
-    select_classes,
-    stages,
-)
+from decoct.evaluation.continual import continual, format_continual
 from decoct.evaluation.distilled import load_distilled
 from decoct.evaluation.downstream import share_out
 from decoct.evaluation.metrics import accuracy
 from decoct.evaluation.protocols import load_protocol
+from decoct.evaluation.seen_classes import SeenImages, SeenLogits, class_order, select_classes, stages
 from decoct.models.zoo import build_classifier, load_classifier
 from decoct.training.student import train_student
 
@@ -31,7 +24,7 @@ def config(run_folder, images):
     def make(**changes) -> EvaluateConfig:
         values = {"task": "continual", "distilled": str(run_folder), "dataset": str(images), "ipc": [3]}
         training = {"students": ["convnet3_w8"], "epochs": 2, "steps": 3, "orders": 2, "labels": ["tiles"]}
-        return EvaluateConfig(**{**values, **training, **changes})
+        return EvaluateConfig(**{**values, **training, "baseline": False, **changes})
 
     return make
 
@@ -190,16 +183,44 @@ def test_the_table_has_a_column_per_stage():
     record = {
         **{"dataset": "colours", "method": "infoutil", "ipc": 3, "tiles": 4, "student": "convnet3", "steps": 2},
         **{"protocol": "rded_kd", "labels": "views", "overrides": {}, "epoch": "last", "orders": [["a"], ["b"]]},
-        **{"stage_mean": [0.9, 0.6543], "stage_std": [0.1, 0.02]},
+        **{"stage_mean": [0.9, 0.6543], "stage_std": [0.1, 0.02], "accuracies": [[0.83, 0.64], [0.97, 0.67]]},
+        **{"seeds": [0, 1], "baseline": None, "baseline_note": "turned off by --no_baseline"},
     }
     text = format_continual([record])
     assert "Stage 1" in text and "Stage 2" in text and "Stage 3" not in text
     assert "90.0 ± 10.0" in text and "65.4 ± 2.0" in text
-    assert "--method random" in text
-    both = format_continual([record, {**record, "method": "random", "stage_mean": [0.8, 0.5]}])
-    assert both.count("Stage 1") == 1 and "80.0" in both and "--method random" not in both
+    assert "was not compared with random images: turned off" in text
+    both = format_continual([record, {**record, "method": "rded", "stage_mean": [0.8, 0.5]}])
+    assert both.count("Stage 1") == 1 and "80.0" in both
     apart = format_continual([record, {**record, "labels": "hard"}, {**record, "overrides": {"epochs": 2}}])
     assert apart.count("Stage 1") == 3
+
+
+def test_random_images_stand_beside_the_set(config, run_folder, images):
+    (alone,) = continual(config(seed=3))
+    files = sorted((run_folder / "evaluation").glob("continual-*"))
+    times = [file.stat().st_mtime_ns for file in files]
+    plan = continual(config(seed=3, baseline=True, dry_run=True))
+    assert [(row["students"], row["done"]) for row in plan] == [(0, 6), (6, 0)]
+    (record,) = continual(config(seed=3, baseline=True))
+    assert [file.stat().st_mtime_ns for file in files] == times, "the set's students are not trained again"
+    for name in ("accuracies", "stage_mean", "config_hash"):
+        assert record[name] == alone[name]
+    assert (alone["baseline"], alone["baseline_note"]) == (None, "turned off by --no_baseline")
+    assert json.loads((run_folder / "continual.json").read_text()) == [record]
+    # The student of an order learns from its own draw, in the set's order of classes.
+    (folder,) = run_folder.parent.glob("random-*")
+    (draw,) = folder.glob("ipc_3-draw_4-*")
+    order = class_order(3, 1, 3)[:2]
+    memory = select_classes(load_distilled(draw, 3), order)
+    student = build_classifier("convnet3_w8", memory.spec, 4)
+    train_student(student, memory, load_protocol("rded_kd"), "tiles", seed=4, epochs=2)
+    expected = accuracy(student, SeenImages(PixelDataset(load_images(str(images), "test"), 16, 3), order))
+    assert record["baseline"]["accuracies"][1][1] == expected
+    text = format_continual([record])
+    assert "\nrandom images  4" in text
+    assert "all classes: InfoUtil is" in text and "random images" in text.splitlines()[-1]
+    assert [row["students"] for row in continual(config(seed=3, baseline=True, dry_run=True))] == [0, 0]
 
 
 def test_clear_errors_before_any_training(config, run_folder, make_images, make_run, teacher):

@@ -9,9 +9,9 @@ import torch
 from decoct.config import EvaluateConfig
 from decoct.evaluation.evaluate import evaluate, format_evaluation, format_plan, format_table
 
-KEYS = """task dataset method ipc tiles student protocol labels teacher teacher_model teacher_accuracy epoch
-accuracy_mean accuracy_std accuracies seeds seconds device versions overrides config_hash baseline baseline_note
-dd_ranking""".split()
+KEYS = """task dataset method ipc tiles student protocol protocol_settings labels teacher teacher_model
+teacher_accuracy epoch accuracy_mean accuracy_std accuracies seeds seconds device versions overrides
+config_hash baseline baseline_note dd_ranking""".split()
 
 
 @pytest.fixture(autouse=True)
@@ -134,6 +134,22 @@ def test_other_settings_add_records_and_lose_none(config, run_folder, tmp_path):
     assert [len(record["seeds"]) for record in records] == [1, 1, 2]
     evaluate(config(ipc=[1], labels=["tiles"], output_dir=str(tmp_path / "elsewhere")))
     assert len(json.loads((tmp_path / "elsewhere" / "results.json").read_text())) == 1
+
+
+def test_a_protocol_file_that_changed_gets_a_table_of_its_own(config, run_folder, tmp_path):
+    shipped = (files("decoct.presets") / "protocols" / "rded_kd.yaml").read_text()
+    file = tmp_path / "mine.yaml"
+    for temperature in (20, 4):
+        mine = shipped.replace("name: rded_kd", "name: mine")
+        file.write_text(mine.replace("temperature: 20", f"temperature: {temperature}"))
+        evaluate(config(ipc=[1], protocols=[str(file)]))
+    evaluate(config(ipc=[1]))
+    records = json.loads((run_folder / "results.json").read_text())
+    assert [record["protocol"] for record in records] == ["mine", "mine", "rded_kd"]
+    settings = [record["protocol_settings"] for record in records]
+    assert settings[0] != settings[1] and settings[2] is None
+    headings = [table.splitlines()[0] for table in format_table(records).split("\n\n")]
+    assert len(headings) == 3 and sum(f"mine (settings {settings[0]}, epochs=3)" in line for line in headings) == 1
 
 
 def test_views_have_their_own_crops(config):

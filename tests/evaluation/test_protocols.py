@@ -250,10 +250,13 @@ def test_unknown_protocols_and_fields_are_errors(tmp_path):
         load_protocol("nope")
     file = tmp_path / "half.yaml"
     file.write_text("name: half\nepochz: 3\n")
-    with pytest.raises(ValueError, match="Missing or unknown: .*epochs.*epochz"):
+    with pytest.raises(ValueError, match=r"Missing: .*'epochs'.* Unknown: \['epochz'\]"):
         load_protocol(file)
     file.write_text("only words")
-    with pytest.raises(ValueError, match="must have the fields"):
+    with pytest.raises(ValueError, match="must have every field once"):
+        load_protocol(file)
+    file.write_text("name: [half")
+    with pytest.raises(ValueError, match=r"(?s)half.yaml must be YAML.*line 1"):
         load_protocol(file)
 
 
@@ -280,11 +283,30 @@ def test_unknown_protocols_and_fields_are_errors(tmp_path):
         ("ema_decay", 1, r"in \[0, 1\)"),
         ("color_jitter", -0.1, "at least 0"),
         ("temperature", 0, "positive"),
+        ("name", 3, "a word"),
+        ("flip", 1.5, r"in \[0, 1\]"),
+        ("cutmix_probability", -1, r"in \[0, 1\]"),
+        ("weight_decay", -0.1, "at least 0"),
+        ("betas", [0.9], "two numbers"),
+        ("rrc_ratio", [2, 1], "two positive numbers, rising"),
+        ("rrc_scale", "half", r"in \(0, 1\], or null"),
+        ("learning_rates", {"vgg11": "1e-3"}, "positive numbers by architecture"),
+        ("learning_rates", 0.1, "positive numbers by architecture"),
+        ("many_classes", "lots", "a positive whole number, or null"),
+        ("shuffle_tiles", "never", "true or false"),
     ],
 )
 def test_values_that_no_protocol_can_have_name_the_field(tmp_path, field, value, words):
     values = {**yaml.safe_load(text_of("rded_kd")), field: value}
     file = tmp_path / "mine.yaml"
     file.write_text(yaml.safe_dump(values))
-    with pytest.raises(ValueError, match=f"of protocol 'rded_kd' must be .*{words}"):
+    with pytest.raises(ValueError, match=f"of protocol .* must be .*{words}"):
+        load_protocol(file)
+
+
+@pytest.mark.parametrize("field", ["labels", "milestones", "rrc_ratio", "betas"])
+def test_what_is_a_list_must_be_written_as_one(tmp_path, field):
+    file = tmp_path / "mine.yaml"
+    file.write_text(yaml.safe_dump({**yaml.safe_load(text_of("rded_kd")), field: "views"}))
+    with pytest.raises(ValueError, match=rf"{field} of protocol .*mine.yaml must be a list.*Got 'views'"):
         load_protocol(file)

@@ -118,6 +118,7 @@ def test_no_random_images_and_why(config, run_folder, make_run, teacher, tmp_pat
         (record,) = evaluate(config(distilled=str(gone), labels=[labels]))
         assert record["baseline"] is None
         assert "the teacher is out of reach" in record["baseline_note"] and "moved" in record["baseline_note"]
+        assert not record["baseline_note"].endswith("."), "it becomes part of a sentence"
     many = make_run("many", [4], teacher)
     (record,) = evaluate(config(distilled=str(many), ipc=[4]))
     assert record["baseline"] is None

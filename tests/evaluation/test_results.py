@@ -79,6 +79,7 @@ def test_a_table_states_what_each_number_is():
     assert heading == "sample, protocol rded_kd, views labels, last epoch"
     assert columns.split() == "method k IPC student teacher % accuracy % seeds random % difference".split()
     assert line.split() == "infoutil 1 10 convnet3 85.0 51.2 ± 1.1 3 45.0 ± 7.1 +6.2".split()
+    assert format_table([record(epoch="best")]).splitlines()[0].endswith("best epoch (chosen on the test set)")
     alone = format_table([record(seeds=[0], teacher_accuracy=None)]).splitlines()[-1]
     assert alone.split() == "infoutil 1 10 convnet3 - 51.2 1 - -".split()
 
@@ -88,6 +89,7 @@ def test_a_table_states_what_each_number_is():
     [
         ({"protocol": "minimax_hard"}, "protocol: minimax_hard, rded_kd"),
         ({"overrides": {"epochs": 30}}, r"protocol: rded_kd, rded_kd \(epochs=30\)"),
+        ({"protocol_settings": "12ab34"}, r"protocol: rded_kd, rded_kd \(settings 12ab34\)"),
         ({"epoch": "best"}, "epoch rule: best, last"),
         ({"dataset": "uoft-cs/cifar10"}, "dataset: sample, uoft-cs/cifar10"),
         ({"labels": "hard"}, "labels: hard, views"),

@@ -22,7 +22,7 @@ def config(run_folder, sample_part):
         values = {"task": "transfer", "distilled": str(run_folder), "target_dataset": str(sample_part), "ipc": [3]}
         training = {"students": ["convnet3_w8"], "epochs": 2, "labels": ["tiles"], "seeds": 2}
         tuning = {"finetune_steps": 3, "finetune_batch_size": 16}
-        return EvaluateConfig(**{**values, **training, **tuning, **changes})
+        return EvaluateConfig(**{**values, **training, **tuning, "baseline": False, **changes})
 
     return make
 
@@ -131,6 +131,37 @@ def test_pretraining_makes_a_difference(config, images):
     assert record["accuracies"] != record["scratch"]["accuracies"]
 
 
+def test_random_images_stand_beside_the_set(config, run_folder, images):
+    (alone,) = transfer(config(dataset=str(images)))
+    plan = transfer(config(dataset=str(images), baseline=True, dry_run=True))
+    assert [(row["setting"].endswith("random images"), row["students"], row["done"]) for row in plan] == [
+        (False, 0, 2),
+        (True, 2, 0),
+        (False, 0, 2),
+    ]
+    (record,) = transfer(config(dataset=str(images), baseline=True))
+    for name in ("accuracies", "scratch", "config_hash"):
+        assert record[name] == alone[name]
+    assert json.loads((run_folder / "transfer.json").read_text()) == [record]
+    (folder,) = run_folder.parent.glob("random-*")
+    assert len(list((folder / "evaluation").glob("pretrained-*.safetensors"))) == 2
+    assert len(list((run_folder / "evaluation").glob("pretrained-*.safetensors"))) == 2
+    assert record["baseline"]["seeds"] == [0, 1] and len(record["baseline"]["accuracies"]) == 2
+    lines = format_transfer([record]).splitlines()
+    assert "random %" in lines[1] and "InfoUtil is level with random images" in lines[-1]
+    assert "was not compared with random images: turned off" in format_transfer([alone])
+
+
+def test_the_manifest_names_the_source_where_the_command_does_not(config, run_folder, images):
+    with pytest.raises(ValueError, match=r"(?s)training split of sample.*--dataset.*--no_baseline"):
+        transfer(config(baseline=True))
+    manifest = json.loads((run_folder / "manifest.json").read_text())
+    manifest["config"] |= {"dataset": str(images), "train_split": "train", "image_size": None}
+    (run_folder / "manifest.json").write_text(json.dumps(manifest))
+    plan = transfer(config(baseline=True, dry_run=True))
+    assert [row["students"] for row in plan] == [2, 2, 2]
+
+
 def test_a_rerun_trains_only_what_is_missing(config, run_folder, image_folder):
     first = transfer(config())
     folder = run_folder / "evaluation"
@@ -194,7 +225,8 @@ def test_the_table_shows_the_gain():
         **{"dataset": "colours", "method": "igds", "ipc": 10, "tiles": 1, "student": "convnet3", "epoch": "last"},
         **{"protocol": "igds_transfer", "labels": "hard", "overrides": {}, "target_dataset": "birds"},
         **{"finetune": {"steps": 5000, "batch_size": 256, "learning_rate": 0.01}, "seeds": [0, 1]},
-        **{"accuracy_mean": 0.252, "accuracy_std": 0.005},
+        **{"accuracy_mean": 0.252, "accuracy_std": 0.005, "accuracies": [0.249, 0.255]},
+        **{"baseline": None, "baseline_note": "turned off by --no_baseline"},
         "scratch": {"accuracy_mean": 0.2, "accuracy_std": 0.001},
     }
     text = format_transfer([record])

@@ -49,8 +49,12 @@ class EvaluateConfig(DataConfig):
         "teacher's, for students of its architecture.",
     )
     steps: int = option(5, "Steps in which the classes arrive (task continual).")
-    orders: int = option(5, "Random class orders (task continual).")
-    target_dataset: str | None = option(None, "Hub id or folder of the dataset to fine-tune on (task transfer).")
+    orders: int = option(5, "Random class orders, each with a seed of its own (task continual, in place of --seeds).")
+    target_dataset: str | None = option(
+        None,
+        "Hub id or folder of the dataset to fine-tune on (task transfer). Random images to pre-train on beside the "
+        "distilled set come from --dataset or, without it, from what the set was distilled from.",
+    )
     target_config: str | None = option(None, "Configuration name of the target dataset.")
     target_train_split: str = option("train", "Split of the target dataset to fine-tune on.")
     target_eval_split: str | None = option(

@@ -36,7 +36,7 @@ from decoct.evaluation.protocols import epoch_count, load_protocol, student_name
 from decoct.evaluation.records import make_records
 from decoct.evaluation.results import read_results
 from decoct.evaluation.students import Evaluation
-from decoct.infoutil.processor import InfoUtilProcessor, build_attribution, calibrated_batch_size
+from decoct.infoutil.processor import Attribution, InfoUtilProcessor, build_attribution, calibrated_batch_size
 from decoct.models.zoo import build_classifier, load_classifier
 from decoct.run_folder import claim_folder, identity_of, read_json, write_json
 from decoct.synthesis.distill import candidates_of, distill_images
@@ -121,7 +121,7 @@ class _Ablation:
         self.heatmaps = lru_cache(1)(self._heatmaps)
 
     def check(self) -> None:
-        """Raises ValueError for what would stop a cell later: candidates, label teachers, students, label modes."""
+        """Raises ValueError for what would stop a cell later: candidates, teachers, students, labels, attribution."""
         config, known = self.config, self.protocol.labels
         if unknown := [mode for mode in config.labels if mode not in known]:
             raise ValueError(
@@ -133,6 +133,9 @@ class _Ablation:
         for choice in dict.fromkeys(cell.label_teacher for cell in self.cells):
             label_teacher(self.distill_config(Cell(BASELINE, choice, config.seed)), self.teacher, config.ipc[0])
         self.candidates(config.seed)
+        for attribution in dict.fromkeys(cell.setting.attribution for cell in self.cells):
+            if attribution is not None:
+                self.attribution(attribution, config.seed, batch_size=1)
 
     def start(self) -> None:
         """Claims the folder, and sets the batch size that all of the ablation is computed with."""
@@ -202,11 +205,15 @@ class _Ablation:
         folder = self.folder / "scores" / cell.setting.scores / f"seed_{cell.seed}"
         return run_shards(folder, "scores", len(candidates), config.shard_size, self.accelerator, compute)
 
+    def attribution(self, name: str, seed: int, batch_size: int) -> tuple[DistillConfig, Attribution | None]:
+        """What makes a seed's heat maps: its configuration and method."""
+        config = self.distill_config(Cell(Setting("grad_norm", "highest", name, NOISE), "converged", seed))
+        return config, build_attribution(self.teacher, config, batch_size)
+
     def _heatmaps(self, attribution: str, seed: int) -> dict[int, np.ndarray]:
         """Heat maps of a seed's candidates by source index."""
-        config = self.distill_config(Cell(Setting("grad_norm", "highest", attribution, NOISE), "converged", seed))
+        config, method = self.attribution(attribution, seed, self.batch_size)
         candidates, spec = self.candidates(seed), self.teacher.spec
-        method = build_attribution(self.teacher, config, self.batch_size)
         features = Features({"source_index": Value("int64"), "heatmap": List(List(Value("float32")))})
 
         def compute(start: int, end: int) -> Dataset:

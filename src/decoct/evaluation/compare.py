@@ -45,7 +45,8 @@ __all__ = ["Collection", "collect_records", "compare", "format_csv"]
 MARK = "<!-- written by decoct compare -->"
 
 CSV_COLUMNS = (
-    *("run", "dataset", "method", "ipc", "tiles", "student", "protocol", "overrides", "labels", "epoch"),
+    *("run", "dataset", "method", "ipc", "tiles", "student"),
+    *("protocol", "protocol_settings", "overrides", "labels", "epoch"),
     *("teacher", "teacher_model", "teacher_accuracy", "accuracy_mean", "accuracy_std", "accuracies", "seeds"),
     *("seconds", "device", "config_hash"),
 )

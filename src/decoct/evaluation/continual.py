@@ -15,28 +15,24 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, cast
 
-import numpy as np
 import torch
 from accelerate import Accelerator
-from torch import Tensor, nn
-from torch.utils.data import Dataset
 
 from decoct.config import EvaluateConfig, config_hash
 from decoct.data.loading import check_label_names, eval_split_name, load_split, require_class_count
 from decoct.data.tensors import PixelDataset
-from decoct.evaluation.distilled import DistilledSet
 from decoct.evaluation.downstream import Sources, device_name, plain_table, plan_lines, share_out, title_of
 from decoct.evaluation.metrics import accuracy
-from decoct.evaluation.results import mean_and_std, merge_records, percent, setting_of
+from decoct.evaluation.results import mean_and_std, merge_records, method_name, percent, place_of, setting_of, verdict
+from decoct.evaluation.seen_classes import SeenImages, SeenLogits, class_order, select_classes, stages
 from decoct.evaluation.units import Setting
 from decoct.models.classifier import Classifier
 from decoct.models.zoo import build_classifier
 from decoct.run_folder import read_json, write_json
-from decoct.seeding import numpy_generator
 from decoct.training.processes import close, dataset_fingerprint, open_accelerator
 from decoct.versions import installed_versions
 
-__all__ = ["SeenImages", "SeenLogits", "class_order", "continual", "format_continual", "select_classes", "stages"]
+__all__ = ["continual", "format_continual"]
 
 
 def continual(config: EvaluateConfig) -> list[dict[str, Any]]:
@@ -44,15 +40,17 @@ def continual(config: EvaluateConfig) -> list[dict[str, Any]]:
 
     The classes arrive in `config.steps` groups, in `config.orders` random orders; if the steps do not divide the
     classes, the first groups have one class more. The student of order o has the seed `config.seed` + o;
-    `config.seeds` is not used. The memory keeps all images of the classes seen. Every student's accuracy is saved
-    under `<output_dir>/evaluation/` as soon as it is known, so a killed run continues with the next student;
-    processes started by `accelerate launch` share the students. For the accuracy of random images, evaluate a set
-    that was distilled with `--method random` in the same way.
+    `config.seeds` is not used. The memory keeps all images of the classes seen. Beside each student, one is trained
+    on random real images with everything else equal (`RandomBaseline`), unless `config.baseline` is off; the seed is
+    that of the draw, too. Every student's accuracy is saved under `<output_dir>/evaluation/`, or beside the random
+    images, as soon as it is known, so a killed run continues with the next student; processes started by
+    `accelerate launch` share the students.
 
     Returns:
         The records of this call, one per (IPC, student, protocol, label mode): `accuracies[order][stage]`, and
-        `stage_mean` and `stage_std` over the orders, as fractions; `orders` names the classes in their order. With
-        `dry_run`: what there is to train, for `format_continual`; nothing is written.
+        `stage_mean` and `stage_std` over the orders, as fractions, of the distilled set and, as `baseline`, of random
+        images; `orders` names the classes in their order. With `dry_run`: what there is to train, for
+        `format_continual`; nothing is written.
 
     Raises:
         ValueError: If there are more steps than classes, or the distilled set, the data and the teacher do not fit
@@ -65,6 +63,7 @@ def continual(config: EvaluateConfig) -> list[dict[str, Any]]:
         plan = run.plan()
         close(accelerator)
         return plan
+    run.sources.draw(map(run.seed, range(config.orders)), accelerator)
     share_out(accelerator, [(run.file(unit), partial(run.train, unit, accelerator)) for unit in run.units])
     records = []
     if accelerator.is_main_process:
@@ -74,89 +73,6 @@ def continual(config: EvaluateConfig) -> list[dict[str, Any]]:
     return records
 
 
-def class_order(seed: int, order: int, classes: int) -> list[int]:
-    """The order-th random order of the classes."""
-    return numpy_generator(seed, "class-order", order).permutation(classes).tolist()
-
-
-def stages(order: Sequence[int], steps: int) -> list[list[int]]:
-    """The classes seen after each step, in the order they came; if uneven, the first steps bring one class more.
-
-    Raises:
-        ValueError: If there are more steps than classes.
-    """
-    if not 1 <= steps <= len(order):
-        raise ValueError(f"steps must be in [1, {len(order)}], the number of classes. Got {steps}.")
-    ends = np.cumsum([len(group) for group in np.array_split(np.arange(len(order)), steps)])
-    return [list(order[:end]) for end in ends]
-
-
-def select_classes(distilled: DistilledSet, classes: Sequence[int]) -> DistilledSet:
-    """The images of some classes, which are numbered anew: `classes[i]` becomes label i.
-
-    Images stay in their order. Stored logits keep the columns of these classes, so that their softmax is the
-    teacher's probability given that the class is one of them.
-
-    Raises:
-        ValueError: If a class occurs twice or is not in the set.
-    """
-    names = distilled.manifest["label_names"]
-    if len(set(classes)) != len(classes) or not set(classes) <= set(range(len(names))):
-        raise ValueError(f"classes must be different ones below {len(names)}. Got {list(classes)}.")
-    columns = torch.tensor(classes)
-    matches = distilled.labels[:, None] == columns
-    rows = matches.any(dim=1)
-
-    def restricted(logits: Tensor | None) -> Tensor | None:
-        return None if logits is None else logits[rows][:, :, columns]
-
-    return dataclasses.replace(
-        distilled,
-        images=distilled.images[rows],
-        labels=matches[rows].int().argmax(dim=1),
-        tile_logits=restricted(distilled.tile_logits),
-        view_logits=restricted(distilled.view_logits),
-        view_boxes=None if distilled.view_boxes is None else distilled.view_boxes[rows],
-        manifest={**distilled.manifest, "label_names": [names[label] for label in classes]},
-    )
-
-
-class SeenLogits(nn.Module):
-    """A teacher that knows only some classes: its logits of these, in their order."""
-
-    def __init__(self, teacher: Classifier, classes: Sequence[int]) -> None:
-        super().__init__()
-        self.teacher = teacher
-        self.columns = list(classes)
-        self.name = teacher.name
-        names = tuple(teacher.spec.label_names[label] for label in classes)
-        self.spec = dataclasses.replace(teacher.spec, label_names=names)
-
-    def forward(self, pixels: Tensor) -> Tensor:
-        """Logits of shape `(batch, len(classes))` for pixels in [0, 1]."""
-        return self.teacher(pixels)[:, self.columns]
-
-
-class SeenImages(Dataset[tuple[Tensor, int]]):
-    """The images of some classes, which are numbered anew: `classes[i]` becomes label i."""
-
-    def __init__(self, pixels: PixelDataset, classes: Sequence[int]) -> None:
-        self._pixels = pixels
-        self._rows = torch.isin(pixels.labels, torch.tensor(classes)).nonzero()[:, 0].tolist()
-        self._new = {label: position for position, label in enumerate(classes)}
-
-    def __len__(self) -> int:
-        return len(self._rows)
-
-    def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        return self.__getitems__([index])[0]
-
-    def __getitems__(self, indices: Sequence[int]) -> list[tuple[Tensor, int]]:
-        """Several items at once; a `DataLoader` calls this for a batch."""
-        items = self._pixels.__getitems__([self._rows[index] for index in indices])
-        return [(pixels, self._new[label]) for pixels, label in items]
-
-
 @dataclass(frozen=True)
 class _Unit:
     """One student: the smallest piece of work that is saved and resumed."""
@@ -164,6 +80,7 @@ class _Unit:
     setting: Setting
     order: int
     stage: int
+    random: bool = False
 
 
 class _Continual:
@@ -182,8 +99,9 @@ class _Continual:
         require_class_count(self.images, 1)
         self._data = dataset_fingerprint(self.images)
         self.units = [
-            _Unit(setting, order, stage)
+            _Unit(setting, order, stage, random)
             for setting in self.sources.settings
+            for random in self.sources.sides(setting)
             for order in range(config.orders)
             for stage in range(config.steps)
         ]
@@ -199,24 +117,30 @@ class _Continual:
 
     def file(self, unit: _Unit) -> Path:
         """Where a student's accuracy is saved; the name identifies all it depends on."""
+        seed = self.seed(unit.order)
         identity = {
-            **self.sources.identity(unit.setting),
+            **self.sources.identity(unit.setting, seed if unit.random else None),
             "data": self._data,
             "classes": self.seen[unit.order][unit.stage],
-            "seed": self.seed(unit.order),
+            "seed": seed,
         }
-        return self.sources.folder / "evaluation" / f"continual-{config_hash(identity)}.json"
+        return self.sources.file(unit.random, f"continual-{config_hash(identity)}.json")
+
+    def is_done(self, unit: _Unit) -> bool:
+        """Whether a student's accuracy is saved; random images may not have been drawn yet."""
+        return self.sources.is_drawn(unit.setting, self.seed(unit.order), unit.random) and self.file(unit).is_file()
 
     def train(self, unit: _Unit, accelerator: Accelerator) -> dict[str, Any]:
         """Trains one student on the classes seen, and measures it on them."""
         setting, classes, seed = unit.setting, self.seen[unit.order][unit.stage], self.seed(unit.order)
-        memory = select_classes(self.sources.sets[setting.ipc], classes)
+        memory = select_classes(self.sources.images(setting, seed, unit.random), classes)
         student = build_classifier(setting.student, memory.spec, seed)
         teacher = self.sources.teacher(setting)
         known = None if teacher is None else cast(Classifier, SeenLogits(teacher, classes))
         place = f"order {unit.order + 1}/{self.config.orders}, stage {unit.stage + 1}/{self.config.steps}"
         start = time.perf_counter()
-        self.sources.train(setting, student, memory, known, seed, accelerator, f"{title_of(setting)}, {place}")
+        title = f"{title_of(setting, unit.random)}, {place}"
+        self.sources.train(setting, student, memory, known, seed, accelerator, title)
         seconds = time.perf_counter() - start
         measured = accuracy(
             student,
@@ -229,6 +153,7 @@ class _Continual:
             **dataclasses.asdict(setting),
             "classes": [self.sources.spec.label_names[label] for label in classes],
             "seed": seed,
+            "random": unit.random,
             "accuracy": measured,
             "seconds": round(seconds, 2),
             "device": device_name(accelerator.device),
@@ -252,40 +177,50 @@ class _Continual:
 
     def record(self, setting: Setting, device: torch.device) -> dict[str, Any]:
         """The record of one setting, from the students' files."""
-        config, orders = self.config, range(self.config.orders)
-        results = [
-            [read_json(self.file(_Unit(setting, order, stage))) for stage in range(config.steps)] for order in orders
-        ]
-        accuracies = [[result["accuracy"] for result in row] for row in results]
-        summary = [mean_and_std(column) for column in zip(*accuracies, strict=True)]
-        students = [result for row in results for result in row]
+        config, note = self.config, self.sources.notes[setting]
+        students = [result for row in self.results(setting, random=False) for result in row]
         identity = {**self.sources.identity(setting), "data": self._data, "classes": self.seen, "seed": config.seed}
         return {
             **self.sources.describe(setting),
             "teacher_accuracy": self.teacher_accuracy(setting, device),
             "steps": config.steps,
             "orders": [[self.sources.spec.label_names[label] for label in order] for order in self.orders],
-            "accuracies": accuracies,
-            "stage_mean": [mean for mean, _ in summary],
-            "stage_std": [std for _, std in summary],
-            "seeds": [self.seed(order) for order in orders],
+            **self.summary(setting, random=False),
             "seconds": round(sum(result["seconds"] for result in students) / len(students), 2),
             "device": ", ".join(sorted({result["device"] for result in students})),
             "versions": students[-1]["versions"],
             "overrides": self.sources.overrides(setting),
             "config_hash": config_hash(identity),
+            "baseline": None if note else self.summary(setting, random=True),
+            "baseline_note": note,
+        }
+
+    def results(self, setting: Setting, random: bool) -> list[list[dict[str, Any]]]:
+        """What was saved of the students, by order and stage."""
+        orders, steps = range(self.config.orders), range(self.config.steps)
+        return [[read_json(self.file(_Unit(setting, order, stage, random))) for stage in steps] for order in orders]
+
+    def summary(self, setting: Setting, random: bool) -> dict[str, Any]:
+        """Accuracies by order and stage, and over the orders."""
+        accuracies = [[result["accuracy"] for result in row] for row in self.results(setting, random)]
+        stages = [mean_and_std(column) for column in zip(*accuracies, strict=True)]
+        return {
+            "accuracies": accuracies,
+            "stage_mean": [mean for mean, _ in stages],
+            "stage_std": [std for _, std in stages],
+            "seeds": [self.seed(order) for order in range(self.config.orders)],
         }
 
     def plan(self) -> list[dict[str, Any]]:
         """Per setting: students still to train, and the images that all of them will see."""
         rows = []
-        for setting in self.sources.settings:
-            units = [unit for unit in self.units if unit.setting == setting]
-            missing = [unit for unit in units if not self.file(unit).is_file()]
+        for setting, random in dict.fromkeys((unit.setting, unit.random) for unit in self.units):
+            units = [unit for unit in self.units if (unit.setting, unit.random) == (setting, random)]
+            missing = [unit for unit in units if not self.is_done(unit)]
             held = [len(self.seen[unit.order][unit.stage]) * setting.ipc for unit in missing]
             rows.append(
                 {
-                    "setting": title_of(setting),
+                    "setting": title_of(setting, random),
                     "students": len(missing),
                     "done": len(units) - len(missing),
                     "images_seen": sum(held) * self.sources.epochs(setting),
@@ -295,7 +230,8 @@ class _Continual:
 
 
 def format_continual(records: Sequence[dict[str, Any]]) -> str:
-    """Records as plain text in the shape of InfoUtil's Table 4, one table per (dataset, protocol, labels, steps).
+    """Records as plain text: tables in the shape of InfoUtil's Table 4, one per (dataset, protocol, labels, steps), and
+    in words whether each set beats random images after the last step.
 
     A dry run's plan is shown as it is.
     """
@@ -304,37 +240,40 @@ def format_continual(records: Sequence[dict[str, Any]]) -> str:
     groups: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
     for record in records:
         groups.setdefault((*setting_of(record), record["steps"]), []).append(record)
-    return "\n\n".join(_table(group, members) for group, members in sorted(groups.items()))
+    tables = [_table(group, members) for group, members in sorted(groups.items())]
+    return "\n\n".join([*tables, "\n".join(map(_verdict, records))])
 
 
 def _table(group: tuple[Any, ...], records: Sequence[dict[str, Any]]) -> str:
     dataset, protocol, labels, epoch, steps = group
     header = ("method", "k", "IPC", "student", "orders", *(f"Stage {stage + 1}" for stage in range(steps)))
     ordered = sorted(records, key=lambda record: (record["student"], record["ipc"], record["method"], record["tiles"]))
-    rows = [
-        (
-            record["method"],
-            str(record["tiles"]),
-            str(record["ipc"]),
-            record["student"],
-            str(len(record["orders"])),
-            *_cells(record),
-        )
-        for record in ordered
-    ]
-    table = plain_table(
-        f"{dataset}, classes in {steps} steps, protocol {protocol}, {labels} labels, {epoch} epoch: "
-        "accuracy % on the classes seen",
-        [header, *rows],
-    )
-    if any(record["method"] == "random" for record in records):
-        return table
-    return f"{table}\nNo random images here: compare with a set distilled by --method random."
+    rows = []
+    for record in ordered:
+        where = (str(record["tiles"]), str(record["ipc"]), record["student"], str(len(record["orders"])))
+        rows.append((method_name(record["method"]), *where, *_cells(record)))
+        if baseline := record.get("baseline"):
+            rows.append(("random images", *where, *_cells(baseline)))
+    title = f"{dataset}, classes in {steps} steps, protocol {protocol}, {labels} labels, {epoch} epoch"
+    return plain_table(f"{title}: accuracy % on the classes seen", [header, *dict.fromkeys(rows)])
 
 
-def _cells(record: dict[str, Any]) -> list[str]:
+def _cells(summary: dict[str, Any]) -> list[str]:
     """Mean and, of several orders, standard deviation of each stage in percent."""
-    means = [percent(mean) for mean in record["stage_mean"]]
-    if len(record["orders"]) == 1:
+    means = [percent(mean) for mean in summary["stage_mean"]]
+    if len(summary["accuracies"]) == 1:
         return means
-    return [f"{mean} ± {percent(std)}" for mean, std in zip(means, record["stage_std"], strict=True)]
+    return [f"{mean} ± {percent(std)}" for mean, std in zip(means, summary["stage_std"], strict=True)]
+
+
+def _verdict(record: dict[str, Any]) -> str:
+    """Whether a set beats random images after the last step, when all classes have been seen."""
+    last = {**record, **_last_stage(record)}
+    if record.get("baseline") is not None:
+        last["baseline"] = _last_stage(record["baseline"])
+    return f"{place_of(record)}, all classes: {verdict(last)}"
+
+
+def _last_stage(summary: dict[str, Any]) -> dict[str, Any]:
+    accuracies = [row[-1] for row in summary["accuracies"]]
+    return {"accuracy_mean": summary["stage_mean"][-1], "accuracies": accuracies, "seeds": summary["seeds"]}

@@ -19,7 +19,7 @@ from decoct.data.pixels import to_pixels
 from decoct.data.spec import ImageSpec
 from decoct.hub.manifest import check_fields, parse_manifest
 
-__all__ = ["DistilledSet", "load_distilled", "read_manifest", "spec_of"]
+__all__ = ["DistilledSet", "commit_of", "load_distilled", "read_manifest", "spec_of"]
 
 
 @dataclass(frozen=True)
@@ -88,23 +88,25 @@ class DistilledSet:
             )
 
 
-def load_distilled(folder_or_hub_id: str | Path, ipc: int) -> DistilledSet:
+def load_distilled(folder_or_hub_id: str | Path, ipc: int, revision: str | None = None) -> DistilledSet:
     """The distilled set of one IPC.
 
     Args:
         folder_or_hub_id: Run folder or Hub dataset id.
         ipc: Images per class; one of the manifest's `ipcs`.
+        revision: Branch, tag or commit on the Hub. Default: the commit that `main` is at now. All is read at one.
 
     Raises:
         ValueError: If the folder or its manifest does not exist, the IPC is not in it, or an image has another size
             than the manifest says.
     """
-    manifest = read_manifest(folder_or_hub_id)
+    revision = commit_of(folder_or_hub_id, revision)
+    manifest = read_manifest(folder_or_hub_id, revision)
     if ipc not in manifest["ipcs"]:
         raise ValueError(f"ipc must be one of {manifest['ipcs']}, those of {folder_or_hub_id}. Got {ipc}.")
     # Not the card's configurations: a card could name any file.
     files = {"train": f"data/ipc_{ipc}/*.parquet"}
-    dataset = load_dataset(str(folder_or_hub_id), data_files=files, split="train")
+    dataset = load_dataset(str(folder_or_hub_id), data_files=files, split="train", revision=revision)
     spec = spec_of(manifest)
     _check_labels(dataset, spec, f"{folder_or_hub_id}, ipc_{ipc}")
     if len(dataset) != ipc * spec.num_classes:
@@ -126,27 +128,47 @@ def load_distilled(folder_or_hub_id: str | Path, ipc: int) -> DistilledSet:
     )
 
 
-def read_manifest(folder_or_hub_id: str | Path) -> dict[str, Any]:
+def read_manifest(folder_or_hub_id: str | Path, revision: str | None = None) -> dict[str, Any]:
     """`manifest.json` of a run folder or Hub dataset.
+
+    Args:
+        folder_or_hub_id: Run folder or Hub dataset id.
+        revision: Branch, tag or commit on the Hub. Default: `main`.
 
     Raises:
         ValueError: If the folder or the manifest does not exist, or the manifest is not one.
     """
+    return _usable(_manifest_file(folder_or_hub_id, revision), folder_or_hub_id)
+
+
+def commit_of(folder_or_hub_id: str | Path, revision: str | None = None) -> str | None:
+    """The commit of a Hub dataset that a revision is at now, so that several readings are of the same one.
+
+    None for a folder.
+
+    Raises:
+        ValueError: As `read_manifest`.
+    """
+    if Path(folder_or_hub_id).is_dir():
+        return None
+    return _manifest_file(folder_or_hub_id, revision).parent.name  # the cache has a folder for each commit
+
+
+def _manifest_file(folder_or_hub_id: str | Path, revision: str | None) -> Path:
+    """Where the manifest lies: in the run folder, or in the Hub's cache."""
     path = Path(folder_or_hub_id)
     if path.is_dir():
-        file = path / "manifest.json"
-        if not file.is_file():
+        if not (path / "manifest.json").is_file():
             raise ValueError(f"distilled must be a folder with manifest.json, which distilling ends with. Got {path}.")
-        return _usable(file, folder_or_hub_id)
+        return path / "manifest.json"
     if path.is_absolute() or str(folder_or_hub_id).count("/") != 1 or path.parent.is_dir():
         raise ValueError(f"distilled must be an existing folder or a Hub id 'user/name'. Got '{folder_or_hub_id}'.")
     try:
-        file = Path(hf_hub_download(str(folder_or_hub_id), "manifest.json", repo_type="dataset"))
+        return Path(hf_hub_download(str(folder_or_hub_id), "manifest.json", repo_type="dataset", revision=revision))
     except EntryNotFoundError as error:
         raise ValueError(
             f"distilled must be a dataset published by decoct. Got {folder_or_hub_id}, which has no manifest.json."
         ) from error
-    return _usable(file, folder_or_hub_id)
 
 
 def _usable(file: Path, source: str | Path) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import torch
 from decoct.config import EvaluateConfig
 from decoct.evaluation.plan import format_plan, seconds_per_image
 from decoct.evaluation.records import make_records
-from decoct.evaluation.results import format_table, fraction, merge_records, verdict
+from decoct.evaluation.results import format_table, fraction, merge_records, place_of, verdict
 from decoct.evaluation.students import Evaluation
 from decoct.evaluation.units import Unit
 from decoct.models.zoo import build_classifier
@@ -67,8 +67,7 @@ def format_evaluation(records: list[dict[str, Any]]) -> str:
     """The tables of an evaluation, then in words whether each set beats random images, and its DD-Ranking metrics."""
     lines = []
     for record in records:
-        where = ", ".join([f"IPC {record['ipc']}", record["student"], record["protocol"], f"{record['labels']} labels"])
-        lines.append(f"{where}: {verdict(record)}")
+        lines.append(f"{place_of(record)}: {verdict(record)}")
         if (ranking := record["dd_ranking"]) is not None:
             values = [f"{name.upper()} {fraction(ranking[name])}" for name in ("hlr", "ior", "lrs")]
             note = f" ({ranking['note']})" if ranking["note"] else ""

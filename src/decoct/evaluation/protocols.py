@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import yaml
 
-from decoct.config import LABEL_MODES
+from decoct.config import LABEL_MODES, config_hash
 
 __all__ = [
     "Protocol",
@@ -24,6 +24,7 @@ __all__ = [
     "epoch_count",
     "learning_rate",
     "load_protocol",
+    "own_settings",
     "protocol_names",
     "student_name",
 ]
@@ -100,9 +101,12 @@ class Protocol:
     ema_decay: float
 
     def __post_init__(self) -> None:
+        self._require(isinstance(self.name, str) and bool(self.name), "name", "a word", self.name)
         for field in NUMBERS:
             value = getattr(self, field)
-            self._require(isinstance(value, int | float), field, "a number, such as 0.001 or 1.0e-3", value)
+            self._require(_is_number(value), field, "a number, such as 0.001 or 1.0e-3", value)
+        for field in ("decay_one_dimensional", "shuffle_tiles"):
+            self._require(isinstance(getattr(self, field), bool), field, "true or false", getattr(self, field))
         for field, choices in (
             ("norm", ["batch", "instance"]),
             ("optimizer", ["adamw", "adam", "sgd"]),
@@ -114,13 +118,30 @@ class Protocol:
         self._require(_is_table(self.epoch_table), "epochs", "a positive number, or such by IPC", self.epochs)
         self._require(_is_table(self.batch_sizes), "batch_sizes", "positive numbers by IPC", self.batch_sizes)
         self._require(self.learning_rate > 0, "learning_rate", "positive", self.learning_rate)
+        rates = self.learning_rates
+        positive = isinstance(rates, dict) and all(_is_number(rate) and rate > 0 for rate in rates.values())
+        self._require(positive, "learning_rates", "positive numbers by architecture, or {}", rates)
+        many = self.many_classes
+        self._require(many is None or _is_whole(many), "many_classes", "a positive whole number, or null", many)
+        self._require(
+            _is_whole(self.many_classes_factor),
+            "many_classes_factor",
+            "a positive whole number",
+            self.many_classes_factor,
+        )
         self._require(self.temperature > 0, "temperature", "positive", self.temperature)
         self._require(self.cutmix_alpha > 0, "cutmix_alpha", "positive", self.cutmix_alpha)
-        self._require(self.color_jitter >= 0, "color_jitter", "at least 0", self.color_jitter)
-        self._require(self.lighting >= 0, "lighting", "at least 0", self.lighting)
+        for field in ("color_jitter", "lighting", "momentum", "weight_decay"):
+            self._require(getattr(self, field) >= 0, field, "at least 0", getattr(self, field))
+        for field in ("flip", "cutmix_probability"):
+            self._require(0 <= getattr(self, field) <= 1, field, "in [0, 1]", getattr(self, field))
         self._require(0 <= self.ema_decay < 1, "ema_decay", "in [0, 1)", self.ema_decay)
-        scale = self.rrc_scale
-        self._require(scale is None or 0 < scale <= 1, "rrc_scale", "in (0, 1], or null", scale)
+        scale, ratio = self.rrc_scale, self.rrc_ratio
+        known = scale is None or (_is_number(scale) and 0 < scale <= 1)
+        self._require(known, "rrc_scale", "in (0, 1], or null", scale)
+        self._require(_are_two(ratio) and 0 < ratio[0] <= ratio[1], "rrc_ratio", "two positive numbers, rising", ratio)
+        pair = _are_two(self.betas) and all(0 <= beta < 1 for beta in self.betas or ())
+        self._require(pair or self.betas is None, "betas", "two numbers in [0, 1), or null", self.betas)
         self._require(
             self.optimizer == "sgd" or self.betas is not None, "betas", f"given for {self.optimizer}", self.betas
         )
@@ -169,21 +190,45 @@ def load_protocol(name_or_path: str | Path) -> Protocol:
         text = Path(name_or_path).read_text(encoding="utf-8")
     else:
         raise ValueError(f"protocol must be one of {names} or a YAML file. Got {str(name_or_path)!r}.")
-    values: Any = yaml.safe_load(text)
-    expected = {field.name for field in dataclasses.fields(Protocol)}
-    wrong = sorted(set(values) ^ expected) if isinstance(values, dict) else sorted(expected)
-    if wrong:
-        raise ValueError(
-            f"Protocol {name_or_path} must have the fields {sorted(expected)}. Missing or unknown: {wrong}."
-        )
-    pairs = {name: None if values[name] is None else tuple(values[name]) for name in ("betas", "rrc_ratio")}
-    words = {name: tuple(map(str, values[name])) for name in ("labels", "milestones")}
-    protocol = Protocol(**{**values, **pairs, **words})
+    protocol = Protocol(**_fields(text, str(name_or_path)))
     if str(name_or_path) not in names and protocol.name in names and protocol != load_protocol(protocol.name):
         raise ValueError(
             f"name must be none of {names}, whose settings are others. Got {protocol.name!r} in {name_or_path}."
         )
     return protocol
+
+
+def _fields(text: str, source: str) -> dict[str, Any]:
+    """The fields of a protocol in YAML, lists as tuples.
+
+    Raises:
+        ValueError: If it is no YAML, a field is missing or unknown, or one that is a list is none.
+    """
+    try:
+        values: Any = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ValueError(f"Protocol {source} must be YAML. {error}") from error
+    expected = {field.name for field in dataclasses.fields(Protocol)}
+    given = set(values) if isinstance(values, dict) else set()
+    if given != expected:
+        raise ValueError(
+            f"Protocol {source} must have every field once, and no other. Missing: {sorted(expected - given)}. "
+            f"Unknown: {sorted(map(str, given - expected))}."
+        )
+    for field in ("betas", "rrc_ratio", "labels", "milestones"):
+        if not isinstance(values[field], list | None if field == "betas" else list):
+            raise ValueError(f"{field} of protocol {source} must be a list, as in `[a, b]`. Got {values[field]!r}.")
+    lists = {name: tuple(value) for name, value in values.items() if isinstance(value, list)}
+    words = {name: tuple(map(str, values[name])) for name in ("labels", "milestones")}
+    return {**values, **lists, **words}
+
+
+def own_settings(protocol: Protocol) -> str | None:
+    """Six hex digits of the settings of a user's own protocol, whose file may change; None for a shipped one.
+
+    Records state them, so that results of one name and different settings share no table.
+    """
+    return None if protocol.name in protocol_names() else config_hash(dataclasses.asdict(protocol))[:6]
 
 
 def epoch_count(protocol: Protocol, ipc: int) -> int:
@@ -244,10 +289,23 @@ def student_name(protocol: Protocol, name: str) -> str:
     return f"{variant}_w{width}" if width else variant
 
 
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _is_whole(value: Any) -> bool:
+    """Whether this is a positive whole number."""
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
+
+
+def _are_two(values: Any) -> bool:
+    """Whether these are two numbers."""
+    return isinstance(values, tuple) and len(values) == 2 and all(map(_is_number, values))
+
+
 def _is_table(values: Any) -> bool:
     """Whether these are positive whole numbers by positive whole numbers."""
-    numbers = [*values, *values.values()] if isinstance(values, Mapping) else []
-    return bool(numbers) and all(isinstance(number, int) and number >= 1 for number in numbers)
+    return isinstance(values, Mapping) and bool(values) and all(map(_is_whole, [*values, *values.values()]))
 
 
 def _names_with(labels: str) -> list[str]:

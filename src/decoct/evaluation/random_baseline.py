@@ -122,14 +122,15 @@ class RandomBaseline:
         config = self.config
         try:
             images = load_split(config, config.train_split, self.spec.image_size)
+            names = images.features["label"].names
+            source = f"the training split of {config.dataset}"
+            check_label_names(self.spec.label_names, names, str(config.distilled), source)
         except ValueError as error:
             raise ValueError(
-                f"train_split must be readable, for random images of it are the baseline. {error} "
-                "Name another split with --train_split, or leave the baseline out with --no_baseline."
+                f"train_split must be readable and have the classes of the set, for random images of it are the "
+                f"baseline. {error} Name the source with --dataset and --train_split, or leave the baseline out with "
+                "--no_baseline."
             ) from error
-        names = images.features["label"].names
-        source = f"the training split of {config.dataset}"
-        check_label_names(self.spec.label_names, names, str(config.distilled), source)
         return images
 
     @cached_property

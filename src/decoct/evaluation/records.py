@@ -9,6 +9,7 @@ import torch
 
 from decoct.config import config_hash
 from decoct.data.tensors import PixelDataset
+from decoct.evaluation.protocols import own_settings
 from decoct.evaluation.ranking import dd_ranking
 from decoct.evaluation.results import mean_and_std
 from decoct.evaluation.students import Evaluation
@@ -46,6 +47,7 @@ def make_records(run: Evaluation, device: torch.device) -> list[dict[str, Any]]:
                 "tiles": run.sets[setting.ipc].tiles_per_image,
                 "student": setting.student,
                 "protocol": setting.protocol,
+                "protocol_settings": own_settings(protocol),
                 "labels": setting.labels,
                 "teacher": run.teachers.name(setting.ipc),
                 "teacher_model": architecture_of(teacher) if isinstance(teacher, Classifier) else None,

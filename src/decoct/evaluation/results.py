@@ -20,6 +20,7 @@ __all__ = [
     "merge_records",
     "method_name",
     "percent",
+    "place_of",
     "read_results",
     "require_one_setting",
     "setting_of",
@@ -87,9 +88,13 @@ def is_accuracy_record(record: Record) -> bool:
 
 
 def setting_of(record: Record) -> tuple[str, ...]:
-    """What numbers must share to stand in one table: dataset, protocol with its overrides, labels, epoch rule."""
+    """What numbers must share to stand in one table: dataset, protocol with its overrides, labels, epoch rule.
+
+    Beside the name of a user's own protocol stands which settings its file had (`own_settings`).
+    """
     overrides = record.get("overrides") or {}
-    shown = ", ".join(f"{key}={value}" for key, value in sorted(overrides.items()))
+    own = [f"settings {record['protocol_settings']}"] if record.get("protocol_settings") else []
+    shown = ", ".join([*own, *(f"{key}={value}" for key, value in sorted(overrides.items()))])
     protocol = f"{record['protocol']} ({shown})" if shown else record["protocol"]
     return record["dataset"], protocol, record["labels"], record["epoch"]
 
@@ -149,6 +154,11 @@ def difference_interval(first: Sequence[float], second: Sequence[float]) -> tupl
     return float(interval.low), float(interval.high)
 
 
+def place_of(record: Record) -> str:
+    """What was measured, in words: IPC, student, protocol and labels."""
+    return f"IPC {record['ipc']}, {record['student']}, {record['protocol']}, {record['labels']} labels"
+
+
 def verdict(record: Record) -> str:
     """Whether a distilled set beats random images, by how many points, and whether the seeds' spread allows to say so.
 
@@ -195,7 +205,8 @@ def format_table(records: Iterable[dict[str, Any]]) -> str:
         ordered = sorted(members, key=_order)
         rows = [COLUMNS, *(_row(record) for record in ordered)]
         widths = [max(len(row[column]) for row in rows) for column in range(len(COLUMNS))]
-        heading = f"{dataset}, protocol {protocol}, {labels} labels, {epoch} epoch"
+        chosen = " (chosen on the test set)" if epoch == "best" else ""
+        heading = f"{dataset}, protocol {protocol}, {labels} labels, {epoch} epoch{chosen}"
         lines = [" ".join(heading.split())]
         for row in [rows[0], tuple("-" * width for width in widths), *rows[1:]]:
             lines.append("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())

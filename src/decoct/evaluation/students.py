@@ -18,7 +18,7 @@ from tqdm.auto import tqdm
 from decoct.config import EvaluateConfig, config_hash
 from decoct.data.loading import check_label_names, eval_split_name, load_split
 from decoct.data.tensors import PixelDataset
-from decoct.evaluation.distilled import DistilledSet, load_distilled, read_manifest, spec_of
+from decoct.evaluation.distilled import DistilledSet, commit_of, load_distilled, read_manifest, spec_of
 from decoct.evaluation.metrics import accuracy
 from decoct.evaluation.protocols import epoch_count
 from decoct.evaluation.random_baseline import RandomBaseline
@@ -50,13 +50,14 @@ class Evaluation:
     def __init__(self, config: EvaluateConfig) -> None:
         self.config = config
         self.protocols = load_protocols(config.protocols)
-        self.manifest = read_manifest(config.distilled)
+        revision = commit_of(config.distilled)
+        self.manifest = read_manifest(config.distilled, revision)
         self.spec = spec_of(self.manifest)
         self.folder = self._folder()
         self.ipcs = list(dict.fromkeys(config.ipc)) or list(self.manifest["ipcs"])
         self.settings = settings_of(config, self.protocols, self.ipcs)
         self.seeds = list(range(config.seed, config.seed + config.seeds))
-        self.sets: dict[int, DistilledSet] = {ipc: load_distilled(config.distilled, ipc) for ipc in self.ipcs}
+        self.sets: dict[int, DistilledSet] = {ipc: load_distilled(config.distilled, ipc, revision) for ipc in self.ipcs}
         self.fingerprints = {ipc: distilled.fingerprint() for ipc, distilled in self.sets.items()}
         self.teachers = Teachers(config, self.manifest, self.spec)
         self.baseline = RandomBaseline(config, self.manifest, self.sets, self.teachers, self.folder)

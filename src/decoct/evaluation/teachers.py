@@ -84,7 +84,7 @@ class Teachers:
             try:
                 teacher = load_classifier(name)
             except (OSError, ValueError) as error:
-                self._loaded[name] = str(error)
+                self._loaded[name] = str(error).removesuffix(".")  # it becomes part of a sentence
             else:
                 distilled = str(self.config.distilled)
                 check_label_names(self.spec.label_names, teacher.spec.label_names, distilled, name)
