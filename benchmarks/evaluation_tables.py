@@ -23,7 +23,7 @@ from decoct.evaluation.ablation_tables import format_ablation
 ABLATION = "ablation_imagenette.json"
 SET = ("dataset", "ipc", "method", "labels", "student")
 STRONG = ("batch_size", "ema_decay", "epochs", "rrc_scale", "learning_rate")
-SAME = ("student", "labels", "mixed_precision")
+SAME = ("student", "protocol", "labels", "mixed_precision", "teacher_accuracy")
 METHODS = {"random": "random images", "infoutil": "InfoUtil"}
 
 
@@ -88,7 +88,7 @@ def strong_cifar10_section(results: Path) -> str:
         for ipcs in [sorted(conditions)]
         for method in METHODS
     ]
-    student, labels, precision = next(iter(next(iter(conditions.values()))))[: len(SAME)]
+    student, protocol, labels, precision, teacher = next(iter(next(iter(conditions.values()))))[: len(SAME)]
     trained = "; ".join(
         f"{settings[len(SAME) + 2]:g} epochs in batches of {settings[len(SAME)]:g} at IPC {ipc}"
         for ipc, (settings,) in sorted(conditions.items())
@@ -96,8 +96,9 @@ def strong_cifar10_section(results: Path) -> str:
     return "\n\n".join(
         [
             markdown(["", *(f"IPC {ipc}" for ipc in sorted(conditions))], rows),
-            f"Student {student}, labels `{labels}`, last epoch, {precision}, {trained}. Mean ± standard deviation over "
-            "students (their number) on one set of each method, accuracy in %.",
+            f"Student {student}, protocol `{protocol}`, labels `{labels}`, last epoch, {precision}, {trained}. Teacher "
+            f"that labels: {100 * teacher:.2f} %. Mean ± standard deviation over students (their number) on one set of "
+            "each method, accuracy in %.",
         ]
     )
 

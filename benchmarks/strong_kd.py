@@ -71,20 +71,30 @@ def settings_of(only: Sequence[str] | None, epochs: int | None) -> list[dict[str
     return [centre, *(setting for setting in varied if setting != centre)]
 
 
-def load_sets(args: argparse.Namespace, ipc: int) -> tuple[Any, Any, Any]:
-    """The distilled set, the images to measure on, and the teacher (None where the labels need none)."""
+def load_sets(args: argparse.Namespace, ipc: int) -> tuple[Any, Any, Any, float | None]:
+    """The distilled set, the images to measure on, the teacher and its accuracy (None where the labels need none)."""
     from decoct.data.loading import eval_split_name, load_images
     from decoct.data.tensors import PixelDataset
     from decoct.evaluation.distilled import load_distilled
+    from decoct.evaluation.metrics import accuracy
     from decoct.models.zoo import load_classifier
 
     distilled = load_distilled(args.distilled, ipc)
     split = eval_split_name(args.dataset, None, args.eval_split)
     images = PixelDataset(load_images(args.dataset, split), distilled.spec.image_size, distilled.spec.channels)
     if args.labels != "online":
-        return distilled, images, None
-    teacher = args.teacher or distilled.manifest["label_teachers"][str(ipc)]["name"]
-    return distilled, images, load_classifier(teacher).requires_grad_(False)
+        return distilled, images, None, None
+    teacher = load_classifier(args.teacher or distilled.manifest["label_teachers"][str(ipc)]["name"])
+    teacher = teacher.to(device_of(args)).requires_grad_(False)
+    measured = accuracy(teacher, images, device=device_of(args), mixed_precision=args.mixed_precision)
+    return distilled, images, teacher, measured
+
+
+def device_of(args: argparse.Namespace) -> str:
+    """The device that was asked for, or the one there is."""
+    import torch
+
+    return args.device or ("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def varied_protocol(args: argparse.Namespace, ipc: int, setting: dict[str, float]) -> Any:
@@ -103,10 +113,16 @@ def varied_protocol(args: argparse.Namespace, ipc: int, setting: dict[str, float
 
 
 def measure(
-    args: argparse.Namespace, ipc: int, setting: dict[str, float], seed: int, distilled: Any, images: Any, teacher: Any
+    args: argparse.Namespace,
+    ipc: int,
+    setting: dict[str, float],
+    seed: int,
+    distilled: Any,
+    images: Any,
+    teacher: Any,
+    teacher_accuracy: float | None,
 ) -> None:
     """Trains one student and adds its record, unless it is there."""
-    import torch
     from filelock import FileLock
 
     from decoct.config import config_hash
@@ -117,7 +133,7 @@ def measure(
     from decoct.training.student import train_student
     from decoct.versions import installed_versions
 
-    device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    device = device_of(args)
     protocol = varied_protocol(args, ipc, setting)
     epochs, name = epoch_count(protocol, ipc), student_name(protocol, args.student)
     identity = {
@@ -147,10 +163,13 @@ def measure(
     train_student(student, distilled, protocol, args.labels, teacher, seed=seed, architecture=name, **options)
     seconds = round(time.perf_counter() - start, 2)
     result = accuracy(student, images, **options)
-    details = {"seconds": seconds, "device": str(device), "versions": installed_versions(), "config_hash": key}
+    details = {
+        **{"teacher_accuracy": teacher_accuracy, "epoch": "last", "seconds": seconds, "device": device},
+        **{"versions": installed_versions(), "config_hash": key},
+    }
     args.output.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(args.output.with_suffix(".lock")):
-        merge_records(args.output, [{**identity, "accuracy": result, "epoch": "last", **details}])
+        merge_records(args.output, [{**identity, "accuracy": result, **details}])
     words = ", ".join(f"{field} {identity[field]:g}" for field in SHOWN)
     print(f"IPC {ipc}, {words}, seed {seed}: {result:.4f} ({seconds:.0f} s)", flush=True)
 

@@ -190,6 +190,8 @@ def test_an_ablation_records_every_cell_and_a_rerun_does_nothing(config, tmp_pat
 
     # Killed before the last records were written: what the students reached is still there.
     (folder / "ablation.json").unlink()
+    plan = ablate(config(dry_run=True))
+    assert (plan["sets"], plan["students"]) == (0, 6) and not any(plan["forward_passes"].values())
     assert ablate(config()) == records
 
     with pytest.raises(ValueError, match="candidates_per_class: 8 there, 9 now"):

@@ -172,9 +172,13 @@ class _Ablation:
         """Run folder of a distilled set."""
         return self.folder / "sets" / cell.setting.name / cell.label_teacher / f"seed_{cell.seed}"
 
+    def is_distilled(self, cell: Cell) -> bool:
+        """Whether a set is there."""
+        return (self.set_folder(cell) / "manifest.json").is_file()
+
     def distil(self, cell: Cell) -> None:
         """Distils one set, all processes together, unless it is there."""
-        finished = (self.set_folder(cell) / "manifest.json").is_file() or cell.setting.cropping == "whole"
+        finished = self.is_distilled(cell) or cell.setting.cropping == "whole"
         scores = None if finished else self.scores(cell)
         distill_images(self.distill_config(cell), self.images, self.teacher, self.accelerator, scores)
 
@@ -320,7 +324,8 @@ class _Ablation:
 
     def plan(self) -> dict[str, Any]:
         """The cells, what they share, and the images that teacher and students would see."""
-        config, cells = self.config, self.missing()
+        config = self.config
+        cells = [cell for cell in self.missing() if not self.is_distilled(cell)]
         candidates = len(self.candidates(config.seed))
         maps = {(cell.setting.attribution, cell.seed) for cell in cells if cell.setting.attribution is not None}
         scored = {(cell.setting.scores, cell.setting.scoring, cell.seed) for cell in cells if cell.setting.scoring}
@@ -332,7 +337,7 @@ class _Ablation:
         per_image = {"kernel_shap": config.coalitions + 1, "grad_cam": 3}
         images = len(cells) * classes * sum(config.ipc)
         return {
-            "settings": list(dict.fromkeys(cell.setting.name for cell in cells)),
+            "settings": list(dict.fromkeys(cell.setting.name for cell in self.missing())),
             "label_teachers": config.label_teachers,
             "seeds": config.seeds,
             "heatmaps": len(maps),
