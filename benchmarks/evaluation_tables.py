@@ -4,7 +4,7 @@
     python benchmarks/evaluation_tables.py --check     # exit code 1 if a table is not what the records say
 
 Only what stands between `<!-- NAME:begin -->` and `<!-- NAME:end -->` is replaced, NAME being `claims`, `hub` and
-`strong` in README.md, and `ablation`, `strong_kd` and `throughput` in benchmarks/README.md.
+`strong` in README.md, and `ablation`, `strong_kd`, `throughput` and `downstream` in benchmarks/README.md.
 """
 
 from __future__ import annotations
@@ -19,6 +19,9 @@ from typing import Any
 from tables import NO_RECORDS, Section, markdown, mean_and_spread, read, section_command, span
 
 from decoct.evaluation.ablation_tables import format_ablation
+from decoct.evaluation.comparison_tables import format_matrix
+from decoct.evaluation.continual import format_continual
+from decoct.evaluation.transfer import format_transfer
 
 ABLATION = "ablation_imagenette.json"
 SET = ("dataset", "ipc", "method", "labels", "student")
@@ -141,6 +144,18 @@ def hub_section(results: Path) -> str:
     return markdown(header, rows) if rows else NO_RECORDS
 
 
+def downstream_section(results: Path) -> str:
+    """Accuracies by teacher and student, and of continual and transfer learning, as the commands print them."""
+    parts = []
+    if cross := read(results / "cross_architecture.json"):
+        parts += [f"InfoUtil:\n\n{format_matrix(cross)}"]
+        parts += [f"Random images:\n\n{format_matrix([{**record, **record['baseline']} for record in cross])}"]
+    for name, form in (("continual", format_continual), ("transfer", format_transfer)):
+        if records := read(results / f"{name}.json"):
+            parts.append(f"```\n{form(records)}\n```")
+    return "\n\n".join(parts) or NO_RECORDS
+
+
 SECTIONS: list[Section] = [
     ("README.md", "claims", claims_section),
     ("README.md", "hub", hub_section),
@@ -148,6 +163,7 @@ SECTIONS: list[Section] = [
     ("benchmarks/README.md", "ablation", ablation_section),
     ("benchmarks/README.md", "strong_kd", strong_section),
     ("benchmarks/README.md", "throughput", throughput_section),
+    ("benchmarks/README.md", "downstream", downstream_section),
 ]
 
 

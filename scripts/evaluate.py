@@ -14,8 +14,10 @@ trained for the comparison. Other tasks, on the same distilled set:
     accelerate launch scripts/evaluate.py --task continual --distilled runs/infoutil --preset cifar10
     accelerate launch scripts/evaluate.py --task transfer --distilled runs/infoutil --target_dataset uoft-cs/cifar100
 
-The tables are printed; the records are written to `results.json` in the run folder.
+The tables are printed; the records go to `results.json`, `continual.json` or `transfer.json` in the run folder.
 """
+
+from pathlib import Path
 
 from decoct.arguments import parse_config, run
 from decoct.config import EvaluateConfig
@@ -39,6 +41,9 @@ def main() -> None:
         records, table = evaluate(config), format_plan if config.dry_run else format_evaluation
     if PartialState().is_main_process:
         print(table(records))
+        if not config.dry_run:
+            name = "results" if config.task == "accuracy" else config.task
+            print(f"\nSee   {Path(config.output_dir or config.distilled) / name}.json")
 
 
 if __name__ == "__main__":

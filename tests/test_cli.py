@@ -224,6 +224,18 @@ def test_an_error_of_a_run_is_one_line_and_exit_code_1(capsys, monkeypatch):
         run(fail)
 
 
+def test_ctrl_c_is_one_line_that_says_how_to_go_on(capsys, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["/somewhere/distill.py"])
+
+    def interrupted() -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(SystemExit) as stop:
+        run(interrupted)
+    assert stop.value.code == 130
+    assert capsys.readouterr().err == "\ndistill.py: interrupted; a long run continues with the same command.\n"
+
+
 def test_the_script_evaluate_does_not_hide_the_library_evaluate(tmp_path):
     (tmp_path / "evaluate.py").write_text(
         "from decoct.arguments import run\n"

@@ -110,7 +110,7 @@ def as_arguments(values: dict[str, Any]) -> list[str]:
 
 
 def run(main: Callable[[], None]) -> None:
-    """Runs a script's `main`; its expected errors become one line on stderr and exit code 1.
+    """Runs a script's `main`; its expected errors become one line on stderr and exit code 1, Ctrl-C one and code 130.
 
     `DECOCT_TRACEBACK=1` shows where such an error came from.
     """
@@ -124,6 +124,9 @@ def run(main: Callable[[], None]) -> None:
             raise
         sys.stderr.write(f"{Path(sys.argv[0]).name}: error: {error}\n")
         raise SystemExit(1) from None
+    except KeyboardInterrupt:
+        sys.stderr.write(f"\n{Path(sys.argv[0]).name}: interrupted; a long run continues with the same command.\n")
+        raise SystemExit(130) from None
 
 
 class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):

@@ -87,7 +87,7 @@ def root(tmp_path) -> Path:
     (results / "hub.json").write_text(json.dumps({"cifar10": hub_costs(4.04, 487.6)}))
     markers = {
         "README.md": ["claims", "hub", "strong"],
-        "benchmarks/README.md": ["ablation", "strong_kd", "throughput"],
+        "benchmarks/README.md": ["ablation", "strong_kd", "throughput", "downstream"],
     }
     for file, names in markers.items():
         (tmp_path / file).write_text("\n".join(f"<!-- {name}:begin -->\nold\n<!-- {name}:end -->" for name in names))

@@ -78,10 +78,10 @@ def test_a_table_states_what_each_number_is():
     heading, columns, _, line = format_table([record(baseline=baseline(0.4, 0.5))]).splitlines()
     assert heading == "sample, protocol rded_kd, views labels, last epoch"
     assert columns.split() == "method k IPC student teacher % accuracy % seeds random % difference".split()
-    assert line.split() == "infoutil 1 10 convnet3 85.0 51.2 ± 1.1 3 45.0 ± 7.1 +6.2".split()
+    assert line.split() == "InfoUtil 1 10 convnet3 85.0 51.2 ± 1.1 3 45.0 ± 7.1 +6.2".split()
     assert format_table([record(epoch="best")]).splitlines()[0].endswith("best epoch (chosen on the test set)")
     alone = format_table([record(seeds=[0], teacher_accuracy=None)]).splitlines()[-1]
-    assert alone.split() == "infoutil 1 10 convnet3 - 51.2 1 - -".split()
+    assert alone.split() == "InfoUtil 1 10 convnet3 - 51.2 1 - -".split()
 
 
 @pytest.mark.parametrize(
@@ -99,8 +99,8 @@ def test_what_cannot_be_compared_never_shares_a_table(other, name):
     records = [record(), record(method="random", **other), record(method="rded")]
     tables = format_table(records).split("\n\n")
     assert len(tables) == 2
-    mixed = [table for table in tables if "infoutil" in table]
-    assert len(mixed) == 1 and "rded " in mixed[0] and "random " not in mixed[0].split("\n", 2)[2]
+    mixed = [table for table in tables if "InfoUtil" in table]
+    assert len(mixed) == 1 and "RDED " in mixed[0] and "random images " not in mixed[0].split("\n", 2)[2]
     with pytest.raises(ValueError, match=name):
         require_one_setting(records)
     require_one_setting(records[::2])

@@ -221,7 +221,7 @@ def _order(record: Record) -> tuple[Any, ...]:
 def _row(record: Record) -> tuple[str, ...]:
     baseline = record.get("baseline")
     cells = (
-        record["method"],
+        method_name(record["method"]),
         str(record.get("tiles", 1)),
         str(record["ipc"]),
         record["student"],
