@@ -66,6 +66,7 @@ def sample_steps(dataset: str, runs: Path) -> list[Step]:
         f"--dataset {dataset} --teacher {teacher} --prior sample --estimator sample --student convnet3_w64 "
         "--guidance_scales 0.2 --label_modes views hard"
     )
+    strong = words(f"--distilled {distilled} --dataset {dataset} --student convnet3_w64 --ipc 10")
     return [
         Step("scripts/train_teacher.py", words(f"--preset demo --dataset {dataset} --output_dir {teacher}")),
         Step("benchmarks/beta_sweep.py", (*sweep, *words("--ipc 1 --betas 0 --seeds 0 1 2"))),
@@ -75,11 +76,8 @@ def sample_steps(dataset: str, runs: Path) -> list[Step]:
             "scripts/distill.py",
             words(f"--method infoutil --dataset {dataset} --teacher {teacher} --ipc 10 --output_dir {distilled}"),
         ),
-        Step(
-            "benchmarks/strong_kd.py",
-            words(f"--distilled {distilled} --dataset {dataset} --student convnet3_w64 --ipc 10 --epochs 300")
-            + words("--seeds 0 1"),
-        ),
+        Step("benchmarks/strong_kd.py", (*strong, *words("--seeds 0 1 --only"))),
+        Step("benchmarks/strong_kd.py", (*strong, *words("--seeds 0 1 --epochs 300"))),
     ]
 
 
