@@ -9,11 +9,11 @@ alone (guidance off). Each IPC is distilled on its own, since the sets of one ru
 smaller ones. A single tile per class has no context: beta makes no difference there, and one value is measured.
 
 The seed draws the samples (or the real images) and starts the student; a tile's noise is the same for every beta. Every
-student is one record, written as soon as it is known; records that are there are not made again, so the command
-resumes, and `--part 0/2` and `--part 1/2` run side by side. Records hold the conditions they were made under, and the
-figure shows those of the present call. `distill_seconds` is sampling and labelling, of the last attempt if it was
-interrupted. `prototype` is the mean of log P(y | x), and `contextual` that of the divergence from the class's mean, of
-the samples before they are packed or, for real images, of the tiles.
+student is one record, written as soon as it is known; records that are there are not made again, also with networks
+made anew under the same names, so the command resumes, and `--part 0/2` and `--part 1/2` run side by side. Records hold
+the conditions they were made under, and the figure shows those of the present call. `distill_seconds` is sampling and
+labelling, of the last attempt if it was interrupted. `prototype` is the mean of log P(y | x), and `contextual` that of
+the divergence from the class's mean, of the samples before they are packed or, for real images, of the tiles.
 
 --strips draws instead the samples of beta 0, 0.1 and 0.5 from the same noise, for all classes (Fig. 4).
 
@@ -32,10 +32,12 @@ from typing import Any
 
 from filelock import FileLock
 from memory import public_name
+from records import is_measured
 
 RESULTS = Path(__file__).parent / "results"
 STRIP_BETAS, STRIP_IMAGES = (0.0, 0.1, 0.5), 8
 COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00")  # Okabe and Ito
+FINGERPRINTS = ("fingerprints",)
 # What records of one figure share.
 CONDITIONS = (
     *("dataset", "train_split", "eval_split", "teacher", "prior", "estimator", "fingerprints", "sampling_steps"),
@@ -120,7 +122,7 @@ def conditions_of(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def measure(
-    args: argparse.Namespace, conditions: dict[str, Any], setting: dict[str, Any], ipc: int, seed: int, done: set[str]
+    args: argparse.Namespace, conditions: dict[str, Any], setting: dict[str, Any], ipc: int, seed: int, done: list[Any]
 ) -> None:
     """Distils one set, trains a student per label mode and adds their records."""
     from decoct.config import EvaluateConfig
@@ -170,14 +172,16 @@ def measure(
 
 
 def missing_modes(
-    args: argparse.Namespace, conditions: dict[str, Any], setting: dict[str, Any], ipc: int, seed: int, done: set[str]
+    args: argparse.Namespace, conditions: dict[str, Any], setting: dict[str, Any], ipc: int, seed: int, done: list[Any]
 ) -> dict[str, str]:
     """The label modes without a record, and the keys of the records to make."""
     from decoct.config import config_hash
 
-    unit = {**conditions, **setting, "ipc": ipc, "seed": seed}
-    keys = {labels: config_hash({**unit, "labels": labels}) for labels in args.label_modes}
-    return {labels: key for labels, key in keys.items() if key not in done}
+    units = {
+        labels: {**conditions, **setting, "ipc": ipc, "seed": seed, "labels": labels} for labels in args.label_modes
+    }
+    missing = {labels: unit for labels, unit in units.items() if not is_measured(unit, done, apart_from=FINGERPRINTS)}
+    return {labels: config_hash(unit) for labels, unit in missing.items()}
 
 
 def distil(
@@ -319,7 +323,7 @@ def main(words: Sequence[str] | None = None) -> None:
     from decoct.evaluation.results import read_results
 
     conditions = conditions_of(args)
-    done = {record["config_hash"] for record in read_results(args.output)}
+    done = read_results(args.output)
     part, parts = map(int, args.part.split("/"))
     # A seed is complete before the next one begins.
     places = itertools.product(args.seeds, args.ipc)
@@ -332,7 +336,7 @@ def main(words: Sequence[str] | None = None) -> None:
         return
     for unit in missing:
         measure(args, conditions, *unit, done)
-    shown = [each for each in read_results(args.output) if all(each[key] == conditions[key] for key in conditions)]
+    shown = [each for each in read_results(args.output) if is_measured(conditions, [each], apart_from=FINGERPRINTS)]
     draw_figure(args.output.with_suffix(".png"), shown)
 
 

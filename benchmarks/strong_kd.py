@@ -13,12 +13,13 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
 import time
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
+
+from records import is_measured
 
 RESULTS = Path(__file__).parent / "results" / "strong_kd.json"
 # What is tried of each setting beside the protocol's own value. Batch sizes and learning rates are multiples of it.
@@ -157,7 +158,7 @@ def measure(
         "settings": dataclasses.asdict(protocol),
         "seed": seed,
     }
-    if any(same_measurement(record, identity) for record in read_results(args.output)):
+    if is_measured(identity, read_results(args.output), apart_from=("distilled", "teacher")):
         return
     student, start = build_classifier(name, distilled.spec, seed), time.perf_counter()
     options = {"device": device, "mixed_precision": args.mixed_precision}
@@ -173,12 +174,6 @@ def measure(
         merge_records(args.output, [{**identity, "accuracy": result, **details}])
     words = ", ".join(f"{field} {identity[field]:g}" for field in SHOWN)
     print(f"IPC {ipc}, {words}, seed {seed}: {result:.4f} ({seconds:.0f} s)", flush=True)
-
-
-def same_measurement(record: dict[str, Any], identity: dict[str, Any]) -> bool:
-    """Whether a record measured this, if with another teacher and set that were made in the same way."""
-    stored = json.loads(json.dumps(identity))
-    return all(record.get(name) == value for name, value in stored.items() if name not in ("distilled", "teacher"))
 
 
 def print_table(records: Sequence[dict[str, Any]]) -> None:
