@@ -64,14 +64,19 @@ def sample_steps(dataset: str, runs: Path) -> list[Step]:
     teacher, distilled = runs / "sample-teacher", runs / "sample-infoutil"
     sweep = words(
         f"--dataset {dataset} --teacher {teacher} --prior sample --estimator sample --student convnet3_w64 "
-        "--guidance_scales 0.2 --label_modes views hard"
+        "--guidance_scales 0.2"
     )
     strong = words(f"--distilled {distilled} --dataset {dataset} --student convnet3_w64 --ipc 10")
     return [
         Step("scripts/train_teacher.py", words(f"--preset demo --dataset {dataset} --output_dir {teacher}")),
-        Step("benchmarks/beta_sweep.py", (*sweep, *words("--ipc 1 --betas 0 --seeds 0 1 2"))),
-        Step("benchmarks/beta_sweep.py", (*sweep, *words("--ipc 10 --betas 0 1 3 10 --seeds 0 1 2"))),
-        Step("benchmarks/beta_sweep.py", (*sweep, *words("--ipc 50 --betas 0 3 10 --seeds 0"))),
+        *(
+            Step("benchmarks/beta_sweep.py", (*sweep, *words(grid)))
+            for grid in (
+                "--ipc 1 --betas 0 --seeds 0 1 2 --label_modes views hard",
+                "--ipc 10 --betas 0 1 3 10 --seeds 0 1 2 --label_modes views hard",
+                "--ipc 50 --betas 0 3 10 --seeds 0 --label_modes views",
+            )
+        ),
         Step(
             "scripts/distill.py",
             words(f"--method infoutil --dataset {dataset} --teacher {teacher} --ipc 10 --output_dir {distilled}"),
