@@ -235,18 +235,9 @@ def spread(values: list[float]) -> list[float]:
 
 def sizes(folder: Path, ipc: int) -> dict[str, Any]:
     """Bytes of the published files, and of the columns of one IPC as they lie in the parquet files."""
-    import pyarrow.parquet as pq
+    from decoct.report.storage import column_bytes
 
-    columns: dict[str, int] = {}
-    rows = 0
-    for path in sorted(folder.glob(f"data/ipc_{ipc}/*.parquet")):
-        metadata = pq.read_metadata(path)
-        rows += metadata.num_rows
-        for group in range(metadata.num_row_groups):
-            for number in range(metadata.num_columns):
-                column = metadata.row_group(group).column(number)
-                name = column.path_in_schema.split(".")[0]
-                columns[name] = columns.get(name, 0) + column.total_compressed_size
+    rows, columns = column_bytes(sorted(folder.glob(f"data/ipc_{ipc}/*.parquet")))
     manifest = json.loads((folder / "manifest.json").read_text())
     return {
         "classes": len(manifest["label_names"]),
