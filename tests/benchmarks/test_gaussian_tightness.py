@@ -2,29 +2,20 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import math
 import sys
-from pathlib import Path
 from types import ModuleType
 
 import pytest
 import torch
 
-BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+from .loading import load
 
 
 @pytest.fixture(scope="module")
 def tightness() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("gaussian_tightness", BENCHMARKS / "gaussian_tightness.py")
-    module = importlib.util.module_from_spec(spec)
-    sys.path.insert(0, str(BENCHMARKS))  # for setting.py
-    try:
-        spec.loader.exec_module(module)
-    finally:
-        sys.path.remove(str(BENCHMARKS))
-    return module
+    return load("gaussian_tightness")
 
 
 def test_the_truth(tightness):

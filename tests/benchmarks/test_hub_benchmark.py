@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
-import sys
 from pathlib import Path
 from types import ModuleType
 
@@ -13,19 +11,12 @@ import pytest
 
 from decoct.hub.verify import verify_folder
 
-BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+from .loading import load
 
 
 @pytest.fixture(scope="module")
 def benchmark() -> ModuleType:
-    specification = importlib.util.spec_from_file_location("benchmark_hub", BENCHMARKS / "hub.py")
-    module = importlib.util.module_from_spec(specification)
-    sys.path.insert(0, str(BENCHMARKS))  # for memory.py
-    try:
-        specification.loader.exec_module(module)
-    finally:
-        sys.path.remove(str(BENCHMARKS))
-    return module
+    return load("hub")
 
 
 @pytest.fixture(scope="module")

@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-import importlib.util
-from pathlib import Path
-
 import pytest
 
-PATH = Path(__file__).resolve().parents[2] / "benchmarks" / "records.py"
+from .loading import load
 
 
 @pytest.fixture(scope="module")
 def records():
-    spec = importlib.util.spec_from_file_location("benchmark_records", PATH)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load("records")
 
 
 def test_a_record_of_the_same_settings_counts_whatever_need_not_be_the_same(records):
