@@ -38,7 +38,7 @@ setup(
     package_data={
         "": ["*.md", "*.yaml", "*.parquet", "LICENSE*", "py.typed"],
         "decoct.data": ["sample/prior/**", "sample/estimator/**"],
-        "decoct.report": ["*.css", "*.jinja", "*.js"],
+        "decoct.pages": ["*.css", "*.jinja", "*.js"],
         "decoct.presets": ["protocols/*.yaml", "reported/*.yaml"],
         "decoct.scripts": ["accelerate_configs/*.yaml"],
     },

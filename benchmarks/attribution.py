@@ -18,8 +18,9 @@ import torch
 from setting import describe, load_setting, setting_parser, spread, synchronize, write_result
 from torch import Tensor
 
-from decoct.infoutil.attribution import CaptumKernelShap, ExactShapley, KernelShap, fastest_batch_size
+from decoct.infoutil.attribution import CaptumKernelShap, ExactShapley, KernelShap
 from decoct.models.classifier import Classifier
+from decoct.models.throughput import fastest_batch_size
 
 GRID, COALITIONS = 4, 128
 ERROR_COALITIONS = (32, 64, 128, 256, 510)

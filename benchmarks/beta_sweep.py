@@ -97,11 +97,11 @@ def conditions_of(args: argparse.Namespace) -> dict[str, Any]:
     """What the records of this call share; the networks by name and fingerprint."""
     from decoct.config import EvaluateConfig
     from decoct.data.loading import eval_split_name
-    from decoct.evaluation.protocols import load_protocol
     from decoct.igds.loading import load_estimator
     from decoct.igds.prior import load_pipeline, prior_fingerprint
     from decoct.models.classifier import fingerprint_of
     from decoct.models.zoo import load_classifier
+    from decoct.training.protocols import load_protocol
 
     EvaluateConfig(students=[args.student], protocols=[args.protocol], rrc_scale=args.rrc_scale)  # raises if not valid
     protocol = load_protocol(args.protocol)
@@ -126,8 +126,8 @@ def measure(
 ) -> None:
     """Distils one set, trains a student per label mode and adds their records."""
     from decoct.config import EvaluateConfig
-    from decoct.evaluation.evaluate import evaluate
-    from decoct.evaluation.results import merge_records
+    from decoct.evaluation.accuracy import evaluate
+    from decoct.results.records import merge_records
 
     missing = missing_modes(args, conditions, setting, ipc, seed, done)
     if not missing:
@@ -267,7 +267,7 @@ def draw_figure(path: Path, records: Sequence[dict[str, Any]]) -> None:
 
 def draw_panel(panel: Any, records: Sequence[dict[str, Any]]) -> None:
     """Mean and standard deviation over the seeds: curves over beta for guided sets, lines for the others."""
-    from decoct.evaluation.results import mean_and_std
+    from decoct.results.statistics import mean_and_std
 
     curves: dict[tuple[str, int], dict[float, list[float]]] = {}
     for record in records:
@@ -320,7 +320,7 @@ def main(words: Sequence[str] | None = None) -> None:
         draw_strips(args, args.output.with_name(f"{args.output.stem}_strips.png"))
         return
 
-    from decoct.evaluation.results import read_results
+    from decoct.results.records import read_results
 
     conditions = conditions_of(args)
     done = read_results(args.output)

@@ -119,7 +119,7 @@ def measure(arguments: argparse.Namespace, name: str, options: dict[str, Any], i
     if not labels:
         return
     from decoct.config import EvaluateConfig
-    from decoct.evaluation.evaluate import evaluate
+    from decoct.evaluation.accuracy import evaluate
 
     views = "views" in labels  # a set of its own: the same images, with stored views
     title = f"{arguments.stage}-{name.replace(' ', '_').replace(',', '')}-ipc{ipc}-seed{seed}"
@@ -165,7 +165,7 @@ def distil(
 
     from decoct import load_classifier, load_images
     from decoct.config import DistillConfig
-    from decoct.synthesis.distill import candidates_of, distill_images, score
+    from decoct.synthesis.real import candidates_of, distill_images, score
 
     options = {"views": 50 if views else 0, "mixed_precision": "bf16", "batch_size": 16, **options}
     if options.get("label_teacher", "").startswith("epoch_"):

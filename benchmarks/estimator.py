@@ -131,7 +131,7 @@ def draw_figure(path: Path, records: Sequence[dict[str, Any]]) -> None:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    from decoct.evaluation.results import mean_and_std
+    from decoct.results.statistics import mean_and_std
 
     figure = Figure(figsize=(9.0, 6.6))
     FigureCanvasAgg(figure)
@@ -157,7 +157,7 @@ def main(words: Sequence[str] | None = None) -> None:
     args.output.parent.mkdir(parents=True, exist_ok=True)
 
     from decoct.config import config_hash
-    from decoct.evaluation.results import merge_records, read_results
+    from decoct.results.records import merge_records, read_results
 
     conditions = conditions_of(args)
     done = {record["config_hash"] for record in read_results(args.output)}

@@ -18,10 +18,10 @@ from typing import Any
 
 from tables import NO_RECORDS, Section, markdown, mean_and_spread, read, section_command, span
 
-from decoct.evaluation.ablation_tables import format_ablation
-from decoct.evaluation.comparison_tables import format_matrix
 from decoct.evaluation.continual import format_continual
 from decoct.evaluation.transfer import format_transfer
+from decoct.results.claims import format_ablation
+from decoct.results.comparison import format_matrix
 
 ABLATION = "ablation_imagenette.json"
 SET = ("dataset", "ipc", "method", "labels", "student")

@@ -42,12 +42,12 @@ from matplotlib.figure import Figure
 from setting import RESULTS, cpu_name
 from torch import Tensor, nn
 
-from decoct.evaluation.results import mean_and_std
 from decoct.igds.contrastive import MomentumContrast
 from decoct.igds.estimator import EstimatorOutput, VariationalEstimatorConfig
 from decoct.igds.information import contextual_score, prototype_information
 from decoct.igds.probe import fit_linear_classifier
-from decoct.seeding import item_seed, torch_generator
+from decoct.results.statistics import mean_and_std
+from decoct.run.seeding import item_seed, torch_generator
 
 CLASSES, DIMENSIONS = 3, 5
 TRUE_ENTROPY = DIMENSIONS / 2 * math.log(2 * math.pi * math.e)

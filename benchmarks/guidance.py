@@ -90,7 +90,7 @@ class Sampling:
         """Samples a batch, `unguided` or guided on `sample` or `x0_pred`; returns the seconds it took."""
         import torch
 
-        from decoct.training.precision import autocast
+        from decoct.run.precision import autocast
 
         pipeline = self.unguided if variant == "unguided" else self.guided
         guidance = {} if variant == "unguided" else {"guide_on": variant}
@@ -187,7 +187,7 @@ def measure(sampling: Sampling, guide_on: str, memory: dict[str, dict[str, float
     import torch
 
     from decoct.config import config_hash
-    from decoct.versions import installed_versions
+    from decoct.run.versions import installed_versions
 
     args, variants = sampling.args, ["unguided", guide_on]
     for variant in variants:
@@ -229,7 +229,7 @@ def main(words: Sequence[str] | None = None) -> None:
         return
     memory = {variant: in_fresh_process(words, variant) for variant in ("unguided", *args.guide_on)}
 
-    from decoct.evaluation.results import merge_records
+    from decoct.results.records import merge_records
 
     sampling = Sampling(args)
     sampling.add_estimator()

@@ -72,7 +72,7 @@ def smooth_noise(number: int, side: int) -> Any:
     import torch
     import torch.nn.functional as F
 
-    from decoct.seeding import numpy_generator
+    from decoct.run.seeding import numpy_generator
 
     generator = numpy_generator(0, "noise", number)
     coarse = torch.from_numpy(generator.uniform(0, 255, (1, 3, max(2, side // 16), max(2, side // 16))))
@@ -86,7 +86,7 @@ def noise_rows(start: int, end: int, ipc: int, side: int, config: Any, features:
     import numpy as np
     from datasets import Dataset
 
-    from decoct.seeding import numpy_generator
+    from decoct.run.seeding import numpy_generator
     from decoct.synthesis.relabel import draw_views
     from decoct.synthesis.tiles import png_bytes
 
@@ -118,10 +118,10 @@ def make_noise(folder: Path, classes: int, ipc: int, side: int, tiles: int, view
 
     from decoct.config import DistillConfig, to_dict
     from decoct.data.spec import ImageSpec
+    from decoct.distilled.schema import image_features
+    from decoct.run.shards import run_shards
+    from decoct.run.versions import installed_versions
     from decoct.synthesis.output import merge_shards, write_card
-    from decoct.synthesis.shards import run_shards
-    from decoct.synthesis.tiles import image_features
-    from decoct.versions import installed_versions
 
     config = DistillConfig(dataset="noise", ipc=[ipc], tiles_per_image=tiles, views=views)  # type: ignore[arg-type]
     spec = ImageSpec(side, 3, (0.5,) * 3, (0.25,) * 3, tuple(f"class {number}" for number in range(classes)))
@@ -235,7 +235,7 @@ def spread(values: list[float]) -> list[float]:
 
 def sizes(folder: Path, ipc: int) -> dict[str, Any]:
     """Bytes of the published files, and of the columns of one IPC as they lie in the parquet files."""
-    from decoct.report.storage import column_bytes
+    from decoct.pages.shown import column_bytes
 
     rows, columns = column_bytes(sorted(folder.glob(f"data/ipc_{ipc}/*.parquet")))
     manifest = json.loads((folder / "manifest.json").read_text())

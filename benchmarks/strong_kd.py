@@ -62,7 +62,7 @@ def main(words: Sequence[str] | None = None) -> None:
     sets = cache(lambda ipc: load_sets(args, ipc))
     for ipc, setting, seed in units[part::parts]:
         measure(args, ipc, setting, seed, *sets(ipc))
-    from decoct.evaluation.results import read_results
+    from decoct.results.records import read_results
 
     print_table(read_results(args.output))
 
@@ -78,8 +78,8 @@ def load_sets(args: argparse.Namespace, ipc: int) -> tuple[Any, Any, Any, float 
     """The distilled set, the images to measure on, the teacher and its accuracy (None where the labels need none)."""
     from decoct.data.loading import eval_split_name, load_images
     from decoct.data.tensors import PixelDataset
-    from decoct.evaluation.distilled import load_distilled
-    from decoct.evaluation.metrics import accuracy
+    from decoct.distilled.dataset import load_distilled
+    from decoct.models.accuracy import accuracy
     from decoct.models.zoo import load_classifier
 
     distilled = load_distilled(args.distilled, ipc)
@@ -102,7 +102,7 @@ def device_of(args: argparse.Namespace) -> str:
 
 def varied_protocol(args: argparse.Namespace, ipc: int, setting: dict[str, float]) -> Any:
     """The protocol with a setting's values; batch sizes and learning rates are multiplied."""
-    from decoct.evaluation.protocols import load_protocol
+    from decoct.training.protocols import load_protocol
 
     protocol = load_protocol(args.protocol)
     scale, rate = setting.get("batch_factor", 1.0), setting.get("learning_rate_factor", 1.0)
@@ -129,12 +129,12 @@ def measure(
     from filelock import FileLock
 
     from decoct.config import config_hash
-    from decoct.evaluation.metrics import accuracy
-    from decoct.evaluation.protocols import batch_size, epoch_count, learning_rate, student_name
-    from decoct.evaluation.results import merge_records, read_results
+    from decoct.models.accuracy import accuracy
     from decoct.models.zoo import build_classifier
+    from decoct.results.records import merge_records, read_results
+    from decoct.run.versions import installed_versions
+    from decoct.training.protocols import batch_size, epoch_count, learning_rate, student_name
     from decoct.training.student import train_student
-    from decoct.versions import installed_versions
 
     device = device_of(args)
     protocol = varied_protocol(args, ipc, setting)
@@ -178,7 +178,7 @@ def measure(
 
 def print_table(records: Sequence[dict[str, Any]]) -> None:
     """A row per setting, best first within what a comparison must share."""
-    from decoct.evaluation.results import mean_and_std
+    from decoct.results.statistics import mean_and_std
 
     for group in dict.fromkeys(tuple(record[name] for name in SHARED) for record in records):
         members = [record for record in records if tuple(record[name] for name in SHARED) == group]

@@ -24,11 +24,11 @@ from kornia.augmentation import RandomHorizontalFlip, RandomResizedCrop
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from decoct.evaluation.distilled import DistilledSet
-from decoct.evaluation.protocols import Protocol, batch_size, learning_rate, load_protocol
+from decoct.distilled.dataset import DistilledSet
 from decoct.models.classifier import Classifier
 from decoct.models.zoo import build_classifier
-from decoct.training.precision import autocast
+from decoct.run.precision import autocast
+from decoct.training.protocols import Protocol, batch_size, learning_rate, load_protocol
 from decoct.training.student import train_student
 
 RRC_SCALE = 0.08

@@ -17,9 +17,9 @@ import torch.nn.functional as F
 from setting import describe, load_setting, setting_parser, spread, synchronize, write_result
 from torch import Tensor, nn
 
-from decoct.infoutil.attribution import fastest_batch_size
 from decoct.infoutil.utility import grad_norm, grad_norm_last, grad_norms_by_func
 from decoct.models.classifier import Classifier
+from decoct.models.throughput import fastest_batch_size
 
 
 def loop(classifier: Classifier, pixels: Tensor, labels: Tensor, parameters: list[nn.Parameter]) -> Tensor:

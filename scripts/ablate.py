@@ -22,8 +22,8 @@ def main() -> None:
     config = parse_config(AblateConfig, description=__doc__)
     from accelerate import PartialState
 
-    from decoct.evaluation.ablation import ablate
-    from decoct.evaluation.ablation_tables import format_ablation, format_ablation_plan
+    from decoct.evaluation.ablate import ablate
+    from decoct.results.claims import format_ablation, format_ablation_plan
 
     result = ablate(config)
     if PartialState().is_main_process:

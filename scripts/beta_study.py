@@ -21,8 +21,8 @@ def main() -> None:
     config = parse_config(BetaStudyConfig, description=__doc__)
     from accelerate import PartialState
 
-    from decoct.igds.study import beta_study
-    from decoct.igds.tables import format_study, format_study_plan
+    from decoct.evaluation.beta_study import beta_study
+    from decoct.results.tables import format_study, format_study_plan
 
     result = beta_study(config)
     if PartialState().is_main_process:

@@ -20,7 +20,7 @@ from decoct.config import CompareConfig
 
 def main() -> None:
     config = parse_config(CompareConfig, run_words(sys.argv[1:]), description=__doc__)
-    from decoct.evaluation.compare import compare
+    from decoct.results.compare import compare
 
     print(compare(config))
 

@@ -28,7 +28,7 @@ def main() -> None:
     from accelerate import PartialState
 
     from decoct.hub.publish import publish_run, require_publishing
-    from decoct.reporting import distill_report, format_settings
+    from decoct.pages.printed import distill_report, format_settings
     from decoct.synthesis.distill import distill
 
     if config.push_to_hub and not config.dry_run:

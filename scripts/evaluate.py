@@ -36,7 +36,7 @@ def main() -> None:
 
         records, table = transfer(config), format_transfer
     else:
-        from decoct.evaluation.evaluate import evaluate, format_evaluation, format_plan
+        from decoct.evaluation.accuracy import evaluate, format_evaluation, format_plan
 
         records, table = evaluate(config), format_plan if config.dry_run else format_evaluation
     if PartialState().is_main_process:

@@ -19,8 +19,8 @@ from decoct.config import InformationConfig
 def main() -> None:
     config = parse_config(InformationConfig, description=__doc__)
     from decoct.igds.measuring import information
-    from decoct.igds.tables import format_information
-    from decoct.reporting import format_settings
+    from decoct.pages.printed import format_settings
+    from decoct.results.tables import format_information
 
     result = information(config)
     print(format_settings(result) if config.dry_run else format_information(result))

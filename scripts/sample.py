@@ -19,7 +19,7 @@ from decoct.config import SampleConfig
 
 def main() -> None:
     config = parse_config(SampleConfig, description=__doc__)
-    from decoct.reporting import format_settings, samples_report
+    from decoct.pages.printed import format_settings, samples_report
     from decoct.synthesis.samples import draw_samples
 
     record = draw_samples(config)

@@ -26,7 +26,7 @@ def main() -> None:
     from accelerate import PartialState
 
     from decoct.hub.publish import publish_run, require_publishing
-    from decoct.reporting import format_settings, prior_report
+    from decoct.pages.printed import format_settings, prior_report
     from decoct.training.prior import train_prior
 
     if config.push_to_hub and not config.dry_run:

@@ -43,9 +43,9 @@ def test_console_script_is_declared():
         ("decoct.pipelines", "igds/README.md"),
         ("decoct.data", "sample/prior/unet/diffusion_pytorch_model.safetensors"),
         ("decoct.data", "sample/estimator/model.safetensors"),
-        ("decoct.report", "page.html.jinja"),
-        ("decoct.report", "page.css"),
-        ("decoct.report", "page.js"),
+        ("decoct.pages", "page.html.jinja"),
+        ("decoct.pages", "page.css"),
+        ("decoct.pages", "page.js"),
         ("decoct", "py.typed"),
     ],
 )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from decoct.reporting import distill_report, format_settings, teacher_report
+from decoct.pages.printed import distill_report, format_settings, teacher_report
 
 
 def test_settings_are_aligned_and_mappings_indented():

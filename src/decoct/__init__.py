@@ -32,12 +32,12 @@ __all__ = [
 
 # Resolved on first use (PEP 562): `import decoct` must not wait for torch.
 _MODULES = {
-    "IGDS": "decoct.synthesis.generate",
+    "IGDS": "decoct.synthesis.sampled",
     "load_estimator": "decoct.igds.loading",
     "load_pipeline": "decoct.igds.prior",
     "Classifier": "decoct.models.classifier",
     "ImageSpec": "decoct.data.spec",
-    "InfoUtil": "decoct.synthesis.distill",
+    "InfoUtil": "decoct.synthesis.real",
     "InfoUtilProcessor": "decoct.infoutil.processor",
     "build_classifier": "decoct.models.zoo",
     "load_classifier": "decoct.models.zoo",

@@ -22,8 +22,8 @@ from decoct.config import (
     config_hash,
     to_dict,
 )
-from decoct.evaluation.protocols import epoch_count, load_protocol
-from decoct.run_folder import read_json, write_json
+from decoct.run.folder import read_json, write_json
+from decoct.training.protocols import epoch_count, load_protocol
 
 __all__ = ["METHODS", "Step", "demo_plan", "demo_steps", "demo_summary", "run_steps"]
 

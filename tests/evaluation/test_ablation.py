@@ -12,22 +12,12 @@ from accelerate import Accelerator
 
 from decoct.config import AblateConfig, DistillConfig
 from decoct.data.loading import load_split
-from decoct.evaluation.ablation import ablate
-from decoct.evaluation.ablation_grid import (
-    BASELINE,
-    RDED,
-    Cell,
-    Setting,
-    cells_of,
-    infoutil,
-    keys_of,
-    settings_of,
-    table_settings,
-)
-from decoct.evaluation.ablation_tables import format_ablation, format_ablation_plan
+from decoct.evaluation.ablate import ablate
 from decoct.models.zoo import load_classifier
-from decoct.run_folder import read_json
-from decoct.synthesis.distill import distill_images
+from decoct.results.claims import format_ablation, format_ablation_plan
+from decoct.results.grid import BASELINE, RDED, Cell, Setting, cells_of, infoutil, keys_of, settings_of, table_settings
+from decoct.run.folder import read_json
+from decoct.synthesis.real import distill_images
 
 
 @pytest.fixture(autouse=True)
@@ -184,7 +174,7 @@ def test_an_ablation_records_every_cell_and_a_rerun_does_nothing(config, tmp_pat
     assert ablate(config(dry_run=True))["students"] == 0
 
     before = contents(folder, "**/*.json") | contents(folder, "**/*.parquet")
-    monkeypatch.setattr("decoct.evaluation.students.train_student", None)
+    monkeypatch.setattr("decoct.evaluation.run.train_student", None)
     assert ablate(config()) == records
     assert contents(folder, "**/*.json") | contents(folder, "**/*.parquet") == before
 

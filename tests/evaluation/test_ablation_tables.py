@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
-from decoct.evaluation.ablation_grid import BASELINE, RDED, Setting, infoutil
-from decoct.evaluation.ablation_tables import claims_of, format_ablation, judge
+from decoct.results.claims import claims_of, format_ablation
+from decoct.results.grid import BASELINE, RDED, Setting, infoutil
+from decoct.results.statistics import judge
 
 FULL = infoutil("highest")
 RANDOM_CROPS = dataclasses.replace(FULL, attribution=None, noise=None)

@@ -13,18 +13,12 @@ import pytest
 from PIL import Image
 
 from decoct.config import CompareConfig
-from decoct.evaluation.compare import collect_records, compare, format_csv
-from decoct.evaluation.comparison_tables import (
-    escape_markdown,
-    format_comparison,
-    format_matrix,
-    markdown_table,
-    matrices,
-    series_of,
-)
-from decoct.evaluation.figures import save_accuracy_curves, save_matrices
-from decoct.evaluation.reported import load_reported
-from decoct.evaluation.results import mean_and_std
+from decoct.results.compare import collect_records, compare, format_csv
+from decoct.results.comparison import format_comparison, format_matrix, matrices, series_of
+from decoct.results.figures import save_accuracy_curves, save_matrices
+from decoct.results.reported import load_reported
+from decoct.results.statistics import mean_and_std
+from decoct.results.tables import escape_markdown, markdown_table
 
 
 def summary(*accuracies, config_hash):

@@ -8,14 +8,14 @@ import torch
 from decoct.config import EvaluateConfig
 from decoct.data.loading import load_images
 from decoct.data.tensors import PixelDataset
+from decoct.distilled.dataset import load_distilled
 from decoct.evaluation import continual as module
 from decoct.evaluation.continual import continual, format_continual
-from decoct.evaluation.distilled import load_distilled
 from decoct.evaluation.downstream import share_out
-from decoct.evaluation.metrics import accuracy
-from decoct.evaluation.protocols import load_protocol
 from decoct.evaluation.seen_classes import SeenImages, SeenLogits, class_order, select_classes, stages
+from decoct.models.accuracy import accuracy
 from decoct.models.zoo import build_classifier, load_classifier
+from decoct.training.protocols import load_protocol
 from decoct.training.student import train_student
 
 

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from decoct.evaluation.distilled import load_distilled
+from decoct.distilled.dataset import load_distilled
 
 
 def test_everything_stored_comes_back(run_folder):

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from decoct.config import EvaluateConfig
-from decoct.evaluation.evaluate import evaluate, format_evaluation, format_plan, format_table
+from decoct.evaluation.accuracy import evaluate, format_evaluation, format_plan, format_table
 
 KEYS = """task dataset method ipc tiles student protocol protocol_settings labels teacher teacher_model
 teacher_accuracy epoch accuracy_mean accuracy_std accuracies seeds seconds device versions overrides

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from decoct.evaluation.metrics import Accuracy, accuracy
+from decoct.models.accuracy import Accuracy, accuracy
 
 
 class Brightest(nn.Module):

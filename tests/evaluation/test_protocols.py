@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from decoct.evaluation.protocols import (
+from decoct.training.protocols import (
     Protocol,
     batch_size,
     crop_scale,

@@ -9,11 +9,11 @@ import pytest
 import torch
 
 from decoct.config import EvaluateConfig
-from decoct.evaluation import students
-from decoct.evaluation.distilled import load_distilled
-from decoct.evaluation.evaluate import evaluate, format_evaluation, format_plan
-from decoct.evaluation.ranking import label_robust_score
+from decoct.distilled.dataset import load_distilled
+from decoct.evaluation import run as students
+from decoct.evaluation.accuracy import evaluate, format_evaluation, format_plan
 from decoct.models.zoo import load_classifier
+from decoct.results.ranking import label_robust_score
 
 
 @pytest.fixture

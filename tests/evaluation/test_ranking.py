@@ -2,7 +2,7 @@ import math
 
 import pytest
 
-from decoct.evaluation.ranking import dd_ranking, hard_label_recovery, improvement_over_random, label_robust_score
+from decoct.results.ranking import dd_ranking, hard_label_recovery, improvement_over_random, label_robust_score
 
 SETTING = {"student": "convnet3", "protocol": "rded_kd", "baseline_note": ""}
 

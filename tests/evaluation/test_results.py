@@ -3,18 +3,16 @@ import statistics
 
 import pytest
 
-from decoct.evaluation.results import (
-    difference_interval,
-    format_table,
+from decoct.results.records import (
     group_by_setting,
     is_accuracy_record,
-    mean_and_std,
     merge_records,
     read_results,
     require_one_setting,
     setting_of,
-    verdict,
 )
+from decoct.results.statistics import difference_interval, mean_and_std, verdict
+from decoct.results.tables import format_table
 
 
 def record(**changes):

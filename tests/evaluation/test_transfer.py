@@ -8,11 +8,11 @@ from decoct.config import EvaluateConfig
 from decoct.data.loading import load_images
 from decoct.data.spec import ImageSpec
 from decoct.data.tensors import PixelDataset
-from decoct.evaluation.distilled import load_distilled
-from decoct.evaluation.protocols import load_protocol
+from decoct.distilled.dataset import load_distilled
 from decoct.evaluation.transfer import format_transfer, transfer
 from decoct.models.zoo import build_classifier
 from decoct.training.finetuning import fine_tune, replace_head
+from decoct.training.protocols import load_protocol
 from decoct.training.student import train_student
 
 

@@ -13,8 +13,9 @@ from PIL import Image
 
 from decoct.config import DistillConfig, to_dict
 from decoct.data.spec import ImageSpec
+from decoct.distilled.schema import image_features
 from decoct.synthesis.output import write_card
-from decoct.synthesis.tiles import image_features, png_bytes
+from decoct.synthesis.tiles import png_bytes
 
 NAMES = ("red", "green", "blue")
 SIDE = 8

@@ -14,8 +14,10 @@ from datasets.utils.info_utils import NonMatchingSplitsSizesError
 from huggingface_hub import DatasetCard, DatasetCardData, HfApi
 
 from decoct.config import PublishConfig
-from decoct.hub.cards import GivenInfo, dataset_card, source_record
+from decoct.data.source import source_record
 from decoct.hub.publish import publish
+from decoct.pages.dataset_card import dataset_card
+from decoct.pages.source import GivenInfo
 
 from .folders import write_dataset
 

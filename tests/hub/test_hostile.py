@@ -19,7 +19,7 @@ from huggingface_hub import HfApi, file_download
 
 from decoct.config import VerifyConfig
 from decoct.hub.verify import verify, verify_folder
-from decoct.synthesis.output import sha256
+from decoct.run.folder import sha256
 
 from .folders import write_dataset
 from .test_pickles import Payload

@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 
 from decoct.config import PublishConfig
-from decoct.hub import cards
 from decoct.hub.publish import publish
 
 from .folders import write_dataset
@@ -23,8 +22,8 @@ DATA = "data/ipc_3/train-00000-of-00001.parquet"
 def short_cards(monkeypatch):
     """A card is written anew by each of the many pushes, and costs more than the rest of it."""
     text = "---\ntags:\n- decoct\n---\n# A card\n"
-    monkeypatch.setattr(cards, "dataset_card", lambda manifest, *_, **__: f"{text}{manifest['ipcs']}\n")
-    monkeypatch.setattr(cards, "model_card", lambda *_: text)
+    monkeypatch.setattr("decoct.hub.publish.dataset_card", lambda manifest, *_, **__: f"{text}{manifest['ipcs']}\n")
+    monkeypatch.setattr("decoct.hub.publish.model_card", lambda *_: text)
 
 
 @pytest.fixture

@@ -11,9 +11,10 @@ import pytest
 from huggingface_hub import HfApi, ModelCard
 
 from decoct.config import PublishConfig
-from decoct.hub.cards import GivenInfo, model_card
 from decoct.hub.publish import publish
-from decoct.run_folder import read_json
+from decoct.pages.model_cards import model_card
+from decoct.pages.source import GivenInfo
+from decoct.run.folder import read_json
 
 
 @pytest.fixture(scope="module")

@@ -13,16 +13,16 @@ from diffusers import DDPMPipeline
 from huggingface_hub import snapshot_download
 
 from decoct.config import EvaluateConfig, PublishConfig, VerifyConfig
-from decoct.evaluation.distilled import read_manifest, spec_of
+from decoct.distilled.dataset import read_manifest, spec_of
 from decoct.evaluation.teachers import Teachers
-from decoct.hub.local_paths import without_local_paths
 from decoct.hub.publish import publish
 from decoct.hub.verify import verify
 from decoct.igds.loading import load_estimator
 from decoct.models.classifier import Classifier
+from decoct.pages.local_paths import without_local_paths
+from decoct.pages.report import write_report
 from decoct.pipelines.igds.pipeline import IGDSPipeline
-from decoct.report import write_report
-from decoct.run_folder import read_json, write_json
+from decoct.run.folder import read_json, write_json
 
 
 @pytest.mark.parametrize(

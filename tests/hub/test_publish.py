@@ -19,7 +19,7 @@ from huggingface_hub import CommitOperationAdd, HfApi, constants
 from decoct.arguments import run
 from decoct.config import PublishConfig
 from decoct.hub.publish import kind_of, publish, require_publishing
-from decoct.run_folder import read_json, write_json
+from decoct.run.folder import read_json, write_json
 
 from .folders import write_dataset
 

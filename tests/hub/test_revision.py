@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from decoct.config import EvaluateConfig, PublishConfig
-from decoct.evaluation import distilled, students
-from decoct.evaluation.distilled import commit_of, load_distilled, read_manifest
+from decoct.distilled import dataset as distilled
+from decoct.distilled.dataset import commit_of, load_distilled, read_manifest
+from decoct.evaluation import run as students
 from decoct.hub.publish import publish
 
 from .folders import write_dataset

@@ -6,8 +6,8 @@ import re
 
 import pytest
 
-from decoct.hub.cards import dataset_card
-from decoct.run_folder import read_json
+from decoct.pages.dataset_card import dataset_card
+from decoct.run.folder import read_json
 
 
 def example_of(card):

@@ -21,7 +21,7 @@ from PIL import Image
 from decoct.config import PublishConfig, VerifyConfig
 from decoct.hub.publish import publish
 from decoct.hub.verify import CHECKS, Report, verify, verify_folder
-from decoct.synthesis.output import sha256
+from decoct.run.folder import sha256
 
 from .folders import NAMES, SIDE, write_dataset
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import decoct
-from decoct.seeding import torch_generator
+from decoct.run.seeding import torch_generator
 
 CLASSES, COUNT, STEPS = (1, 5, 7, 8), 10, 15
 

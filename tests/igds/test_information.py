@@ -13,6 +13,7 @@ from PIL import Image
 
 from decoct.arguments import parse_config
 from decoct.config import InformationConfig
+from decoct.data.mosaic import compose
 from decoct.data.spec import ImageSpec
 from decoct.igds.information import (
     ContextualScore,
@@ -25,8 +26,7 @@ from decoct.igds.information import (
 )
 from decoct.igds.loading import build_estimator, label_names
 from decoct.igds.measuring import embed, information, measure, report_of
-from decoct.igds.tables import format_information
-from decoct.synthesis.mosaic import compose
+from decoct.results.tables import format_information
 
 NAMES = ["red", "green", "blue"]
 SIDE = 16

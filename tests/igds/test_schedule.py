@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from decoct.igds.schedule import MEASURED, default_beta
+from decoct.igds.information import MEASURED, default_beta
 
 
 @pytest.mark.parametrize(("ipc", "beta"), MEASURED)

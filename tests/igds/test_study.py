@@ -12,13 +12,13 @@ from PIL import Image
 from decoct.arguments import parse_config
 from decoct.config import BetaStudyConfig
 from decoct.data.loading import load_images, measure_spec
+from decoct.evaluation.beta_study import beta_study
 from decoct.igds.figures import save_beta_study
 from decoct.igds.loading import build_estimator
 from decoct.igds.measuring import embed
 from decoct.igds.probe import fit_linear_classifier
-from decoct.igds.study import beta_study
 from decoct.igds.subsets import score_images
-from decoct.igds.tables import format_study, format_study_plan
+from decoct.results.tables import format_study, format_study_plan
 
 
 @pytest.fixture(autouse=True)

@@ -8,16 +8,10 @@ from torch import nn
 from transformers.modeling_outputs import ImageClassifierOutput
 
 from decoct.data.spec import ImageSpec
-from decoct.infoutil.attribution import (
-    CaptumKernelShap,
-    ExactShapley,
-    GradCam,
-    KernelShap,
-    PatchGame,
-    fastest_batch_size,
-)
+from decoct.infoutil.attribution import CaptumKernelShap, ExactShapley, GradCam, KernelShap, PatchGame
 from decoct.infoutil.grad_cam import deepest_convolution
 from decoct.models.classifier import Classifier
+from decoct.models.throughput import fastest_batch_size
 from decoct.models.zoo import build_classifier
 
 MEAN = (0.4, 0.5, 0.6)

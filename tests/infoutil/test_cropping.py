@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from decoct.infoutil.cropping import distinct_boxes, pad_to, pool_heatmap, random_boxes, window_boxes
-from decoct.seeding import numpy_generator, torch_generator
+from decoct.run.seeding import numpy_generator, torch_generator
 
 
 @pytest.fixture

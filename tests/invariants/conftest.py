@@ -12,7 +12,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from decoct.run_folder import read_json
+from decoct.run.folder import read_json
 
 # Distils, and writes what each process had to do.
 DRIVER = """
@@ -20,7 +20,7 @@ import json, os, sys
 from accelerate import Accelerator
 from decoct.arguments import parse_config
 from decoct.config import DistillConfig
-from decoct.synthesis import shards
+from decoct.run import shards
 from decoct.synthesis.distill import distill
 
 if __name__ == "__main__":

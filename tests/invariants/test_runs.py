@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 
 from decoct.arguments import parse_config
 from decoct.config import DistillConfig, TeacherConfig
-from decoct.run_folder import read_json
+from decoct.run.folder import read_json
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ from diffusers import DDIMScheduler, DDPMPipeline, DDPMScheduler, DiTPipeline
 
 import decoct
 from decoct.config import DistillConfig
-from decoct.evaluation.distilled import load_distilled
+from decoct.distilled.dataset import load_distilled
 from decoct.igds.loading import build_estimator
 from decoct.synthesis.distill import distill
 

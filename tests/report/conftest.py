@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from decoct.config import DistillConfig
-from decoct.run_folder import read_json, write_json
+from decoct.run.folder import read_json, write_json
 
 SETTINGS: dict[str, Any] = {"ipc": [1, 3], "views": 2, "batch_size": 16}
 METHODS: dict[str, dict[str, Any]] = {
@@ -96,7 +96,7 @@ def copied(distilled, tmp_path) -> Callable[[str], Path]:
 @pytest.fixture
 def hostile(copied) -> Path:
     """A run folder whose names try to leave the places where they are shown."""
-    from decoct.report import write_report
+    from decoct.pages.report import write_report
 
     folder = copied("infoutil")
     manifest = read_json(folder / "manifest.json")

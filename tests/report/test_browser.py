@@ -16,8 +16,8 @@ from typing import Any
 
 import pytest
 
-from decoct.report import write_report
-from decoct.run_folder import write_json
+from decoct.pages.report import write_report
+from decoct.run.folder import write_json
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium: apt-get install chromium")

@@ -22,12 +22,13 @@ import decoct
 from decoct.arguments import parse_config
 from decoct.config import DistillConfig, to_dict
 from decoct.data.pixels import to_pixels
-from decoct.report import Sources, write_report
-from decoct.report.accuracy import accuracy_chart
-from decoct.report.contents import command_of, method_sentence, settings_of, soft_label
-from decoct.report.sources import data_uri, encoded_bytes
-from decoct.report.storage import storage_of
-from decoct.run_folder import read_json, write_json
+from decoct.pages.accuracy import accuracy_chart
+from decoct.pages.contents import soft_label
+from decoct.pages.describe import command_of, method_sentence, settings_of
+from decoct.pages.report import write_report
+from decoct.pages.shown import storage_of
+from decoct.pages.sources import Sources, data_uri, encoded_bytes
+from decoct.run.folder import read_json, write_json
 from decoct.synthesis.distill import distill
 
 NAMES = ["T-shirt/top", "Trouser", "Pullover", "Dress"]

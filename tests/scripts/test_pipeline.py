@@ -6,9 +6,9 @@ from datasets import load_dataset
 
 from decoct.arguments import parse_config
 from decoct.config import EvaluateConfig
-from decoct.evaluation.evaluate import evaluate
+from decoct.evaluation.accuracy import evaluate
 from decoct.models.zoo import load_classifier
-from decoct.run_folder import read_json
+from decoct.run.folder import read_json
 
 
 def test_teacher_distill_evaluate(launch, scripts, sample_part, monkeypatch, tmp_path):

@@ -17,15 +17,15 @@ from safetensors.torch import load_file
 
 import decoct
 from decoct.config import DistillConfig
+from decoct.data.mosaic import cut_tile, unpack
 from decoct.data.pixels import to_pixels
 from decoct.infoutil.processor import InfoUtilProcessor
 from decoct.infoutil.utility import cross_entropy_loss, grad_norm
-from decoct.run_folder import read_json
-from decoct.seeding import numpy_generator
-from decoct.synthesis.coresets import k_center, k_means
+from decoct.run.folder import read_json
+from decoct.run.seeding import numpy_generator
 from decoct.synthesis.distill import distill
-from decoct.synthesis.mosaic import cut_tile, unpack
 from decoct.synthesis.relabel import view_crops
+from decoct.synthesis.selection import k_center, k_means
 
 NAMES = ["T-shirt/top", "Trouser", "Pullover", "Dress"]
 CLASSES, SIDE, VIEWS = 4, 28, 2

@@ -21,21 +21,21 @@ from torch import Tensor
 
 import decoct
 from decoct.config import DistillConfig, PriorConfig
+from decoct.data.mosaic import unpack
 from decoct.data.pixels import to_pixels
 from decoct.data.spec import ImageSpec
-from decoct.evaluation.distilled import load_distilled
+from decoct.distilled.dataset import load_distilled
 from decoct.igds.estimator import VariationalEstimator
+from decoct.igds.information import default_beta
 from decoct.igds.loading import build_estimator, load_estimator
 from decoct.igds.prior import load_pipeline, prior_fingerprint
-from decoct.igds.schedule import default_beta
 from decoct.models.classifier import fingerprint_of
 from decoct.pipelines.igds.pipeline import IGDSPipeline, IGDSPipelineOutput
-from decoct.run_folder import read_json, write_json
-from decoct.seeding import item_seed
+from decoct.run.folder import read_json, write_json
+from decoct.run.seeding import item_seed
 from decoct.synthesis.distill import distill
-from decoct.synthesis.generate import Chunk, chunks_of, sample_chunk
-from decoct.synthesis.mosaic import unpack
 from decoct.synthesis.relabel import view_crops
+from decoct.synthesis.sampled import Chunk, chunks_of, sample_chunk
 from decoct.synthesis.tiles import pixels_of
 from decoct.training.prior import build_unet
 
@@ -492,8 +492,8 @@ def test_a_finished_run_is_returned_as_it_is(settings, finished):
 
 
 def test_a_run_cut_off_on_the_way_ends_the_same(config, tmp_path, finished, monkeypatch):
-    import decoct.synthesis.generate as sampling
     import decoct.synthesis.run as labelling
+    import decoct.synthesis.sampled as sampling
 
     asked: list[Chunk] = []
     original = sampling.sample_chunk

@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from decoct.synthesis.mosaic import compose, cut_tile, tile_ranks, unpack
+from decoct.data.mosaic import compose, cut_tile, tile_ranks, unpack
 
 
 def pixels(*shape: int) -> torch.Tensor:

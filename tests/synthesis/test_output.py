@@ -7,9 +7,9 @@ from pathlib import Path
 import pyarrow.parquet as pq
 from datasets import Dataset, Features, List, Value
 
+from decoct.run.shards import write_parquet
 from decoct.synthesis import output
 from decoct.synthesis.output import merge_shards
-from decoct.synthesis.shards import write_parquet
 
 FEATURES = Features({"image": Value("binary"), "label": Value("int64"), "correct": List(Value("bool"))})
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from decoct.synthesis.preview import PreviewRow, save_preview, save_strips
+from decoct.pages.preview import PreviewRow, save_preview, save_strips
 
 
 def row(name: str = "cat", channels: int = 3, heat: bool = True, side: int = 16) -> PreviewRow:

@@ -7,10 +7,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from decoct.data.mosaic import unpack
 from decoct.data.spec import ImageSpec
 from decoct.models.zoo import build_classifier
-from decoct.seeding import numpy_generator
-from decoct.synthesis.mosaic import unpack
+from decoct.run.seeding import numpy_generator
 from decoct.synthesis.relabel import draw_views, in_batches, tile_logits, view_crops, view_logits
 
 

@@ -7,9 +7,8 @@ import itertools
 import numpy as np
 import pytest
 
-from decoct.seeding import numpy_generator
-from decoct.synthesis.coresets import herding, k_center, k_means
-from decoct.synthesis.selection import draw_candidates, select_class, sort_keys
+from decoct.run.seeding import numpy_generator
+from decoct.synthesis.selection import draw_candidates, herding, k_center, k_means, select_class, sort_keys
 
 
 def features(rows: int = 30, width: int = 5, seed: int = 0) -> np.ndarray:

@@ -9,7 +9,7 @@ import pytest
 from accelerate import Accelerator
 from datasets import Dataset, are_progress_bars_disabled
 
-from decoct.synthesis.shards import run_shards
+from decoct.run.shards import run_shards
 
 
 class Work:

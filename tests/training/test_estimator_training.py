@@ -17,8 +17,8 @@ from decoct.data.tensors import PixelDataset
 from decoct.igds.contrastive import MomentumContrast
 from decoct.igds.loading import load_estimator
 from decoct.igds.probe import extract_features
-from decoct.run_folder import read_json
-from decoct.seeding import numpy_generator
+from decoct.run.folder import read_json
+from decoct.run.seeding import numpy_generator
 from decoct.training.estimator import train_estimator
 from decoct.training.view_augment import ViewChoices, draw_views, view_of
 

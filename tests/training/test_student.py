@@ -7,10 +7,10 @@ import torch
 from torch import nn
 
 from decoct.data.crops import crop_and_resize
-from decoct.evaluation.distilled import DistilledSet
-from decoct.evaluation.metrics import accuracy
-from decoct.evaluation.protocols import load_protocol
+from decoct.distilled.dataset import DistilledSet
+from decoct.models.accuracy import accuracy
 from decoct.models.zoo import build_classifier
+from decoct.training.protocols import load_protocol
 from decoct.training.student import soft_label_loss, train_student
 from decoct.training.student_batches import StudentBatches
 

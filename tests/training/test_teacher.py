@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 
 from decoct.config import TeacherConfig
 from decoct.models.zoo import load_classifier
-from decoct.run_folder import read_json
+from decoct.run.folder import read_json
 from decoct.training.teacher import train_teacher
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from decoct.config.ablate import ABLATION_TABLES, AblateConfig, CompareConfig
 from decoct.config.data import DataConfig, RunConfig
-from decoct.config.distill import METHOD_DEFAULTS, SELECTION_FIELDS, DistillConfig
+from decoct.config.distill import SELECTION_FIELDS, DistillConfig
 from decoct.config.evaluate import LABEL_MODES, EvaluateConfig
 from decoct.config.options import check_choices, config_hash, option, require, to_dict
 from decoct.config.publishing import PUBLISHING_FIELDS, PublishConfig, PublishingConfig, VerifyConfig
@@ -18,7 +18,6 @@ from decoct.config.training import EstimatorConfig, PriorConfig, TeacherConfig, 
 __all__ = [
     "ABLATION_TABLES",
     "LABEL_MODES",
-    "METHOD_DEFAULTS",
     "PUBLISHING_FIELDS",
     "SAMPLING_FIELDS",
     "SELECTION_FIELDS",

@@ -10,8 +10,9 @@ from decoct.config.data import DataConfig
 from decoct.config.options import option, require
 from decoct.config.publishing import PublishingConfig
 from decoct.config.sampling import SamplingConfig
+from decoct.methods import METHODS
 
-__all__ = ["METHOD_DEFAULTS", "SELECTION_FIELDS", "DistillConfig"]
+__all__ = ["SELECTION_FIELDS", "DistillConfig"]
 
 # Fields that only tiles chosen from real images depend on.
 SELECTION_FIELDS = (
@@ -38,7 +39,7 @@ SELECTION_FIELDS = (
 class DistillConfig(SamplingConfig, PublishingConfig, DataConfig):
     """Distilling a dataset: InfoUtil, or one of the baselines made with the same code.
 
-    Fields that default to None take the method's own value (`METHOD_DEFAULTS`).
+    Fields that default to None take the method's own value (`decoct.methods.METHODS`).
     """
 
     output_dir: str = option("runs/distilled", "Run folder; `load_dataset` reads it as it is.")
@@ -137,39 +138,4 @@ class DistillConfig(SamplingConfig, PublishingConfig, DataConfig):
 
     def method_defaults(self) -> dict[str, Any]:
         """The method's values for the fields that were left at None."""
-        return METHOD_DEFAULTS[self.method]
-
-
-METHOD_DEFAULTS: dict[str, dict[str, Any]] = {
-    "igds": {"attribution": "whole", "utility": "random", "utility_order": "lowest", "selection": "top"},
-    "infoutil": {
-        "attribution": "kernel_shap",
-        "utility": "grad_norm",
-        "utility_order": "lowest",
-        "selection": "k_center",
-    },
-    "rded": {"attribution": "random", "utility": "loss", "utility_order": "lowest", "selection": "top"},
-    "random": {"attribution": "whole", "utility": "random", "utility_order": "lowest", "selection": "top"},
-    "herding": {
-        "attribution": "whole",
-        "utility": "random",
-        "utility_order": "lowest",
-        "selection": "herding",
-        "pool_factor": 0.0,
-    },
-    "k_center": {
-        "attribution": "whole",
-        "utility": "random",
-        "utility_order": "lowest",
-        "selection": "k_center",
-        "pool_factor": 0.0,
-    },
-    "k_means": {
-        "attribution": "whole",
-        "utility": "random",
-        "utility_order": "lowest",
-        "selection": "k_means",
-        "pool_factor": 0.0,
-    },
-    "forgetting": {"attribution": "whole", "utility": "forgetting", "utility_order": "highest", "selection": "top"},
-}
+        return METHODS[self.method].defaults

@@ -8,23 +8,22 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from accelerate import Accelerator
 from torch import nn
 from tqdm.auto import tqdm
 
 from decoct.config import DataConfig, EvaluateConfig, RunConfig
-from decoct.evaluation.distilled import DistilledSet, commit_of, load_distilled, read_manifest, spec_of
-from decoct.evaluation.protocols import epoch_count, own_settings
+from decoct.distilled.dataset import DistilledSet, commit_of, load_distilled, read_manifest, spec_of
 from decoct.evaluation.random_baseline import RandomBaseline
 from decoct.evaluation.teachers import Teachers, architecture_of
 from decoct.evaluation.units import Setting, load_protocols, overrides_of, settings_of
 from decoct.models.classifier import Classifier
 from decoct.models.zoo import build_classifier
-from decoct.run_folder import write_json
+from decoct.run.folder import write_json
+from decoct.training.protocols import epoch_count, own_settings
 from decoct.training.student import train_student
 
-__all__ = ["Sources", "device_name", "plain_table", "plan_lines", "share_out", "title_of"]
+__all__ = ["Sources", "plain_table", "plan_lines", "share_out", "title_of"]
 
 
 class Sources:
@@ -207,8 +206,3 @@ def plain_table(title: str, rows: Sequence[Sequence[str]]) -> str:
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
     return "\n".join([title, lines[0], "  ".join("-" * width for width in widths), *lines[1:]])
-
-
-def device_name(device: torch.device) -> str:
-    """The GPU's name, or the kind of device."""
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type

@@ -16,12 +16,12 @@ from filelock import FileLock
 
 from decoct.config import DataConfig, DistillConfig, EvaluateConfig, config_hash
 from decoct.data.loading import check_label_names, class_counts, load_split
+from decoct.data.source import dataset_fingerprint
 from decoct.data.spec import ImageSpec
-from decoct.evaluation.distilled import DistilledSet, load_distilled
+from decoct.distilled.dataset import DistilledSet, load_distilled
 from decoct.evaluation.teachers import Teachers
 from decoct.models.classifier import Classifier
-from decoct.synthesis.distill import distill_images
-from decoct.training.processes import dataset_fingerprint
+from decoct.synthesis.real import distill_images
 
 __all__ = ["RandomBaseline"]
 

@@ -9,14 +9,14 @@ import torch
 
 from decoct.config import config_hash
 from decoct.data.tensors import PixelDataset
-from decoct.evaluation.protocols import own_settings
-from decoct.evaluation.ranking import dd_ranking
-from decoct.evaluation.results import mean_and_std
-from decoct.evaluation.students import Evaluation
+from decoct.evaluation.run import Evaluation
 from decoct.evaluation.teachers import architecture_of
 from decoct.evaluation.units import Setting, Unit, overrides_of
 from decoct.models.classifier import Classifier
-from decoct.run_folder import read_json, write_json
+from decoct.results.ranking import dd_ranking
+from decoct.results.statistics import mean_and_std
+from decoct.run.folder import read_json, write_json
+from decoct.training.protocols import own_settings
 
 __all__ = ["make_records"]
 

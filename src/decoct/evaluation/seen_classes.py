@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from decoct.data.tensors import PixelDataset
-from decoct.evaluation.distilled import DistilledSet
+from decoct.distilled.dataset import DistilledSet
 from decoct.models.classifier import Classifier
-from decoct.seeding import numpy_generator
+from decoct.run.seeding import numpy_generator
 
 __all__ = ["SeenImages", "SeenLogits", "class_order", "select_classes", "stages"]
 

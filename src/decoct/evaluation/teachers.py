@@ -11,7 +11,7 @@ from decoct.data.spec import ImageSpec
 from decoct.models.classifier import Classifier
 from decoct.models.convnet import ConvNetConfig
 from decoct.models.zoo import load_classifier
-from decoct.run_folder import read_json
+from decoct.run.folder import read_json
 
 __all__ = ["Teachers", "architecture_of"]
 

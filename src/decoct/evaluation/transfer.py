@@ -18,17 +18,21 @@ from tqdm.auto import tqdm
 
 from decoct.config import DataConfig, EvaluateConfig, config_hash
 from decoct.data.loading import check_label_names, load_train_and_eval
+from decoct.data.source import dataset_fingerprint
 from decoct.data.tensors import PixelDataset
-from decoct.evaluation.downstream import Sources, device_name, plain_table, plan_lines, share_out, title_of
-from decoct.evaluation.metrics import accuracy
-from decoct.evaluation.results import mean_and_std, merge_records, method_name, percent, place_of, setting_of, verdict
+from decoct.evaluation.downstream import Sources, plain_table, plan_lines, share_out, title_of
 from decoct.evaluation.units import Setting
+from decoct.methods import method_name
+from decoct.models.accuracy import accuracy
 from decoct.models.classifier import Classifier
 from decoct.models.zoo import build_classifier
-from decoct.run_folder import read_json
+from decoct.results.records import merge_records, setting_of
+from decoct.results.statistics import mean_and_std, place_of, verdict
+from decoct.results.tables import percent
+from decoct.run.folder import read_json
+from decoct.run.processes import close, device_name, open_accelerator
+from decoct.run.versions import installed_versions
 from decoct.training.finetuning import MOMENTUM, WEIGHT_DECAY, fine_tune, replace_head
-from decoct.training.processes import close, dataset_fingerprint, open_accelerator
-from decoct.versions import installed_versions
 
 __all__ = ["format_transfer", "transfer"]
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from decoct.config import EvaluateConfig
-from decoct.evaluation.protocols import Protocol, epoch_count, load_protocol, student_name
+from decoct.training.protocols import Protocol, epoch_count, load_protocol, student_name
 
 __all__ = ["Setting", "Unit", "load_protocols", "overrides_of", "settings_of"]
 

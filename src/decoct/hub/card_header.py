@@ -11,8 +11,8 @@ import yaml
 from datasets import Features
 from huggingface_hub import metadata_load
 
-from decoct.hub.manifest import MOST_BYTES, shown
-from decoct.hub.rows import expected_features
+from decoct.distilled.manifest import MOST_BYTES, shown
+from decoct.distilled.schema import expected_features
 
 __all__ = ["card_problems"]
 

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from decoct.hub.manifest import check_manifest
-from decoct.run_folder import RUN_FILE
+from decoct.distilled.manifest import check_manifest
+from decoct.run.folder import RUN_FILE
 
 __all__ = ["CARD", "KINDS", "MANIFEST", "Contents", "contents_of", "kind_of", "repo_type_of"]
 

@@ -11,13 +11,15 @@ from huggingface_hub import CommitOperationAdd, HfApi
 from huggingface_hub.utils import validate_repo_id
 
 from decoct.config.publishing import PUBLISHING_FIELDS, PublishConfig, PublishingConfig
-from decoct.evaluation.results import read_results
-from decoct.hub import cards
 from decoct.hub.contents import CARD, MANIFEST, Contents, contents_of, kind_of, read_object, repo_type_of
 from decoct.hub.errors import hub_errors, require_token
-from decoct.hub.local_paths import without_local_paths
 from decoct.hub.upload import MAIN, Push, push
-from decoct.report.page import REPORT, kept_sources, render
+from decoct.pages.dataset_card import dataset_card
+from decoct.pages.local_paths import without_local_paths
+from decoct.pages.model_cards import model_card
+from decoct.pages.report import REPORT, kept_sources, render
+from decoct.pages.source import GivenInfo
+from decoct.results.records import read_results
 
 __all__ = ["kind_of", "publish", "publish_run", "require_publishing"]
 
@@ -85,15 +87,15 @@ def files_to_upload(contents: Contents, config: PublishConfig) -> list[CommitOpe
     """
     files = [CommitOperationAdd(name, published(name, path)) for name, path in contents.files.items()]
     location, folder = str(config.push_to_hub), contents.folder
-    given = cards.GivenInfo(license=config.license, attribution=config.attribution)
+    given = GivenInfo(license=config.license, attribution=config.attribution)
     if contents.kind != "dataset":
-        card = cards.model_card(contents.kind, folder, location, given)
+        card = model_card(contents.kind, folder, location, given)
         return [*files, CommitOperationAdd(CARD, card.encode())]
     recorded = read_object(folder / MANIFEST)
     check_hashes(contents, recorded["files"], files)
     records = read_results(folder / "results.json")
     manifest, results = without_local_paths([recorded, records])
-    card = cards.dataset_card(manifest, location, results, given, folder=folder)
+    card = dataset_card(manifest, location, results, given, folder=folder)
     card_file = CommitOperationAdd(CARD, card.encode())
     described = {**manifest, "files": {**manifest["files"], CARD: card_file.upload_info.sha256.hex()}}
     files += [card_file, CommitOperationAdd(MANIFEST, json_bytes(described))]

@@ -17,12 +17,10 @@ import pyarrow.parquet as pq
 from datasets import Array2D, Features
 from PIL import Image
 
-from decoct.config import DistillConfig
-from decoct.data.spec import ImageSpec
-from decoct.hub.manifest import shown
-from decoct.synthesis.tiles import image_features
+from decoct.distilled.manifest import shown
+from decoct.distilled.schema import expected_features
 
-__all__ = ["check_parquet", "expected_features"]
+__all__ = ["check_parquet"]
 
 ROWS = 32  # read at a time
 ROWS_SHOWN = 10
@@ -33,19 +31,6 @@ UNREADABLE = (pa.ArrowException, OSError, ValueError, TypeError, KeyError, Memor
 UNDECODABLE = (OSError, SyntaxError, ValueError, EOFError, zlib.error, struct.error, Image.DecompressionBombError)
 
 Problem = tuple[str, str]  # name of the check, what is wrong
-
-
-def expected_features(manifest: dict[str, Any]) -> Features:
-    """The columns that decoct writes for a manifest."""
-    spec = ImageSpec(
-        manifest["image_size"],
-        manifest["channels"],
-        tuple(manifest["image_mean"]),
-        tuple(manifest["image_std"]),
-        tuple(manifest["label_names"]),
-    )
-    config = DistillConfig(**{name: manifest["config"][name] for name in ("method", "tiles_per_image", "views")})
-    return Features({name: each for name, each in image_features(spec, config).items() if name != "correct"})
 
 
 def check_parquet(path: Path, manifest: dict[str, Any]) -> tuple[list[Problem], np.ndarray]:

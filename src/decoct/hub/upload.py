@@ -16,8 +16,8 @@ from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 from huggingface_hub.hf_api import RepoFile
 
 from decoct.hub.contents import CARD, MANIFEST, repo_type_of
-from decoct.hub.markdown import is_sealed
-from decoct.run_folder import identity_of
+from decoct.pages.markdown import is_sealed
+from decoct.run.folder import identity_of
 
 __all__ = ["Push", "push"]
 

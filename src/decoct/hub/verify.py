@@ -16,10 +16,10 @@ from huggingface_hub import HfApi, get_token, snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HTTPError, RepositoryNotFoundError, RevisionNotFoundError
 
 from decoct.config import VerifyConfig
+from decoct.distilled.manifest import check_manifest, parse_manifest, shown, unsafe_path
 from decoct.hub.card_header import card_problems
-from decoct.hub.manifest import check_manifest, parse_manifest, shown, unsafe_path
 from decoct.hub.rows import check_parquet
-from decoct.synthesis.output import sha256
+from decoct.run.folder import sha256
 
 __all__ = ["CHECKS", "Problem", "Report", "verify", "verify_folder"]
 

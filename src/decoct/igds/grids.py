@@ -12,7 +12,7 @@ from torch import Tensor
 
 from decoct.data.spec import ImageSpec
 from decoct.pipelines.igds.pipeline import IGDSPipeline
-from decoct.seeding import torch_generator
+from decoct.run.seeding import torch_generator
 
 __all__ = ["sample_grid", "save_grid"]
 

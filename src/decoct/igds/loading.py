@@ -14,7 +14,7 @@ from decoct.data.loading import SAMPLE
 from decoct.data.spec import ImageSpec
 from decoct.igds.estimator import VariationalEstimator, VariationalEstimatorConfig
 from decoct.models.zoo import image_settings, processor_side
-from decoct.seeding import item_seed
+from decoct.run.seeding import item_seed
 
 __all__ = [
     "ENCODERS",

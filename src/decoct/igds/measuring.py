@@ -19,17 +19,17 @@ from torch.utils.data import DataLoader
 
 from decoct.config import InformationConfig, to_dict
 from decoct.data.loading import check_label_names, load_split
+from decoct.data.mosaic import unpack
 from decoct.data.pixels import to_pixels
-from decoct.evaluation.distilled import commit_of, read_manifest, spec_of
+from decoct.distilled.dataset import commit_of, read_manifest, spec_of
 from decoct.igds.estimator import VariationalEstimator
 from decoct.igds.information import class_references, contextual_score, label_entropy, prototype_information
 from decoct.igds.loading import label_names, load_estimator
 from decoct.pipelines.igds.guidance import estimator_input
-from decoct.run_folder import write_json
-from decoct.synthesis.mosaic import unpack
-from decoct.training.precision import autocast
-from decoct.training.processes import close, open_accelerator
-from decoct.versions import installed_versions
+from decoct.run.folder import write_json
+from decoct.run.precision import autocast
+from decoct.run.processes import close, open_accelerator
+from decoct.run.versions import installed_versions
 
 __all__ = [
     "Embedded",

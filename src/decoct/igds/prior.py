@@ -21,7 +21,7 @@ from decoct.data.spec import ImageSpec
 from decoct.igds.estimator import VariationalEstimator
 from decoct.models.classifier import fingerprint_of
 from decoct.pipelines.igds.pipeline import IGDSPipeline
-from decoct.run_folder import read_json
+from decoct.run.folder import read_json
 
 __all__ = ["SCHEDULERS", "check_prior", "load_pipeline", "prior_fingerprint", "prior_label_names"]
 

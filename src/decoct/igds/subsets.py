@@ -20,10 +20,10 @@ from torch import Tensor
 
 from decoct.data.pixels import to_pixels
 from decoct.data.spec import ImageSpec
-from decoct.evaluation.distilled import DistilledSet
+from decoct.distilled.dataset import DistilledSet
 from decoct.igds.information import class_references, contextual_scores
 from decoct.igds.measuring import Embedded
-from decoct.seeding import numpy_generator
+from decoct.run.seeding import numpy_generator
 
 __all__ = ["ScoredImages", "distilled_set", "sampling_weights", "score_images"]
 

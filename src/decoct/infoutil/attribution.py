@@ -11,8 +11,7 @@ A `forward` is any callable from pixels in [0, 1] of shape `(batch, channels, he
 from __future__ import annotations
 
 import math
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -28,6 +27,7 @@ from decoct.infoutil.shapley import (
     exact_shapley_values,
     shapley_values,
 )
+from decoct.models.throughput import Forward
 
 __all__ = [
     "CaptumKernelShap",
@@ -38,11 +38,9 @@ __all__ = [
     "PatchGame",
     "coalition_design",
     "exact_shapley_values",
-    "fastest_batch_size",
     "shapley_values",
 ]
 
-Forward = Callable[[Tensor], Tensor]
 Baseline = Literal["mean", "blur"]
 
 
@@ -251,46 +249,3 @@ class CaptumKernelShap:
                 )
                 rows.append(values.view(side, side).float())
         return torch.stack(rows).to(pixels.device)
-
-
-@torch.inference_mode()
-def fastest_batch_size(
-    forward: Forward, sample_pixels: Tensor, candidates: Sequence[int] = (8, 16, 32, 64, 128, 256, 512)
-) -> int:
-    """The batch size with the most images per second: sizes grow until throughput falls or memory is full.
-
-    Args:
-        forward: Pixels to scores.
-        sample_pixels: `(batch, channels, height, width)`; repeated to each size.
-        candidates: Batch sizes, rising.
-    """
-    best, best_rate = candidates[0], 0.0
-    for size in candidates:
-        rows = torch.arange(size, device=sample_pixels.device) % len(sample_pixels)
-        try:
-            rate = images_per_second(forward, sample_pixels[rows])
-        except torch.OutOfMemoryError:
-            if size == candidates[0]:
-                raise
-            torch.cuda.empty_cache()
-            break
-        if rate < 0.9 * best_rate:
-            break
-        if rate > best_rate:
-            best, best_rate = size, rate
-    return best
-
-
-def images_per_second(forward: Forward, pixels: Tensor, seconds: float = 0.05) -> float:
-    """Throughput of `forward` on one batch: the fastest of a few runs after a first one that is not counted."""
-    fastest, spent, runs = math.inf, 0.0, -1
-    while runs < 2 or (spent < seconds and runs < 20):
-        start = time.perf_counter()
-        forward(pixels)
-        if pixels.is_cuda:
-            torch.cuda.synchronize(pixels.device)
-        elapsed = time.perf_counter() - start
-        runs += 1
-        if runs > 0:
-            fastest, spent = min(fastest, elapsed), spent + elapsed
-    return len(pixels) / fastest

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -14,14 +13,15 @@ from torch import Tensor
 from decoct.config import DistillConfig
 from decoct.data.crops import crop_and_resize
 from decoct.data.pixels import to_pixels
-from decoct.infoutil.attribution import CaptumKernelShap, ExactShapley, GradCam, KernelShap, fastest_batch_size
+from decoct.infoutil.attribution import CaptumKernelShap, ExactShapley, GradCam, KernelShap
 from decoct.infoutil.cropping import distinct_boxes, pad_to, random_boxes, window_boxes
 from decoct.infoutil.utility import cross_entropy_loss, grad_norm, grad_norm_last, gradient_flow
 from decoct.models.classifier import Classifier
-from decoct.seeding import item_seed, numpy_generator
-from decoct.training.precision import DTYPES, autocast
+from decoct.models.throughput import calibrated_batch_size, teacher_forward
+from decoct.run.precision import DTYPES, autocast
+from decoct.run.seeding import item_seed, numpy_generator
 
-__all__ = ["Attribution", "InfoUtilProcessor", "Reference", "build_attribution", "teacher_forward"]
+__all__ = ["Attribution", "InfoUtilProcessor", "Reference", "build_attribution"]
 
 
 class Attribution(Protocol):
@@ -37,17 +37,6 @@ class Reference:
     features: Tensor
     logits: Tensor
     labels: Tensor
-
-
-def teacher_forward(teacher: Classifier, mixed_precision: str = "no") -> Callable[[Tensor], Tensor]:
-    """Pixels in [0, 1] to float32 logits, without gradients, in the given precision."""
-
-    @torch.no_grad()
-    def forward(pixels: Tensor) -> Tensor:
-        with autocast(teacher.device, mixed_precision):
-            return teacher(pixels).float()
-
-    return forward
 
 
 def build_attribution(teacher: Classifier, config: DistillConfig, batch_size: int) -> Attribution | None:
@@ -218,13 +207,6 @@ class InfoUtilProcessor:
             reference = self.reference
             score = gradient_flow(features, logits, labels, reference.features, reference.logits, reference.labels)
         return score, features
-
-
-def calibrated_batch_size(teacher: Classifier, mixed_precision: str) -> int:
-    """The fastest batch size of the teacher's forward pass on this machine."""
-    spec = teacher.spec
-    sample = torch.rand(16, spec.channels, spec.image_size, spec.image_size, device=teacher.device)
-    return fastest_batch_size(teacher_forward(teacher, mixed_precision), sample)
 
 
 def reference_of(teacher: Classifier, pixels: Tensor, labels: np.ndarray, config: DistillConfig) -> Reference:

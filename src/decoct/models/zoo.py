@@ -17,7 +17,7 @@ from decoct.models.convnet import ConvNetConfig, ConvNetForImageClassification
 from decoct.models.published import PUBLISHED, train_as_published
 from decoct.models.resnet import BasicResNetConfig, BasicResNetForImageClassification
 from decoct.models.vgg import VGGConfig, VGGForImageClassification
-from decoct.seeding import item_seed
+from decoct.run.seeding import item_seed
 
 __all__ = ["ARCHITECTURES", "build_classifier", "image_settings", "load_classifier", "processor_side"]
 

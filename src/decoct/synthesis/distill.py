@@ -2,60 +2,15 @@
 
 from __future__ import annotations
 
-import dataclasses
-import tempfile
-from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
-from accelerate import Accelerator
-from datasets import Dataset, Features, List, Value
-
-from decoct.config import DistillConfig, config_hash, to_dict
-from decoct.data.loading import check_label_names, class_counts, load_split
-from decoct.data.pixels import to_pixels
-from decoct.infoutil.processor import InfoUtilProcessor, build_attribution, reference_of
-from decoct.models.classifier import Classifier
+from decoct.config import DistillConfig
+from decoct.data.loading import load_split
 from decoct.models.zoo import load_classifier
-from decoct.seeding import numpy_generator
-from decoct.synthesis.output import write_preview
-from decoct.synthesis.run import DistillRun
-from decoct.synthesis.selection import draw_candidates
-from decoct.synthesis.shards import run_shards
-from decoct.synthesis.tiles import Mosaics, Tile, cut_mosaics, images_of, select_tiles
-from decoct.training.forgetting import check_forgetting_events, forgetting_scores
-from decoct.training.processes import close, open_accelerator
+from decoct.run.processes import close, open_accelerator
+from decoct.synthesis.real import distill_images
 
-__all__ = ["InfoUtil", "distill", "distill_images"]
-
-
-class InfoUtil:
-    """InfoUtil as a Python object: `InfoUtil(teacher).distill(images, ipc=10)`.
-
-    Args:
-        teacher: In eval mode (`load_classifier`).
-        options: Fields of `DistillConfig`.
-    """
-
-    def __init__(self, teacher: Classifier, **options: Any) -> None:
-        self.teacher, self.options = teacher, options
-
-    def distill(self, images: Dataset, ipc: int, output_dir: str | Path | None = None) -> Dataset:
-        """The distilled dataset of one IPC, with the columns of the run folder.
-
-        Args:
-            images: From `load_images`.
-            ipc: Images per class.
-            output_dir: Run folder to keep. Default: a temporary one, removed afterwards.
-        """
-        with tempfile.TemporaryDirectory() as temporary:
-            folder = Path(output_dir or Path(temporary) / "run")
-            options = {"method": "infoutil", "dataset": "in memory", "teacher": self.teacher.name, **self.options}
-            config = DistillConfig(ipc=[ipc], output_dir=str(folder), **options)
-            distill_images(config, images, self.teacher, Accelerator())
-            paths = sorted(map(str, folder.glob(f"data/ipc_{ipc}/*.parquet")))
-            return Dataset.from_parquet(paths, keep_in_memory=True)
+__all__ = ["distill"]
 
 
 def distill(config: DistillConfig) -> dict[str, Any]:
@@ -74,145 +29,13 @@ def distill(config: DistillConfig) -> dict[str, Any]:
         images = load_split(config, config.train_split, config.image_size or teacher.spec.image_size)
     # Imported here, since each of them takes time to import and only one is needed.
     if config.method == "igds":
-        from decoct.synthesis.generate import distill_samples, plan_samples
+        from decoct.synthesis.sampled import distill_samples, plan_samples
 
         run = plan_samples if config.dry_run else distill_samples
     else:
-        from decoct.synthesis.planning import plan_selection
+        from decoct.synthesis.real import plan_selection
 
         run = plan_selection if config.dry_run else distill_images
     result = run(config, images, teacher, accelerator)
     close(accelerator)
     return result
-
-
-def distill_images(
-    config: DistillConfig,
-    images: Dataset,
-    teacher: Classifier,
-    accelerator: Accelerator,
-    scores: list[Path] | None = None,
-) -> dict[str, Any]:
-    """`distill` by choosing among real images, for images and a teacher in memory.
-
-    Args:
-        scores: Shards that `score` made with the same attribution and utility, to try other selections on.
-            Default: they are computed.
-    """
-    candidates = candidates_of(config, images, teacher)
-    run = DistillRun(config, teacher, accelerator)
-    if (finished := run.start(images)) is not None:
-        return finished
-    scores = scores or score(config, candidates, teacher, run.batch_size, accelerator, run.folder)
-    tiles = {ipc: select_tiles(scores, teacher.spec, ipc, config) for ipc in config.ipc}
-    tiles = with_heatmaps(config, tiles, candidates, teacher, run.batch_size, accelerator, run.folder)
-    accuracies = {}
-    for ipc in config.ipc:
-        members = images_of(tiles[ipc], config)
-
-        def mosaics_of(start: int, end: int, members: list[Any] = members) -> Mosaics:
-            return cut_mosaics(members[start:end], candidates, teacher.spec, config)
-
-        accuracies[ipc] = run.label(ipc, len(members), mosaics_of)
-    rows = {tile.source_index: tile.row for each in tiles.values() for ranked in each for tile in ranked}
-
-    def preview() -> None:
-        write_preview(run.folder, config.ipc, candidates, rows, teacher.spec)
-
-    return run.finish(accuracies, preview, candidates=len(candidates))
-
-
-def candidates_of(config: DistillConfig, images: Dataset, teacher: Classifier) -> Dataset:
-    """The images that are scored: at most `candidates_per_class` of each class, drawn by the seed.
-
-    Raises:
-        ValueError: If teacher and dataset have different label names, the images do not divide into tiles, a class has
-            fewer candidates than the tiles that are asked for, or the forgetting events that should score them are not
-            in the teacher's folder.
-    """
-    spec, names = teacher.spec, images.features["label"].names
-    check_label_names(spec.label_names, names, f"the teacher {teacher.name}", f"the dataset {config.dataset}")
-    if spec.image_size % config.tile_rows:
-        raise ValueError(f"tiles_per_image must be 1 for images of odd size ({spec.image_size} px). Got 4.")
-    needed = config.tiles_per_image * max(config.ipc)
-    limit = config.candidates_per_class
-    for name, count in zip(names, class_counts(images), strict=True):
-        if min(count, limit or count) < needed:
-            found = f"{count} images" if limit is None or count < limit else f"{limit} (candidates_per_class)"
-            raise ValueError(
-                f"Class {name!r} must have at least {needed} candidates for {config.tiles_per_image} tiles x IPC "
-                f"{max(config.ipc)}. Got {found}. Lower --ipc, or raise --candidates_per_class (0: all images)."
-            )
-    if config.utility == "forgetting":
-        check_forgetting_events(teacher.name, images)
-    generators = [numpy_generator(config.seed, "candidates", label) for label in range(len(names))]
-    rows = draw_candidates(np.asarray(images["label"][:]), len(names), limit, generators)
-    return images.select(rows)
-
-
-def score(
-    config: DistillConfig,
-    candidates: Dataset,
-    teacher: Classifier,
-    batch_size: int,
-    accelerator: Accelerator,
-    folder: Path,
-) -> list[Path]:
-    """Attribution, crops and utility of all candidates, as shards of the processor's columns."""
-    reference = None
-    if config.utility == "gradient_flow":
-        generator = numpy_generator(config.seed, "gradient_flow")
-        count = min(config.gradient_flow_references, len(candidates))
-        chosen = candidates.select(np.sort(generator.choice(len(candidates), count, replace=False)))
-        pixels = to_pixels(chosen["image"][:], teacher.spec.image_size, teacher.spec.channels)
-        reference = reference_of(teacher, pixels, np.asarray(chosen["label"][:]), config)
-    forgetting = forgetting_scores(teacher.name, config.utility_order) if config.utility == "forgetting" else None
-    processor = InfoUtilProcessor(teacher, config, batch_size, reference, forgetting)
-    fingerprint = config_hash({**to_dict(config), "teacher": teacher.fingerprint(), "batch_size": batch_size})
-
-    def compute(start: int, end: int) -> Dataset:
-        return candidates.select(range(start, end)).map(
-            processor,
-            batched=True,
-            batch_size=max(1, batch_size),
-            with_indices=True,
-            features=processor.features,
-            remove_columns=candidates.column_names,
-            keep_in_memory=True,
-            load_from_cache_file=False,
-            new_fingerprint=f"{fingerprint}{start:x}",
-        )
-
-    return run_shards(folder / "shards", "scores", len(candidates), config.shard_size, accelerator, compute)
-
-
-def with_heatmaps(
-    config: DistillConfig,
-    tiles: dict[int, list[list[Tile]]],
-    candidates: Dataset,
-    teacher: Classifier,
-    batch_size: int,
-    accelerator: Accelerator,
-    folder: Path,
-) -> dict[int, list[list[Tile]]]:
-    """The tiles with heat maps of the chosen images, where the crops did not need them."""
-    attribution = build_attribution(teacher, config, batch_size) if config.whole_images else None
-    if attribution is None:
-        return tiles
-    rows = sorted({tile.row for each in tiles.values() for members in each for tile in members})
-    features = Features({"row": Value("int64"), "heatmap": List(List(Value("float32")))})
-
-    def compute(start: int, end: int) -> Dataset:
-        chosen = candidates.select(rows[start:end])
-        pixels = to_pixels(chosen["image"][:], teacher.spec.image_size, teacher.spec.channels)
-        targets = torch.tensor(chosen["label"][:], device=accelerator.device)
-        heatmaps = attribution.attribute(pixels.to(accelerator.device).float() / 255, targets)
-        return Dataset.from_dict({"row": rows[start:end], "heatmap": heatmaps.cpu().numpy()}, features=features)
-
-    paths = run_shards(folder / "shards", "heatmaps", len(rows), config.shard_size, accelerator, compute)
-    table = Dataset.from_parquet(list(map(str, paths)), keep_in_memory=True)
-    heatmaps = dict(zip(table["row"][:], table["heatmap"][:], strict=True))
-    return {
-        ipc: [[dataclasses.replace(tile, heatmap=heatmaps[tile.row]) for tile in members] for members in each]
-        for ipc, each in tiles.items()
-    }

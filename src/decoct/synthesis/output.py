@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,9 +13,9 @@ from datasets import Dataset, Features
 
 from decoct.data.pixels import to_pixels
 from decoct.data.spec import ImageSpec
-from decoct.hub.cards import dataset_card
-from decoct.run_folder import write_json
-from decoct.synthesis.preview import IMAGES_PER_CLASS, MAX_CLASSES, PreviewRow, save_preview, save_strips
+from decoct.pages.dataset_card import dataset_card
+from decoct.pages.preview import IMAGES_PER_CLASS, MAX_CLASSES, PreviewRow, save_preview, save_strips
+from decoct.run.folder import sha256, write_json
 
 __all__ = ["merge_shards", "write_card", "write_preview", "write_samples_preview"]
 
@@ -67,15 +66,6 @@ def write_card(folder: Path, manifest: dict[str, Any]) -> None:
     hashes = {name: sha256(folder / name) for name in names}
     (folder / "README.md").write_text(dataset_card({**manifest, "files": hashes}, folder.name), encoding="utf-8")
     write_json(folder / "manifest.json", {**manifest, "files": {"README.md": sha256(folder / "README.md"), **hashes}})
-
-
-def sha256(path: Path) -> str:
-    """Hex digest of a file."""
-    with path.open("rb") as file:
-        digest = hashlib.sha256()
-        while block := file.read(2**20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def write_preview(

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from decoct.data.crops import crop_and_resize, random_resized_boxes
-from decoct.synthesis.mosaic import unpack
+from decoct.data.mosaic import unpack
 
 __all__ = ["draw_views", "in_batches", "tile_logits", "view_crops", "view_logits"]
 

@@ -9,24 +9,25 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 from datasets import Dataset
 
 from decoct.config import DistillConfig, to_dict
 from decoct.data.loading import check_label_names
-from decoct.hub.source import source_record
-from decoct.infoutil.processor import calibrated_batch_size, teacher_forward
+from decoct.data.source import dataset_fingerprint, source_record
+from decoct.distilled.schema import image_features
 from decoct.models.classifier import Classifier
+from decoct.models.throughput import calibrated_batch_size, teacher_forward
 from decoct.models.zoo import load_classifier
-from decoct.report import collect_sources, write_report
-from decoct.run_folder import claim_folder, identity_of, read_json, write_json
+from decoct.pages.report import write_report
+from decoct.pages.sources import collect_sources
+from decoct.run.folder import claim_folder, identity_of, read_json, write_json
+from decoct.run.processes import device_name
+from decoct.run.shards import run_shards
+from decoct.run.versions import installed_versions
 from decoct.synthesis.output import merge_shards, write_card
-from decoct.synthesis.shards import run_shards
-from decoct.synthesis.tiles import Mosaics, image_features, label_mosaics
-from decoct.training.processes import dataset_fingerprint
-from decoct.versions import installed_versions
+from decoct.synthesis.tiles import Mosaics, label_mosaics
 
 __all__ = ["DistillRun", "label_teacher"]
 
@@ -200,6 +201,6 @@ def network_record(classifier: Classifier) -> dict[str, str]:
     return {"name": classifier.name, "fingerprint": classifier.fingerprint()}
 
 
-def device_name(device: torch.device) -> str:
-    """The accelerator's model, or `cpu`."""
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+def label_bytes(config: DistillConfig, images: int, classes: int) -> int:
+    """Bytes of the stored logits and view boxes."""
+    return images * (2 * classes * (config.tiles_per_image + config.views) + 10 * config.views)

@@ -14,12 +14,12 @@ from decoct.config import SampleConfig, to_dict
 from decoct.igds.loading import label_names, load_estimator
 from decoct.igds.prior import load_pipeline, prior_fingerprint
 from decoct.models.classifier import fingerprint_of
-from decoct.run_folder import claim_folder, identity_of, read_json, write_json
-from decoct.synthesis.generate import Chunk, sample_chunk
-from decoct.synthesis.preview import MAX_CLASSES, save_strips
+from decoct.pages.preview import MAX_CLASSES, save_strips
+from decoct.run.folder import claim_folder, identity_of, read_json, write_json
+from decoct.run.precision import autocast
+from decoct.run.versions import installed_versions
+from decoct.synthesis.sampled import Chunk, sample_chunk
 from decoct.synthesis.tiles import pixels_of
-from decoct.training.precision import autocast
-from decoct.versions import installed_versions
 
 __all__ = ["draw_samples"]
 

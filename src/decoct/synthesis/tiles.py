@@ -12,15 +12,16 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
-from datasets import Array2D, ClassLabel, Dataset, Features, Image, List, Value
+from datasets import Dataset
 from PIL import Image as PILImage
 from torch import Tensor
 
 from decoct.config import DistillConfig
+from decoct.data.mosaic import compose, cut_tile, tile_ranks
 from decoct.data.pixels import to_pixels
 from decoct.data.spec import ImageSpec
-from decoct.seeding import numpy_generator
-from decoct.synthesis.mosaic import compose, cut_tile, tile_ranks
+from decoct.distilled.schema import image_features
+from decoct.run.seeding import numpy_generator
 from decoct.synthesis.relabel import draw_views, tile_logits, view_logits
 from decoct.synthesis.selection import select_class
 
@@ -28,7 +29,6 @@ __all__ = [
     "Mosaics",
     "Tile",
     "cut_mosaics",
-    "image_features",
     "images_of",
     "label_mosaics",
     "pixels_of",
@@ -38,15 +38,6 @@ __all__ = [
 ]
 
 Forward = Callable[[Tensor], Tensor]
-
-# Where a tile comes from: a crop of a real image, or a sample of the prior with the two estimates in nats.
-SELECTED_TILE = {
-    "source_index": Value("int64"),
-    "box": List(Value("int32"), length=4),
-    "score": Value("float32"),
-    "heatmap": List(List(Value("float32"))),
-}
-GENERATED_TILE = {"seed": Value("int64"), "prototype": Value("float32"), "contextual": Value("float32")}
 
 
 @dataclass(frozen=True)
@@ -146,22 +137,6 @@ def select_tiles(paths: Sequence[Path], spec: ImageSpec, ipc: int, config: Disti
             ]
         )
     return chosen
-
-
-def image_features(spec: ImageSpec, config: DistillConfig) -> Features:
-    """Columns of the distilled dataset; `correct` (the teacher's verdict on a tile) is dropped when it is written."""
-    classes = spec.num_classes
-    columns: dict[str, Any] = {
-        "image": Image(),
-        "label": ClassLabel(names=list(spec.label_names)),
-        "tile_logits": Array2D((config.tiles_per_image, classes), "float16"),
-    }
-    if config.views:
-        columns["view_logits"] = Array2D((config.views, classes), "float16")
-        columns["view_boxes"] = Array2D((config.views, 5), "float16")
-    columns["tiles"] = List(GENERATED_TILE if config.method == "igds" else SELECTED_TILE)
-    columns["correct"] = List(Value("bool"))
-    return Features(columns)
 
 
 def images_of(tiles: list[list[Tile]], config: DistillConfig) -> list[tuple[int, int, list[Tile]]]:

@@ -15,20 +15,20 @@ from tqdm.auto import tqdm
 
 from decoct.config import EstimatorConfig, to_dict
 from decoct.data.loading import load_train_and_eval, measure_spec, require_class_count
+from decoct.data.source import source_record
 from decoct.data.spec import ImageSpec
 from decoct.data.tensors import PixelDataset
-from decoct.hub.source import source_record
 from decoct.igds.contrastive import ContrastiveLoss, MomentumContrast
 from decoct.igds.estimator import VariationalEstimator
 from decoct.igds.loading import build_estimator, is_trained_here, wrap_encoder
 from decoct.igds.probe import classifier_rank, extract_features, fit_linear_classifier, full_rank, knn_accuracy
 from decoct.pipelines.igds.guidance import estimator_input
-from decoct.run_folder import read_json, write_json
-from decoct.seeding import numpy_generator
-from decoct.training.loop import EpochBatches, cosine_schedule, parameter_groups, train_epochs
-from decoct.training.processes import claim_training, close, open_accelerator
+from decoct.run.folder import read_json, write_json
+from decoct.run.processes import close, open_accelerator
+from decoct.run.seeding import numpy_generator
+from decoct.run.versions import installed_versions
+from decoct.training.loop import EpochBatches, claim_training, cosine_schedule, parameter_groups, train_epochs
 from decoct.training.view_augment import draw_views, view_of
-from decoct.versions import installed_versions
 
 __all__ = ["train_estimator"]
 

@@ -17,9 +17,9 @@ from decoct.data.spec import ImageSpec
 from decoct.data.tensors import PixelDataset
 from decoct.models.classifier import Classifier
 from decoct.models.zoo import build_classifier
-from decoct.seeding import item_seed
+from decoct.run.precision import autocast
+from decoct.run.seeding import item_seed
 from decoct.training.loop import EpochBatches, seeded, warmup_cosine
-from decoct.training.precision import autocast
 
 __all__ = ["MOMENTUM", "WEIGHT_DECAY", "fine_tune", "replace_head"]
 

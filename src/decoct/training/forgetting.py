@@ -17,7 +17,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from decoct.training.processes import dataset_fingerprint
+from decoct.data.source import dataset_fingerprint
 
 __all__ = [
     "FORGETTING_FILE",

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import math
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +22,23 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Sampler
 from tqdm.auto import tqdm
 
-from decoct.config import TrainingConfig
-from decoct.seeding import item_seed, torch_generator
+from decoct.config import TrainingConfig, to_dict
+from decoct.data.source import dataset_fingerprint
+from decoct.run.folder import claim_folder, identity_of, read_json
+from decoct.run.processes import close
+from decoct.run.seeding import item_seed, torch_generator
 
-__all__ = ["EpochBatches", "cosine_schedule", "parameter_groups", "seeded", "train_epochs", "warmup_cosine"]
+__all__ = [
+    "claim_training",
+    "EpochBatches",
+    "cosine_schedule",
+    "parameter_groups",
+    "seeded",
+    "train_epochs",
+    "warmup_cosine",
+]
+
+logger = logging.getLogger(__name__)
 
 
 class EpochBatches(Sampler[list[int]]):
@@ -195,3 +209,29 @@ def _resume(accelerator: Accelerator, folder: Path) -> tuple[list[dict[str, floa
     accelerator.load_state(str(checkpoints[-1].parent))
     progress = json.loads(checkpoints[-1].read_text())
     return progress["history"], progress["epoch"], progress["step"], progress["loss_sum"]
+
+
+def claim_training(
+    accelerator: Accelerator, config: TrainingConfig, images: Dataset, written: Iterable[str]
+) -> dict[str, Any] | None:
+    """Claims `config.output_dir` and starts the tracker, or returns the record of a training that is finished there.
+
+    Args:
+        images: The training images; their fingerprint is part of the run's identity.
+        written: Glob patterns of everything such a training writes.
+
+    Raises:
+        ValueError: If the folder belongs to another configuration.
+    """
+    folder = Path(config.output_dir)
+    if accelerator.is_main_process:
+        identity = identity_of(to_dict(config), data=dataset_fingerprint(images))
+        claim_folder(folder, identity, config.overwrite, written)
+    accelerator.wait_for_everyone()
+    if (folder / "training.json").is_file():
+        logger.info("%s is finished already.", folder)
+        close(accelerator)
+        return read_json(folder / "training.json")
+    if config.report_to is not None:
+        accelerator.init_trackers("decoct")
+    return None

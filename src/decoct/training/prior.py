@@ -18,15 +18,15 @@ from tqdm.auto import tqdm
 
 from decoct.config import PriorConfig, to_dict
 from decoct.data.loading import load_split, measure_spec
+from decoct.data.source import source_record
 from decoct.data.spec import ImageSpec
 from decoct.data.tensors import PixelDataset
-from decoct.hub.source import source_record
 from decoct.igds.grids import sample_grid
-from decoct.run_folder import write_json
-from decoct.seeding import torch_generator
-from decoct.training.loop import EpochBatches, cosine_schedule, parameter_groups, seeded, train_epochs
-from decoct.training.processes import claim_training, close, open_accelerator
-from decoct.versions import installed_versions
+from decoct.run.folder import write_json
+from decoct.run.processes import close, open_accelerator
+from decoct.run.seeding import torch_generator
+from decoct.run.versions import installed_versions
+from decoct.training.loop import EpochBatches, claim_training, cosine_schedule, parameter_groups, seeded, train_epochs
 
 __all__ = ["build_unet", "train_prior"]
 

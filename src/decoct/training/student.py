@@ -9,12 +9,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from decoct.evaluation.distilled import DistilledSet
-from decoct.evaluation.protocols import Protocol, epoch_count, learning_rate
+from decoct.distilled.dataset import DistilledSet
 from decoct.models.classifier import Classifier
-from decoct.seeding import item_seed
+from decoct.run.precision import autocast
+from decoct.run.seeding import item_seed
 from decoct.training.loop import parameter_groups
-from decoct.training.precision import autocast
+from decoct.training.protocols import Protocol, epoch_count, learning_rate
 from decoct.training.student_batches import StudentBatches
 
 __all__ = ["soft_label_loss", "train_student"]

@@ -11,9 +11,8 @@ from torch import Tensor
 
 from decoct.data.crops import random_resized_boxes
 from decoct.data.spec import ImageSpec
-from decoct.evaluation.distilled import DistilledSet
-from decoct.evaluation.protocols import Protocol, batch_size, crop_scale
-from decoct.seeding import numpy_generator, torch_generator
+from decoct.distilled.dataset import DistilledSet
+from decoct.run.seeding import numpy_generator, torch_generator
 from decoct.training.augment import (
     add_lighting,
     color_jitter_choices,
@@ -25,6 +24,7 @@ from decoct.training.augment import (
     tile_orders,
     tile_shares,
 )
+from decoct.training.protocols import Protocol, batch_size, crop_scale
 
 __all__ = ["StudentBatches"]
 

@@ -17,17 +17,17 @@ from tqdm.auto import tqdm
 
 from decoct.config import TeacherConfig, to_dict
 from decoct.data.loading import load_train_and_eval, measure_spec
+from decoct.data.source import source_record
 from decoct.data.spec import ImageSpec
 from decoct.data.tensors import PixelDataset
-from decoct.evaluation.metrics import accuracy
-from decoct.hub.source import source_record
+from decoct.models.accuracy import accuracy
 from decoct.models.classifier import Classifier
 from decoct.models.zoo import build_classifier
-from decoct.run_folder import write_json
+from decoct.run.folder import write_json
+from decoct.run.processes import close, open_accelerator
+from decoct.run.versions import installed_versions
 from decoct.training.forgetting import FORGETTING_FILE, ForgettingEvents, write_forgetting_events
-from decoct.training.loop import EpochBatches, cosine_schedule, parameter_groups, seeded, train_epochs
-from decoct.training.processes import claim_training, close, open_accelerator
-from decoct.versions import installed_versions
+from decoct.training.loop import EpochBatches, claim_training, cosine_schedule, parameter_groups, seeded, train_epochs
 
 __all__ = ["train_teacher"]
 

@@ -1,0 +1,68 @@
+"""What identifies a dataset, and what it says of itself: its content, its repository on the Hub, its licence."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+from datasets import Dataset, Image
+from huggingface_hub import hf_hub_download, metadata_load
+from huggingface_hub.errors import HFValidationError, HTTPError
+from huggingface_hub.utils import validate_repo_id
+
+__all__ = ["card_license", "dataset_fingerprint", "is_hub_id", "is_repo_id", "source_record"]
+
+
+def dataset_fingerprint(images: Dataset) -> str:
+    """Twelve hex digits from the number of images, all labels and the encoded bytes of 64 images spread evenly."""
+    digest = hashlib.sha256(np.asarray(images["label"], dtype=np.int64).tobytes())
+    rows = np.unique(np.linspace(0, len(images) - 1, 64).astype(int))
+    for entry in images.select(rows).cast_column("image", Image(decode=False))["image"]:
+        digest.update(entry["bytes"] if entry["bytes"] is not None else Path(entry["path"]).read_bytes())
+    return digest.hexdigest()[:12]
+
+
+def is_hub_id(dataset: str) -> bool:
+    """Whether a configured dataset is a repository on the Hub, and nothing in this folder."""
+    return dataset != "sample" and is_repo_id(dataset) and not Path(dataset).exists()
+
+
+def is_repo_id(text: str) -> bool:
+    """Whether a text can be the id of a repository."""
+    try:
+        validate_repo_id(text)
+    except HFValidationError:
+        return False
+    return True
+
+
+def source_record(dataset: str, info: Any) -> dict[str, str]:
+    """What a dataset says of itself, as far as it does: its repository on the Hub, licence, citation and homepage.
+
+    Args:
+        dataset: As it was named in the configuration.
+        info: Of the dataset that was loaded by this name; where it has no licence, that of the card is taken.
+    """
+    values = {name: getattr(info, name, None) for name in ("license", "citation", "homepage")}
+    record = {name: value.strip() for name, value in values.items() if isinstance(value, str) and value.strip()}
+    if is_hub_id(dataset):
+        record["hub_id"] = dataset
+    if "license" not in record and (license := card_license(dataset)):
+        record["license"] = license
+    return record
+
+
+def card_license(dataset: str) -> str | None:
+    """The licence in the card of a dataset on the Hub or in a folder; None if there is none, or it cannot be read."""
+    try:
+        card = Path(dataset).expanduser() / "README.md"
+        if is_hub_id(dataset):
+            card = Path(hf_hub_download(dataset, "README.md", repo_type="dataset"))
+        license = (metadata_load(card) or {}).get("license") if card.is_file() else None
+    except (OSError, ValueError, HTTPError, yaml.YAMLError):
+        return None
+    licenses = license if isinstance(license, list) else [license]
+    return ", ".join(each for each in licenses if isinstance(each, str)) or None

@@ -1,0 +1,220 @@
+"""Reading a distilled set, from its run folder or from the Hub, into tensors."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from datasets import ClassLabel, Dataset, load_dataset
+from huggingface_hub import hf_hub_download
+from huggingface_hub.errors import EntryNotFoundError
+from torch import Tensor
+
+from decoct.data.pixels import to_pixels
+from decoct.data.spec import ImageSpec
+from decoct.distilled.manifest import check_fields, parse_manifest
+
+__all__ = ["DistilledSet", "commit_of", "load_distilled", "read_manifest", "spec_of"]
+
+
+@dataclass(frozen=True)
+class DistilledSet:
+    """A distilled set of one IPC.
+
+    Args:
+        images: `(n, channels, side, side)` uint8.
+        labels: `(n,)` int64.
+        tile_logits: `(n, tiles, classes)` float32, the teacher's logits of each tile, or None if not stored.
+        view_logits: `(n, views, classes)` float16, the teacher's logits of fixed views, or None if not stored.
+        view_boxes: `(n, views, 5)` float32: top, left, height, width in shares of the side, and flip (0 or 1).
+        ipc: Images per class.
+        tiles_per_image: Tiles of an image, row by row: 1 or a square number.
+        manifest: The run's `manifest.json`.
+    """
+
+    images: Tensor
+    labels: Tensor
+    tile_logits: Tensor | None
+    view_logits: Tensor | None
+    view_boxes: Tensor | None
+    ipc: int
+    tiles_per_image: int
+    manifest: dict[str, Any]
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    @property
+    def spec(self) -> ImageSpec:
+        """Size, channels, normalisation and label names, from the manifest."""
+        return spec_of(self.manifest)
+
+    def fingerprint(self) -> str:
+        """Sha256 over images, labels and logits."""
+        digest = hashlib.sha256()
+        for tensor in (self.images, self.labels, self.tile_logits, self.view_logits, self.view_boxes):
+            if tensor is not None:
+                digest.update(f"{tensor.dtype}{tuple(tensor.shape)}".encode())
+                digest.update(tensor.contiguous().numpy().tobytes())
+        return digest.hexdigest()
+
+    def head(self, count: int) -> DistilledSet:
+        """Its first `count` images."""
+        return dataclasses.replace(
+            self,
+            images=self.images[:count],
+            labels=self.labels[:count],
+            tile_logits=None if self.tile_logits is None else self.tile_logits[:count],
+            view_logits=None if self.view_logits is None else self.view_logits[:count],
+            view_boxes=None if self.view_boxes is None else self.view_boxes[:count],
+        )
+
+    def check_labels(self, labels: str) -> None:
+        """Raises ValueError if the logits of a label mode are not stored, and says how to get them."""
+        if labels == "views" and self.view_logits is None:
+            raise ValueError(
+                "labels must be one of ['hard', 'tiles', 'online'] for this set. Got 'views', but it stores no views: "
+                "distil again with --views 50, or evaluate with --labels online."
+            )
+        if labels == "tiles" and self.tile_logits is None:
+            raise ValueError(
+                "labels must be one of ['hard', 'online'] for this set. Got 'tiles', but it stores no tile_logits: "
+                "distil again with a teacher, or evaluate with --labels online."
+            )
+
+
+def load_distilled(folder_or_hub_id: str | Path, ipc: int, revision: str | None = None) -> DistilledSet:
+    """The distilled set of one IPC.
+
+    Args:
+        folder_or_hub_id: Run folder or Hub dataset id.
+        ipc: Images per class; one of the manifest's `ipcs`.
+        revision: Branch, tag or commit on the Hub. Default: the commit that `main` is at now. All is read at one.
+
+    Raises:
+        ValueError: If the folder or its manifest does not exist, the IPC is not in it, or an image has another size
+            than the manifest says.
+    """
+    revision = commit_of(folder_or_hub_id, revision)
+    manifest = read_manifest(folder_or_hub_id, revision)
+    if ipc not in manifest["ipcs"]:
+        raise ValueError(f"ipc must be one of {manifest['ipcs']}, those of {folder_or_hub_id}. Got {ipc}.")
+    # Not the card's configurations: a card could name any file.
+    files = {"train": f"data/ipc_{ipc}/*.parquet"}
+    dataset = load_dataset(str(folder_or_hub_id), data_files=files, split="train", revision=revision)
+    spec = spec_of(manifest)
+    _check_labels(dataset, spec, f"{folder_or_hub_id}, ipc_{ipc}")
+    if len(dataset) != ipc * spec.num_classes:
+        raise ValueError(
+            f"ipc_{ipc} of {folder_or_hub_id} must have {ipc} images of each of {spec.num_classes} classes. "
+            f"Got {len(dataset)} images in all; `decoct verify` tells more."
+        )
+    tile_logits = _array(dataset, "tile_logits", torch.float32)
+    tiles = manifest["config"]["tiles_per_image"] if tile_logits is None else tile_logits.shape[1]
+    return DistilledSet(
+        images=_images(dataset, spec),
+        labels=torch.tensor(dataset["label"][:], dtype=torch.int64),
+        tile_logits=tile_logits,
+        view_logits=_array(dataset, "view_logits", torch.float16),
+        view_boxes=_array(dataset, "view_boxes", torch.float32),
+        ipc=ipc,
+        tiles_per_image=tiles,
+        manifest=manifest,
+    )
+
+
+def read_manifest(folder_or_hub_id: str | Path, revision: str | None = None) -> dict[str, Any]:
+    """`manifest.json` of a run folder or Hub dataset.
+
+    Args:
+        folder_or_hub_id: Run folder or Hub dataset id.
+        revision: Branch, tag or commit on the Hub. Default: `main`.
+
+    Raises:
+        ValueError: If the folder or the manifest does not exist, or the manifest is not one.
+    """
+    return _usable(_manifest_file(folder_or_hub_id, revision), folder_or_hub_id)
+
+
+def commit_of(folder_or_hub_id: str | Path, revision: str | None = None) -> str | None:
+    """The commit of a Hub dataset that a revision is at now, so that several readings are of the same one.
+
+    None for a folder.
+
+    Raises:
+        ValueError: As `read_manifest`.
+    """
+    if Path(folder_or_hub_id).is_dir():
+        return None
+    return _manifest_file(folder_or_hub_id, revision).parent.name  # the cache has a folder for each commit
+
+
+def _manifest_file(folder_or_hub_id: str | Path, revision: str | None) -> Path:
+    """Where the manifest lies: in the run folder, or in the Hub's cache."""
+    path = Path(folder_or_hub_id)
+    if path.is_dir():
+        if not (path / "manifest.json").is_file():
+            raise ValueError(f"distilled must be a folder with manifest.json, which distilling ends with. Got {path}.")
+        return path / "manifest.json"
+    if path.is_absolute() or str(folder_or_hub_id).count("/") != 1 or path.parent.is_dir():
+        raise ValueError(f"distilled must be an existing folder or a Hub id 'user/name'. Got '{folder_or_hub_id}'.")
+    try:
+        return Path(hf_hub_download(str(folder_or_hub_id), "manifest.json", repo_type="dataset", revision=revision))
+    except EntryNotFoundError as error:
+        raise ValueError(
+            f"distilled must be a dataset published by decoct. Got {folder_or_hub_id}, which has no manifest.json."
+        ) from error
+
+
+def _usable(file: Path, source: str | Path) -> dict[str, Any]:
+    """The manifest in a file; raises ValueError unless it has what reading needs."""
+    manifest = parse_manifest(file)
+    if problems := check_fields(manifest):
+        raise ValueError(f"{source}: manifest.json cannot be used. {problems[0]}")
+    return manifest
+
+
+def spec_of(manifest: dict[str, Any]) -> ImageSpec:
+    """The image spec of a manifest."""
+    return ImageSpec(
+        image_size=manifest["image_size"],
+        channels=manifest["channels"],
+        mean=tuple(manifest["image_mean"]),
+        std=tuple(manifest["image_std"]),
+        label_names=tuple(manifest["label_names"]),
+    )
+
+
+def _check_labels(dataset: Dataset, spec: ImageSpec, where: str) -> None:
+    """Raises ValueError if the label column's names are not the manifest's."""
+    feature = dataset.features["label"]
+    names = feature.names if isinstance(feature, ClassLabel) else None
+    if names != list(spec.label_names):
+        raise ValueError(
+            f"The label column of {where} must have the manifest's label names {list(spec.label_names)}. Got {names}."
+        )
+
+
+def _images(dataset: Dataset, spec: ImageSpec) -> Tensor:
+    """All images as uint8 pixels; raises ValueError for one of another size."""
+    rows = []
+    for row, image in enumerate(dataset["image"]):
+        side = spec.image_size
+        if image.size != (side, side):
+            raise ValueError(f"Images must be {side} x {side} px, as in the manifest. Got {image.size} in row {row}.")
+        rows.append(to_pixels([image], side, spec.channels))
+    return torch.cat(rows)
+
+
+def _array(dataset: Dataset, column: str, dtype: torch.dtype) -> Tensor | None:
+    """A column of equally shaped arrays as one tensor; None if it is absent or has no rows per image."""
+    if column not in dataset.column_names:
+        return None
+    values = dataset.select_columns([column]).with_format("numpy")[:][column]
+    array = np.asarray(values)
+    return torch.from_numpy(array).to(dtype) if array.dtype != object and array.ndim == 3 and array.shape[1] else None

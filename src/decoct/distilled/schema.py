@@ -1,0 +1,51 @@
+"""The columns of a distilled dataset's parquet files."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from datasets import Array2D, ClassLabel, Features, Image, List, Value
+
+from decoct.config import DistillConfig
+from decoct.data.spec import ImageSpec
+
+__all__ = ["GENERATED_TILE", "SELECTED_TILE", "expected_features", "image_features"]
+
+
+# Where a tile comes from: a crop of a real image, or a sample of the prior with the two estimates in nats.
+SELECTED_TILE = {
+    "source_index": Value("int64"),
+    "box": List(Value("int32"), length=4),
+    "score": Value("float32"),
+    "heatmap": List(List(Value("float32"))),
+}
+GENERATED_TILE = {"seed": Value("int64"), "prototype": Value("float32"), "contextual": Value("float32")}
+
+
+def image_features(spec: ImageSpec, config: DistillConfig) -> Features:
+    """Columns of the distilled dataset; `correct` (the teacher's verdict on a tile) is dropped when it is written."""
+    classes = spec.num_classes
+    columns: dict[str, Any] = {
+        "image": Image(),
+        "label": ClassLabel(names=list(spec.label_names)),
+        "tile_logits": Array2D((config.tiles_per_image, classes), "float16"),
+    }
+    if config.views:
+        columns["view_logits"] = Array2D((config.views, classes), "float16")
+        columns["view_boxes"] = Array2D((config.views, 5), "float16")
+    columns["tiles"] = List(GENERATED_TILE if config.method == "igds" else SELECTED_TILE)
+    columns["correct"] = List(Value("bool"))
+    return Features(columns)
+
+
+def expected_features(manifest: dict[str, Any]) -> Features:
+    """The columns that decoct writes for a manifest."""
+    spec = ImageSpec(
+        manifest["image_size"],
+        manifest["channels"],
+        tuple(manifest["image_mean"]),
+        tuple(manifest["image_std"]),
+        tuple(manifest["label_names"]),
+    )
+    config = DistillConfig(**{name: manifest["config"][name] for name in ("method", "tiles_per_image", "views")})
+    return Features({name: each for name, each in image_features(spec, config).items() if name != "correct"})

@@ -1,0 +1,352 @@
+"""What contextual information is worth: accuracy of subsets against their contextual score (IGDS, 5.2 and App. A)."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import logging
+import os
+import time
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from decoct.config import BetaStudyConfig, config_hash, to_dict
+from decoct.data.loading import check_label_names, eval_split_name, load_split, measure_spec, require_class_count
+from decoct.data.source import dataset_fingerprint
+from decoct.data.tensors import PixelDataset
+from decoct.evaluation.run import seconds_per_image
+from decoct.igds.figures import save_beta_study
+from decoct.igds.loading import label_names, load_estimator
+from decoct.igds.measuring import embed, measure
+from decoct.igds.subsets import ScoredImages, distilled_set, score_images
+from decoct.models.accuracy import accuracy
+from decoct.models.classifier import Classifier, fingerprint_of
+from decoct.models.zoo import build_classifier, load_classifier
+from decoct.results.statistics import mean_and_std
+from decoct.run.folder import read_json, write_json
+from decoct.run.processes import close, open_accelerator
+from decoct.run.versions import installed_versions
+from decoct.training.protocols import epoch_count, load_protocol, student_name
+from decoct.training.student import train_student
+
+__all__ = ["beta_study"]
+
+logger = logging.getLogger(__name__)
+
+# Below this share of the targets' range, the study says that its subsets hardly differ.
+SMALL_REACH = 0.3
+
+
+@dataclass(frozen=True)
+class Unit:
+    """One subset and the student trained on it: the smallest piece of work that is saved and resumed."""
+
+    ipc: int
+    target: int
+    student: str
+    seed: int
+
+
+def beta_study(config: BetaStudyConfig) -> dict[str, Any]:
+    """Draws subsets with different contextual scores, trains students on them and compares their accuracies.
+
+    Each student's accuracy is saved under `<output_dir>/units/` as soon as it is known, so a killed study continues
+    where it was, and one with more seeds, targets or IPCs trains what is missing; processes started by `accelerate
+    launch` share the students.
+
+    Args:
+        config: What is measured.
+
+    Returns:
+        The content of study.json: a record per (student, IPC, target) and the best of each (student, IPC); figure2.png
+        is drawn from it. With `dry_run`: forward passes of the estimator and, per IPC and student, the students to
+        train; nothing is written.
+
+    Raises:
+        ValueError: If data, estimator and teacher do not fit together, or a class has fewer correctly classified
+            images than the largest IPC.
+    """
+    accelerator = open_accelerator(config)
+    with accelerator.main_process_first():
+        study = _Study(config, accelerator)
+        study.check()
+    if config.dry_run:
+        plan = study.plan()
+        close(accelerator)
+        return plan
+    with accelerator.main_process_first():
+        study.measure()
+    missing = [unit for unit in study.units if not study.unit_file(unit).is_file()]
+    accelerator.wait_for_everyone()  # all processes must see the same list before the first unit is saved
+    for unit in missing[accelerator.process_index :: accelerator.num_processes]:
+        study.train(unit)
+    accelerator.wait_for_everyone()
+    result = study.result() if accelerator.is_main_process else {}
+    if accelerator.is_main_process:
+        write_json(study.folder / "study.json", result)
+        save_beta_study(study.folder / "figure2.png", result["records"])
+    close(accelerator)
+    return result
+
+
+class _Study:
+    """What the units share; evaluation pixels and fingerprints are made on first use, the scores by `measure`."""
+
+    scored: ScoredImages
+    targets: list[float]
+
+    def __init__(self, config: BetaStudyConfig, accelerator: Accelerator) -> None:
+        self.config, self.sharpness = config, config.sharpness
+        self.device, self.show_progress = accelerator.device, accelerator.is_main_process
+        self.folder = Path(config.output_dir)
+        self.protocol = load_protocol(config.protocol)
+        self.estimator = load_estimator(config.estimator)
+        self.teacher: Classifier | None = load_classifier(config.teacher) if config.teacher is not None else None
+        self.images = load_split(config, config.train_split)
+        eval_split = eval_split_name(config.dataset, config.dataset_config, config.eval_split)
+        self.eval_images = load_split(config, eval_split)
+        self.spec = measure_spec(self.images, config.image_size)
+        self.labels = torch.tensor(self.images["label"][:], dtype=torch.int64)
+        seeds = range(config.seed, config.seed + config.seeds)
+        self.students = list(dict.fromkeys(student_name(self.protocol, name) for name in config.students))
+        settings = itertools.product(config.ipc, range(config.targets), self.students, seeds)
+        self.units = [Unit(*setting) for setting in settings]
+
+    def check(self) -> None:
+        """Raises ValueError for what would stop a unit later: label names, label mode, too few images, students."""
+        config, names = self.config, self.spec.label_names
+        check_label_names(label_names(self.estimator), names, config.estimator, config.dataset)
+        check_label_names(names, self.eval_images.features["label"].names, config.train_split, "the evaluation split")
+        if self.teacher is not None:
+            check_label_names(names, self.teacher.spec.label_names, config.dataset, str(config.teacher))
+        require_class_count(self.images, max(config.ipc))
+        self.protocol.check_labels(config.labels)
+        for student in self.students:
+            build_classifier(student, self.spec)
+
+    @cached_property
+    def eval_pixels(self) -> PixelDataset:
+        return PixelDataset(self.eval_images, self.spec.image_size, self.spec.channels)
+
+    # Scores
+
+    @cached_property
+    def measured_with(self) -> dict[str, Any]:
+        """Everything the scores depend on."""
+        return {
+            "estimator": fingerprint_of({"": self.estimator}),
+            "data": dataset_fingerprint(self.images),
+            "image_size": self.config.image_size,
+            "temperature": self.config.temperature,
+            "mixed_precision": self.config.mixed_precision,
+        }
+
+    @property
+    def scores_file(self) -> Path:
+        return self.folder / f"scores-{config_hash(self.measured_with)}.safetensors"
+
+    def measure(self) -> None:
+        """Scores all images, once per folder, and sets the targets."""
+        names, file = self.spec.label_names, self.scores_file
+        if not file.is_file():
+            self.folder.mkdir(parents=True, exist_ok=True)
+            embedded = embed(self.images, self.estimator, **self.options)
+            temporary = file.with_name(file.name + ".tmp")
+            save_file({"scores": score_images(embedded, self.config.temperature, names).scores}, temporary)
+            os.replace(temporary, file)
+        self.scored = ScoredImages(load_file(file)["scores"], self.labels, names)
+        self.scored.require(max(self.config.ipc))
+        self.targets = self.scored.targets(self.config.targets)
+        reach = self.scored.reach(self.targets, self.sharpness)
+        if reach < SMALL_REACH:
+            logger.warning(
+                "With sharpness %g the subsets' expected scores cover %.0f %% of the targets' range, so that they "
+                "hardly differ; a sharpness of %.3g brings each of them half of the way to its target.",
+                self.sharpness,
+                100 * reach,
+                self.scored.suggested_sharpness(),
+            )
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """How images are put through the estimator."""
+        config = self.config
+        names = ("batch_size", "image_size", "mixed_precision", "num_workers")
+        return {"device": self.device, **{name: getattr(config, name) for name in names}}
+
+    # Units
+
+    def rows(self, unit: Unit) -> Tensor:
+        """The images of a unit's subset; students of one seed share it."""
+        return self.scored.draw(unit.ipc, self.targets[unit.target], self.sharpness, unit.seed, unit.target)
+
+    @property
+    def overrides(self) -> dict[str, Any]:
+        """What is not trained as the protocol says."""
+        config, usual = self.config, {epoch_count(self.protocol, ipc) for ipc in self.config.ipc}
+        values = {
+            "epochs": None if usual == {config.epochs} else config.epochs,
+            "rrc_scale": config.rrc_scale,
+            "mixed_precision": None if config.mixed_precision == "no" else config.mixed_precision,
+        }
+        return {key: value for key, value in values.items() if value is not None}
+
+    @cached_property
+    def trained_with(self) -> dict[str, Any]:
+        """Everything a unit depends on, but its subset, student and seed."""
+        return {
+            **self.measured_with,
+            "evaluation": dataset_fingerprint(self.eval_images),
+            "spec": self.spec.to_dict(),
+            "labels": self.config.labels,
+            "protocol": dataclasses.asdict(self.protocol),
+            "overrides": self.overrides,
+            "teacher": self.online_teacher.fingerprint() if self.online_teacher is not None else None,
+        }
+
+    @property
+    def online_teacher(self) -> Classifier | None:
+        return self.teacher if self.config.labels == "online" else None
+
+    def unit_file(self, unit: Unit) -> Path:
+        """Where a unit's accuracy is saved; the name identifies all it depends on."""
+        identity = {
+            **self.trained_with,
+            "rows": self.rows(unit).tolist(),
+            "student": unit.student,
+            "seed": unit.seed,
+        }
+        return self.folder / "units" / f"{config_hash(identity)}.json"
+
+    def train(self, unit: Unit) -> None:
+        """Trains and measures a student on its subset, and saves the accuracy beside the subset's information."""
+        config, rows = self.config, self.rows(unit)
+        report = measure(self.images.select(rows.tolist()), self.estimator, config.temperature, **self.options)
+        student = build_classifier(unit.student, self.spec, unit.seed)
+        title = f"IPC {unit.ipc}, target {self.targets[unit.target]:.3f}, {unit.student}, seed {unit.seed}"
+        start, total = time.perf_counter(), config.epochs or epoch_count(self.protocol, unit.ipc)
+        with tqdm(total=total, desc=title, unit="epoch", disable=not self.show_progress) as bar:
+            train_student(
+                student,
+                distilled_set(self.images, rows, self.spec),
+                self.protocol,
+                config.labels,
+                self.online_teacher,
+                seed=unit.seed,
+                device=self.device,
+                mixed_precision=config.mixed_precision,
+                epochs=config.epochs,
+                rrc_scale=config.rrc_scale,
+                architecture=unit.student,
+                on_epoch_end=lambda epoch, loss, network: None if bar.update() else None,
+            )
+        seconds = time.perf_counter() - start
+        measured = accuracy(
+            student,
+            self.eval_pixels,
+            device=self.device,
+            mixed_precision=config.mixed_precision,
+            num_workers=config.num_workers,
+        )
+        result = {
+            **dataclasses.asdict(unit),
+            "accuracy": measured,
+            "contextual": float(self.scored.scores[rows].mean()),
+            "contextual_to_itself": report.contextual,
+            "prototype": report.prototype,
+            "seconds": round(seconds, 2),
+            "device": str(self.device),
+            "versions": installed_versions(),
+        }
+        file = self.unit_file(unit)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_json(file, result)
+
+    # Results
+
+    def result(self) -> dict[str, Any]:
+        """The content of study.json, from the units' files."""
+        settings = dict.fromkeys((unit.student, unit.ipc, unit.target) for unit in self.units)
+        records = [self._record(*setting) for setting in sorted(settings)]
+        best: dict[tuple[str, int], dict[str, Any]] = {}
+        for record in records:
+            key = record["student"], record["ipc"]
+            if key not in best or record["accuracy_mean"] > best[key]["accuracy_mean"]:
+                best[key] = record
+        return {
+            "targets": self.targets,
+            "expected": [self.scored.expected(target, self.sharpness) for target in self.targets],
+            "reach": self.scored.reach(self.targets, self.sharpness),
+            "sharpness": self.sharpness,
+            "suggested_sharpness": self.scored.suggested_sharpness(),
+            "images": len(self.labels),
+            "correct": int((~self.scored.scores.isnan()).sum()),
+            "best": list(best.values()),
+            "records": records,
+            "overrides": self.overrides,
+            "config": to_dict(self.config),
+            "versions": installed_versions(),
+        }
+
+    def _record(self, student: str, ipc: int, target: int) -> dict[str, Any]:
+        """One setting's accuracies and scores over its seeds."""
+        units = [unit for unit in self.units if (unit.student, unit.ipc, unit.target) == (student, ipc, target)]
+        results = [read_json(self.unit_file(unit)) for unit in units]
+        mean, std = mean_and_std([result["accuracy"] for result in results])
+        averages = {
+            name: mean_and_std([result[name] for result in results])[0]
+            for name in ("contextual", "contextual_to_itself", "prototype", "seconds")
+        }
+        return {
+            "student": student,
+            "ipc": ipc,
+            "target": self.targets[target],
+            **averages,
+            "accuracy_mean": mean,
+            "accuracy_std": std,
+            "accuracies": [result["accuracy"] for result in results],
+            "seeds": [unit.seed for unit in units],
+            "protocol": self.protocol.name,
+            "labels": self.config.labels,
+            "device": ", ".join(sorted({result["device"] for result in results})),
+        }
+
+    # Dry run
+
+    def plan(self) -> dict[str, Any]:
+        """Forward passes of the estimator, and per IPC and student what training costs by a timing of two steps."""
+        config, scored = self.config, self.scores_file.is_file()
+        if scored:
+            self.measure()
+        missing = [unit for unit in self.units if not (scored and self.unit_file(unit).is_file())]
+        rows = []
+        for ipc, student in itertools.product(config.ipc, self.students):
+            members = [torch.nonzero(self.labels == label).flatten()[:ipc] for label in range(self.spec.num_classes)]
+            subset = distilled_set(self.images, torch.cat(members), self.spec)
+            network, teacher = build_classifier(student, self.spec), self.online_teacher
+            seconds = seconds_per_image(
+                network, subset, self.protocol, config.labels, teacher, self.device, config.mixed_precision
+            )
+            left = sum((unit.ipc, unit.student) == (ipc, student) for unit in missing)
+            seen = len(subset) * (config.epochs or epoch_count(self.protocol, ipc))
+            rows.append(
+                {
+                    "ipc": ipc,
+                    "student": student,
+                    "labels": config.labels,
+                    "students": left,
+                    "done": config.targets * config.seeds - left,
+                    "images_seen": seen,
+                    "seconds": seen * seconds,
+                }
+            )
+        subsets = sum(unit.ipc for unit in missing) * self.spec.num_classes
+        return {"forward_passes": subsets + (0 if scored else len(self.images)), "students": rows}

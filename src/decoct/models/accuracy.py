@@ -1,0 +1,81 @@
+"""Top-1 accuracy, as an `evaluate.Metric` that needs no network."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import datasets
+import evaluate
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+
+from decoct.run.precision import autocast
+
+__all__ = ["Accuracy", "accuracy"]
+
+
+class Accuracy(evaluate.Metric):
+    """Share of predictions that equal their reference."""
+
+    def _info(self) -> evaluate.MetricInfo:
+        integer = datasets.Value("int64")
+        return evaluate.MetricInfo(
+            description="Share of predictions that equal their reference.",
+            citation="",
+            inputs_description="predictions, references: class indices.",
+            features=datasets.Features({"predictions": integer, "references": integer}),
+        )
+
+    def _compute(self, predictions: Any, references: Any) -> dict[str, float]:  # type: ignore[override]
+        return {"accuracy": float(np.mean(np.asarray(predictions) == np.asarray(references)))}
+
+
+@torch.no_grad()
+def accuracy(
+    classifier: nn.Module,
+    images: Tensor | Dataset[Any],
+    labels: Tensor | None = None,
+    *,
+    batch_size: int = 250,
+    device: torch.device | str = "cpu",
+    mixed_precision: str = "no",
+    num_workers: int = 0,
+) -> float:
+    """Top-1 accuracy in [0, 1] of a classifier in eval mode; its own mode is restored.
+
+    Args:
+        classifier: Pixels in [0, 1] to logits.
+        images: `(n, channels, side, side)` uint8, or a dataset whose items are (uint8 pixels, label).
+        labels: `(n,)` int64, for a tensor of images.
+        batch_size: Images per forward pass.
+        device: Where the classifier is.
+        mixed_precision: `no`, `bf16` or `fp16`.
+        num_workers: Processes that read a dataset.
+    """
+    device = torch.device(device)
+    metric = Accuracy(keep_in_memory=True)
+    was_training = classifier.training
+    classifier.eval()
+    try:
+        for pixels, references in _batches(images, labels, batch_size, num_workers):
+            with autocast(device, mixed_precision):
+                logits = classifier(pixels.to(device).float() / 255)
+            metric.add_batch(predictions=logits.argmax(dim=1).cpu().numpy(), references=references.numpy())
+    finally:
+        classifier.train(was_training)
+    return float(metric.compute()["accuracy"])
+
+
+def _batches(
+    images: Tensor | Dataset[Any], labels: Tensor | None, batch_size: int, num_workers: int
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Batches of uint8 pixels and labels, in order."""
+    if not isinstance(images, Tensor):
+        yield from DataLoader(images, batch_size=batch_size, num_workers=num_workers)
+        return
+    if labels is None:
+        raise ValueError("labels must be given with a tensor of images. Got None.")
+    yield from zip(images.split(batch_size), labels.cpu().split(batch_size), strict=True)

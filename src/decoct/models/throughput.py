@@ -1,0 +1,98 @@
+"""A network's forward pass: in what precision, in which batches, and how fast on this machine."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from decoct.models.classifier import Classifier
+from decoct.run.precision import autocast
+
+__all__ = [
+    "Forward",
+    "calibrated_batch_size",
+    "fastest_batch_size",
+    "images_per_second",
+    "teacher_forward",
+    "throughput",
+]
+
+Forward = Callable[[Tensor], Tensor]
+
+
+def teacher_forward(teacher: Classifier, mixed_precision: str = "no") -> Callable[[Tensor], Tensor]:
+    """Pixels in [0, 1] to float32 logits, without gradients, in the given precision."""
+
+    @torch.no_grad()
+    def forward(pixels: Tensor) -> Tensor:
+        with autocast(teacher.device, mixed_precision):
+            return teacher(pixels).float()
+
+    return forward
+
+
+def calibrated_batch_size(teacher: Classifier, mixed_precision: str) -> int:
+    """The fastest batch size of the teacher's forward pass on this machine."""
+    spec = teacher.spec
+    sample = torch.rand(16, spec.channels, spec.image_size, spec.image_size, device=teacher.device)
+    return fastest_batch_size(teacher_forward(teacher, mixed_precision), sample)
+
+
+@torch.inference_mode()
+def fastest_batch_size(
+    forward: Forward, sample_pixels: Tensor, candidates: Sequence[int] = (8, 16, 32, 64, 128, 256, 512)
+) -> int:
+    """The batch size with the most images per second: sizes grow until throughput falls or memory is full.
+
+    Args:
+        forward: Pixels to scores.
+        sample_pixels: `(batch, channels, height, width)`; repeated to each size.
+        candidates: Batch sizes, rising.
+    """
+    best, best_rate = candidates[0], 0.0
+    for size in candidates:
+        rows = torch.arange(size, device=sample_pixels.device) % len(sample_pixels)
+        try:
+            rate = images_per_second(forward, sample_pixels[rows])
+        except torch.OutOfMemoryError:
+            if size == candidates[0]:
+                raise
+            torch.cuda.empty_cache()
+            break
+        if rate < 0.9 * best_rate:
+            break
+        if rate > best_rate:
+            best, best_rate = size, rate
+    return best
+
+
+def images_per_second(forward: Forward, pixels: Tensor, seconds: float = 0.05) -> float:
+    """Throughput of `forward` on one batch: the fastest of a few runs after a first one that is not counted."""
+    fastest, spent, runs = math.inf, 0.0, -1
+    while runs < 2 or (spent < seconds and runs < 20):
+        start = time.perf_counter()
+        forward(pixels)
+        if pixels.is_cuda:
+            torch.cuda.synchronize(pixels.device)
+        elapsed = time.perf_counter() - start
+        runs += 1
+        if runs > 0:
+            fastest, spent = min(fastest, elapsed), spent + elapsed
+    return len(pixels) / fastest
+
+
+def throughput(teacher: Classifier, mixed_precision: str, batch_size: int | None = None) -> float:
+    """Images per second of the teacher's forward pass on its device, in batches of `batch_size` or the fastest."""
+    size = batch_size or calibrated_batch_size(teacher, mixed_precision)
+    spec = teacher.spec
+    batch = torch.rand(size, spec.channels, spec.image_size, spec.image_size, device=teacher.device)
+    forward = teacher_forward(teacher, mixed_precision)
+    forward(batch)
+    started = time.perf_counter()
+    for _ in range(3):
+        forward(batch).sum().item()
+    return 3 * size / (time.perf_counter() - started)

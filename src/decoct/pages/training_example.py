@@ -1,0 +1,112 @@
+"""The training example of a dataset card: plain PyTorch that runs as pasted, by the settings of the protocol `rded_kd`.
+
+The network is a ConvNet-D of width 128, and the card states what decoct reached with the same labels, if it measured.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from decoct.pages.markdown import code, escape, python_string
+from decoct.pages.source import Source
+from decoct.results.records import is_accuracy_record
+from decoct.results.tables import percent
+from decoct.training.protocols import batch_size, epoch_count, load_protocol
+
+__all__ = ["depth_of", "training_example"]
+
+PROTOCOL = "rded_kd"
+WIDTH = 128
+
+
+def training_example(manifest: dict[str, Any], source: Source, results: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """What the example in `dataset_card.md` is filled in with, for the largest IPC."""
+    config, side, channels = manifest["config"], manifest["image_size"], manifest["channels"]
+    ipc, classes = max(int(each) for each in manifest["ipcs"]), len(manifest["label_names"])
+    protocol, depth = load_protocol(PROTOCOL), depth_of(side)
+    return {
+        "protocol": PROTOCOL,
+        "epochs": epoch_count(protocol, ipc),
+        "batch_size": batch_size(protocol, ipc, classes, ipc * classes),
+        "learning_rate": protocol.learning_rate,
+        "weight_decay": protocol.weight_decay,
+        "temperature": protocol.temperature,
+        "channels": channels,
+        "mode": "RGB" if channels == 3 else "L",
+        "mean": [round(value, 4) for value in manifest["image_mean"]],
+        "std": [round(value, 4) for value in manifest["image_std"]],
+        "widths": [channels, *[WIDTH] * depth],
+        "flat": WIDTH * (side >> depth) ** 2,
+        "tile_rows": math.isqrt(int(config.get("tiles_per_image") or 1)),
+        **real_images(manifest["dataset"], config, source),
+        "expected": expected_accuracy(results, ipc, f"convnet{depth}"),
+    }
+
+
+def depth_of(side: int) -> int:
+    """Blocks of a ConvNet for images of that side: 3 for 32 px, and one more for each doubling."""
+    return max(3, round(math.log2(side)) - 2)
+
+
+def real_images(dataset: str, config: dict[str, Any], source: Source) -> dict[str, Any]:
+    """Where the example finds real images, as Python; split and columns are found as decoct finds them.
+
+    `note` says what to put there where the source is not on the Hub.
+    """
+    known = dataset not in ("sample", "in memory")
+    arguments = [dataset if known else "path/to/the/source"]
+    if known and config.get("dataset_config"):
+        arguments.append(config["dataset_config"])
+    note = "" if source.hub_id else "the folder or Hub id of your copy"
+    if dataset == "sample":
+        note = "a folder with nothing but train.parquet and test.parquet of decoct's src/decoct/data/sample"
+    features = "for name, feature in real.features.items() if isinstance(feature"
+    found = {
+        "split": ("eval_split", 'next(name for name in ("test", "validation", "valid", "val") if name in source)'),
+        "image_column": ("image_column", f"next(name {features}, Image))"),
+        "label_column": ("label_column", f'next((name {features}, ClassLabel)), "label")'),
+    }
+    kinds = {"ClassLabel": "label_column", "Image": "image_column"}
+    return {
+        "imports": ", ".join(kind for kind, column in kinds.items() if not config.get(column)),
+        "source": ", ".join(map(python_string, arguments)),
+        "note": note,
+        **{
+            name: python_string(config[field]) if config.get(field) else search
+            for name, (field, search) in found.items()
+        },
+    }
+
+
+def expected_accuracy(results: Sequence[dict[str, Any]], ipc: int, student: str) -> str:
+    """What decoct reached with the stored views, in words; empty if no record says so.
+
+    A record of the example's own network and protocol goes before others.
+    """
+    records = [
+        record
+        for record in results
+        if is_accuracy_record(record) and record["labels"] == "views" and int(record["ipc"]) == ipc
+    ]
+    if not records:
+        return ""
+
+    def differs(record: dict[str, Any]) -> tuple[bool, bool, bool]:
+        other = record["protocol"] != PROTOCOL or bool(record.get("overrides"))
+        return other, record["student"] != student, record["epoch"] != "last"
+
+    record = min(records, key=differs)
+    seeds = len(record["seeds"])
+    spread = f" ± {percent(record['accuracy_std'])}" if seeds > 1 else ""
+    reached = f"{percent(record['accuracy_mean'])} %{spread}"
+    changed = ", ".join(f"{name}={value}" for name, value in sorted((record.get("overrides") or {}).items()))
+    how = (
+        f"{code(record['student'])} under the protocol {code(record['protocol'])}"
+        f"{f' with {code(changed)}' if changed else ''}, {escape(record['epoch'])} epoch, {seeds} seed"
+        f"{'s' if seeds > 1 else ''}"
+    )
+    if not any(differs(record)):
+        return f"Expect an accuracy of about {reached}, which decoct measured with the same settings ({how})."
+    return f"For comparison, decoct measured {reached} with the same labels ({how})."

@@ -1,0 +1,156 @@
+"""Figures of a comparison: accuracy over images per class, and teacher × student heat maps."""
+
+from __future__ import annotations
+
+import os
+import textwrap
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from decoct.results.comparison import Series
+
+__all__ = ["save_accuracy_curves", "save_matrices"]
+
+COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#000000")  # Okabe and Ito
+MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+LINES = ("-", "-.", ":")
+BASELINE_GREYS = ("0.25", "0.5", "0.7")
+REPORTED_MARKERS = ("*", "p", "h", "d", "<", ">")
+# Accuracies are drawn over at least so many points.
+SMALLEST_RANGE = 10.0
+Reported = Mapping[str, Mapping[int, tuple[float, float | None]]]
+
+
+def save_accuracy_curves(
+    path: str | os.PathLike[str], series: Sequence[Series], student: str, title: str, reported: Reported | None = None
+) -> None:
+    """Accuracy of one student over the images per class, a band of one standard deviation around each mean.
+
+    Args:
+        path: PNG to write.
+        series: One line each; the random baseline is dashed, and a mean of one seed has no band.
+        student: Whose accuracies are drawn.
+        title: What all lines share.
+        reported: Other people's means and deviations (fractions) by label and images per class, as open marks.
+    """
+    figure = Figure(figsize=(9.0, 4.6), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    teachers = {row.teacher for row in series}
+    ipcs: set[int] = set()
+    lines, baselines = 0, 0
+    for row in series:
+        points = sorted((each for each in row.records if each["student"] == student), key=lambda each: each["ipc"])
+        if not points:
+            continue
+        label = row.label if len(teachers) == 1 else f"{row.label} (teacher {row.teacher})"
+        style = _baseline_style(baselines) if row.is_baseline else _style(lines)
+        baselines, lines = baselines + row.is_baseline, lines + (not row.is_baseline)
+        _draw(axes, points, label, style)
+        ipcs |= {point["ipc"] for point in points}
+    for position, (label, cells) in enumerate((reported or {}).items()):
+        axes.plot(
+            list(cells),
+            [100 * mean for mean, _ in cells.values()],
+            color="black",
+            linestyle="none",
+            marker=REPORTED_MARKERS[position % len(REPORTED_MARKERS)],
+            markersize=9,
+            markerfacecolor="none",
+            label=_text(label, 34),
+        )
+    axes.set(xscale="log", xlabel="images per class", ylabel="accuracy on real test images, %")
+    axes.set_xticks(sorted(ipcs), [f"{ipc}" for ipc in sorted(ipcs)])
+    axes.minorticks_off()
+    if len(ipcs) == 1:  # a log axis around one point has no natural limits
+        axes.set_xlim(min(ipcs) / 2, min(ipcs) * 2)
+    low, high = axes.get_ylim()
+    if high - low < SMALLEST_RANGE:  # so that noise does not look like a difference
+        axes.set_ylim((low + high - SMALLEST_RANGE) / 2, (low + high + SMALLEST_RANGE) / 2)
+    axes.grid(axis="y", color="0.9")
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.set_title(_text(f"{student} on {title}", 84), fontsize=9, loc="left")
+    figure.legend(loc="outside right upper", fontsize=8, frameon=False)
+    figure.savefig(path, format="png", dpi=120, facecolor="white", metadata={"Software": None})
+
+
+def _draw(axes: Any, points: Sequence[Mapping[str, Any]], label: str, style: dict[str, Any]) -> None:
+    """One line with its band, or one mark with its error bar."""
+    ipcs = [point["ipc"] for point in points]
+    means = 100 * np.array([point["accuracy_mean"] for point in points])
+    stds = 100 * np.array([point["accuracy_std"] if len(point["seeds"]) > 1 else 0.0 for point in points])
+    axes.plot(ipcs, means, **style, markersize=5, linewidth=1.6, label=_text(label, 34))
+    if len(points) == 1:
+        axes.errorbar(ipcs, means, yerr=stds if stds[0] else None, color=style["color"], capsize=3, linestyle="none")
+    else:
+        axes.fill_between(ipcs, means - stds, means + stds, color=style["color"], alpha=0.15, linewidth=0)
+
+
+def save_matrices(
+    path: str | os.PathLike[str], by_ipc: Mapping[int, Sequence[Mapping[str, Any]]], label: str, title: str
+) -> None:
+    """Accuracy by teacher (rows) and student (columns) of one method, one panel for each number of images per class.
+
+    Args:
+        path: PNG to write.
+        by_ipc: Records with `teacher_model`, `student` and `accuracy_mean`; all panels share rows, columns and colours.
+        label: The method.
+        title: What all cells share.
+    """
+    records = [record for members in by_ipc.values() for record in members]
+    teachers = sorted({record["teacher_model"] for record in records})
+    students = sorted({record["student"] for record in records})
+    values = [100 * record["accuracy_mean"] for record in records]
+    low, high = min(values), max(max(values), min(values) + 1)
+    width = max(6.0, 1.5 + len(by_ipc) * max(2.2, 0.95 * len(students)))
+    figure = Figure(figsize=(width, 2.3 + 0.5 * len(teachers)), layout="constrained")
+    FigureCanvasAgg(figure)
+    panels = figure.subplots(1, len(by_ipc), squeeze=False, sharey=True)[0]
+    for panel, (ipc, members) in zip(panels, by_ipc.items(), strict=True):
+        grid = np.full((len(teachers), len(students)), np.nan)
+        for record in members:
+            grid[teachers.index(record["teacher_model"]), students.index(record["student"])] = record["accuracy_mean"]
+        picture = panel.imshow(100 * grid, cmap="viridis", vmin=low, vmax=high, aspect="auto")
+        for (row, column), value in np.ndenumerate(100 * grid):
+            dark = np.isfinite(value) and value < (low + high) / 2
+            shown = f"{value:.1f}" if np.isfinite(value) else "-"
+            panel.text(column, row, shown, ha="center", va="center", color="white" if dark else "black")
+        panel.set_xticks(range(len(students)), [_text(name, 18) for name in students], rotation=30, ha="right")
+        panel.set_yticks(range(len(teachers)), [_text(name, 18) for name in teachers])
+        panel.set_title(f"IPC {ipc}", fontsize=10)
+        panel.tick_params(length=0)
+        panel.spines[:].set_visible(False)
+    panels[0].set_ylabel("teacher")
+    figure.supxlabel("student", fontsize=10)
+    figure.colorbar(picture, ax=panels, label="accuracy, %")
+    figure.suptitle(_text(f"{label} on {title}", int(11 * width)), fontsize=10)
+    figure.savefig(path, format="png", dpi=120, facecolor="white", metadata={"Software": None})
+
+
+def _style(number: int) -> dict[str, Any]:
+    """Colour, line and mark of a line, different for the first 21."""
+    color = COLORS[number % len(COLORS)]
+    return {
+        "color": color,
+        "linestyle": LINES[number // len(COLORS) % len(LINES)],
+        "marker": MARKERS[number % len(MARKERS)],
+    }
+
+
+def _baseline_style(number: int) -> dict[str, Any]:
+    """A dashed grey line, a lighter one for the baseline of a further teacher."""
+    return {"color": BASELINE_GREYS[number % len(BASELINE_GREYS)], "linestyle": "--", "marker": "x+1"[number % 3]}
+
+
+def _text(text: str, width: int) -> str:
+    """Text as it is, without formulas, wrapped, six lines at most."""
+    line = " ".join(text.split()).replace(" %", "\u00a0%")
+    wrapped = textwrap.wrap(line, width, max_lines=6, placeholder=" ...")
+    # Matplotlib reads `$` as a formula and leaves labels with a leading underscore out of a legend.
+    shown = "\n".join(wrapped).replace("$", r"\$")
+    return f" {shown}" if shown.startswith("_") else shown

@@ -1,0 +1,101 @@
+"""Result records: from the accuracies of single students to results.json, tables and a verdict in words."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from decoct.run.folder import read_json, write_json
+
+__all__ = [
+    "SETTING_FIELDS",
+    "group_by_setting",
+    "is_accuracy_record",
+    "merge_records",
+    "read_results",
+    "require_one_setting",
+    "setting_of",
+]
+
+Record = Mapping[str, Any]
+
+# What all numbers of a table share, in the order of `setting_of`.
+SETTING_FIELDS = ("dataset", "protocol", "labels", "epoch rule")
+
+NEEDED = ("dataset", "method", "ipc", "student", "protocol", "labels", "epoch", "accuracy_mean", "seeds")
+
+
+def read_results(file: Path) -> list[dict[str, Any]]:
+    """The records of results.json; none if there is no such file.
+
+    Raises:
+        ValueError: If the file is not a list of records; it is left as it is.
+    """
+    if not file.is_file():
+        return []
+    try:
+        records = read_json(file)
+    except ValueError as error:
+        raise ValueError(f"{file} must be JSON. {error}. Repair it or move it away.") from error
+    if not isinstance(records, list) or not all(isinstance(record, dict) for record in records):
+        raise ValueError(f"{file} must be a list of result records. Got something else; move it away.")
+    return records
+
+
+def merge_records(file: Path, records: Iterable[dict[str, Any]]) -> None:
+    """Writes records into results.json; those with the same `config_hash` are replaced, all others stay."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    merged = {record.get("config_hash", f"unknown {row}"): record for row, record in enumerate(read_results(file))}
+    merged.update({record["config_hash"]: record for record in records})
+    write_json(file, list(merged.values()))
+
+
+# Settings
+
+
+def is_accuracy_record(record: Record) -> bool:
+    """Whether a record is an accuracy on the distilled classes, with all that a table states."""
+    return record.get("task", "accuracy") == "accuracy" and all(key in record for key in NEEDED)
+
+
+def setting_of(record: Record) -> tuple[str, ...]:
+    """What numbers must share to stand in one table: dataset, protocol with its overrides, labels, epoch rule.
+
+    Beside the name of a user's own protocol stands which settings its file had (`own_settings`).
+    """
+    overrides = record.get("overrides") or {}
+    own = [f"settings {record['protocol_settings']}"] if record.get("protocol_settings") else []
+    shown = ", ".join([*own, *(f"{key}={value}" for key, value in sorted(overrides.items()))])
+    protocol = f"{record['protocol']} ({shown})" if shown else record["protocol"]
+    return record["dataset"], protocol, record["labels"], record["epoch"]
+
+
+def group_by_setting(records: Iterable[dict[str, Any]]) -> dict[tuple[str, ...], list[dict[str, Any]]]:
+    """Records by `setting_of`, the settings sorted and the records of each in their order."""
+    groups: dict[tuple[str, ...], list[dict[str, Any]]] = {}
+    for record in records:
+        groups.setdefault(setting_of(record), []).append(record)
+    return dict(sorted(groups.items()))
+
+
+def require_one_setting(records: Iterable[Record]) -> None:
+    """Raises ValueError, naming what differs, unless all records can stand in one table."""
+    columns = zip(*(setting_of(record) for record in records), strict=True)
+    different = {
+        name: values
+        for name, column in zip(SETTING_FIELDS, columns, strict=False)
+        if len(values := sorted(set(column))) > 1
+    }
+    if different:
+        shown = "; ".join(f"{name}: {', '.join(values)}" for name, values in different.items())
+        raise ValueError(
+            f"A table must hold one dataset, protocol, label mode and epoch rule, since numbers of different ones say "
+            f"nothing about each other. Got several ({shown}). Compare each setting on its own."
+        )
+
+
+# Words
+
+
+# Tables

@@ -1,0 +1,53 @@
+"""Opening and closing accelerate."""
+
+from __future__ import annotations
+
+import gc
+import os
+from datetime import timedelta
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import InitProcessGroupKwargs
+
+from decoct.config import DataConfig
+
+__all__ = ["close", "device_name", "open_accelerator"]
+
+# Processes wait for each other, say, while one trains the last student; torch's default gives them 10 or 30 minutes.
+LONGEST_WAIT = timedelta(days=7)
+
+
+def open_accelerator(config: DataConfig, report_to: str | None = None, tracker_dir: Path | None = None) -> Accelerator:
+    """An accelerator in the configured precision; its tracker is started by `accelerator.init_trackers`.
+
+    Raises:
+        ValueError: If the launcher started several processes that do not know of each other.
+    """
+    accelerator = Accelerator(
+        mixed_precision=config.mixed_precision,
+        log_with=report_to,
+        project_dir=None if report_to is None else str(tracker_dir),
+        kwargs_handlers=[InitProcessGroupKwargs(timeout=LONGEST_WAIT)],
+    )
+    launched = int(os.environ.get("WORLD_SIZE", 1))
+    if accelerator.num_processes != launched:
+        raise ValueError(
+            f"The launcher must connect its {launched} processes. Got {accelerator.num_processes} here: on a machine "
+            "without a GPU, set ACCELERATE_USE_CPU=true, or use `decoct ... --processes N`."
+        )
+    return accelerator
+
+
+def close(accelerator: Accelerator) -> None:
+    """Ends trackers and process groups in the order that keeps gloo from aborting at exit."""
+    accelerator.wait_for_everyone()
+    accelerator.free_memory()
+    gc.collect()
+    accelerator.end_training()
+
+
+def device_name(device: torch.device) -> str:
+    """The GPU's name, or the kind of device."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
