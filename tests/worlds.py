@@ -1,0 +1,130 @@
+"""A tiny world of three colour classes: images, a teacher, and run folders of distilled sets made of them.
+
+An image is noise whose brightest channel is its class, so that networks learn the classes in a few steps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+import torch
+from PIL import Image
+
+from decoct.config import DistillConfig, to_dict
+from decoct.data.spec import ImageSpec
+from decoct.distilled.schema import expected_features
+from decoct.synthesis.output import write_card
+from decoct.synthesis.tiles import png_bytes
+
+COLOURS = ("red", "green", "blue")
+SIDE = 16
+MEAN, STD = (0.3,) * 3, (0.2,) * 3
+SELECTED = {"source_index": 5, "box": [0, 0, 4, 4], "score": 0.5, "heatmap": None}
+OUT_OF_REACH = {"name": "runs/teacher", "fingerprint": "0" * 64}
+SAMPLED = {"seed": 7, "prototype": 0.1, "contextual": 0.2}
+
+
+def coloured(labels: Sequence[int], generator: np.random.Generator, side: int = SIDE) -> np.ndarray:
+    """Images `(n, 3, side, side)` uint8."""
+    pixels = generator.integers(0, 120, (len(labels), 3, side, side))
+    pixels[np.arange(len(labels)), np.asarray(labels) % 3] += 100
+    return pixels.astype(np.uint8)
+
+
+def spec_of(names: Sequence[str] = COLOURS, side: int = SIDE) -> ImageSpec:
+    """What the images of the world are like."""
+    return ImageSpec(side, 3, MEAN, STD, tuple(names))
+
+
+def write_images(folder: Path, names: Sequence[str] = COLOURS, count: int = 45) -> Path:
+    """Real images: a parquet folder with `count` images in each of the splits train and test."""
+    folder.mkdir(parents=True)
+    generator = np.random.default_rng(99)
+    features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=list(names))})
+    for split in ("train", "test"):
+        labels = [row % 3 for row in range(count)]
+        columns = {"image": encoded(coloured(labels, generator)), "label": labels}
+        datasets.Dataset.from_dict(columns, features=features).to_parquet(folder / f"{split}.parquet")
+    return folder
+
+
+def write_teacher(folder: Path) -> dict[str, str]:
+    """An untrained teacher, as a manifest names it."""
+    from decoct.models.zoo import build_classifier
+
+    classifier = build_classifier("convnet3_w8", spec_of(), seed=7)
+    classifier.model.save_pretrained(folder)
+    return {"name": str(folder), "fingerprint": classifier.fingerprint()}
+
+
+def write_run(
+    folder: Path,
+    ipcs: Sequence[int] = (1, 2),
+    names: Sequence[str] = COLOURS,
+    side: int = SIDE,
+    teacher: dict[str, str] | None = OUT_OF_REACH,
+    **settings: Any,
+) -> Path:
+    """A distilled set as distilling leaves it, with random logits that favour each image's class.
+
+    Args:
+        teacher: As the manifest names it; None: it names none.
+        settings: Of the run, other than mosaics of four tiles with two views by InfoUtil.
+    """
+    defaults = {"method": "infoutil", "dataset": "user/colours", "tiles_per_image": 4, "views": 2}
+    config, spec = DistillConfig(**{**defaults, "ipc": list(ipcs), **settings}), spec_of(names, side)
+    manifest = {
+        "decoct_version": "0.1.0",
+        "config": to_dict(config),
+        "dataset": config.dataset,
+        "label_names": list(names),
+        "image_mean": list(spec.mean),
+        "image_std": list(spec.std),
+        "image_size": side,
+        "channels": 3,
+        "ipcs": list(ipcs),
+        "versions": {},
+        "teacher": teacher,
+        "label_teachers": {} if teacher is None else {str(ipc): teacher for ipc in ipcs},
+        "tile_accuracy": {str(ipc): 0.9 for ipc in ipcs},
+    }
+    for ipc in ipcs:
+        (folder / f"data/ipc_{ipc}").mkdir(parents=True)
+        rows = datasets.Dataset.from_dict(columns_of(config, ipc, spec), features=expected_features(manifest))
+        rows.to_parquet(folder / f"data/ipc_{ipc}/train-00000-of-00001.parquet")
+    Image.new("RGB", (4, 4)).save(folder / "preview.png")
+    write_card(folder, manifest)
+    (folder / "run.json").write_text("{}\n")
+    return folder
+
+
+def columns_of(config: DistillConfig, ipc: int, spec: ImageSpec) -> dict[str, list[Any]]:
+    """The columns of one IPC."""
+    generator, classes = np.random.default_rng([config.seed, ipc]), spec.num_classes
+    labels = np.repeat(np.arange(classes), ipc)
+
+    def logits(rows: int) -> list[np.ndarray]:
+        means = 10 * np.eye(classes)[labels][:, None]
+        return list((means + generator.normal(size=(len(labels), rows, classes))).astype(np.float16))
+
+    tiles = config.tiles_per_image
+    columns = {
+        "image": encoded(coloured(labels, generator, spec.image_size)),
+        "label": labels.tolist(),
+        "tile_logits": logits(tiles),
+        "tiles": [[SAMPLED if config.method == "igds" else SELECTED] * tiles] * len(labels),
+    }
+    if config.views:
+        boxes = generator.uniform(0.1, 0.5, (len(labels), config.views, 5))
+        boxes[..., 4] = generator.integers(0, 2, boxes.shape[:2])
+        columns["view_logits"], columns["view_boxes"] = logits(config.views), list(boxes.astype(np.float16))
+    return columns
+
+
+def encoded(pixels: np.ndarray) -> list[dict[str, Any]]:
+    """Images `(n, channels, side, side)` uint8 as PNG, as a column takes them."""
+    return [{"bytes": png_bytes(torch.from_numpy(each)), "path": None} for each in pixels]
