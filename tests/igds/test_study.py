@@ -13,11 +13,11 @@ from decoct.arguments import parse_config
 from decoct.config import BetaStudyConfig
 from decoct.data.loading import load_images, measure_spec
 from decoct.evaluation.beta_study import beta_study
-from decoct.igds.figures import save_beta_study
 from decoct.igds.loading import build_estimator
 from decoct.igds.measuring import embed
 from decoct.igds.probe import fit_linear_classifier
 from decoct.igds.subsets import score_images
+from decoct.results.figures import save_beta_study
 from decoct.results.tables import format_study, format_study_plan
 
 

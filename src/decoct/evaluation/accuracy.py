@@ -14,7 +14,7 @@ from decoct.models.zoo import build_classifier
 from decoct.pages.report import write_report
 from decoct.results.records import merge_records
 from decoct.results.statistics import place_of, verdict
-from decoct.results.tables import format_plan, format_table, fraction
+from decoct.results.tables import decimals, format_plan, format_table
 from decoct.run.processes import close, open_accelerator
 
 __all__ = ["evaluate", "format_evaluation", "format_plan", "format_table"]
@@ -70,7 +70,7 @@ def format_evaluation(records: list[dict[str, Any]]) -> str:
     for record in records:
         lines.append(f"{place_of(record)}: {verdict(record)}")
         if (ranking := record["dd_ranking"]) is not None:
-            values = [f"{name.upper()} {fraction(ranking[name])}" for name in ("hlr", "ior", "lrs")]
+            values = [f"{name.upper()} {decimals(ranking[name])}" for name in ("hlr", "ior", "lrs")]
             note = f" ({ranking['note']})" if ranking["note"] else ""
             lines.append(f"  DD-Ranking: {', '.join(values)}{note}")
     return "\n".join([format_table(records), "", *lines])

@@ -23,13 +23,13 @@ from decoct.data.loading import check_label_names, eval_split_name, load_split, 
 from decoct.data.source import dataset_fingerprint
 from decoct.data.tensors import PixelDataset
 from decoct.evaluation.run import seconds_per_image
-from decoct.igds.figures import save_beta_study
 from decoct.igds.loading import label_names, load_estimator
 from decoct.igds.measuring import embed, measure
 from decoct.igds.subsets import ScoredImages, distilled_set, score_images
 from decoct.models.accuracy import accuracy
 from decoct.models.classifier import Classifier, fingerprint_of
 from decoct.models.zoo import build_classifier, load_classifier
+from decoct.results.figures import save_beta_study
 from decoct.results.statistics import mean_and_std
 from decoct.run.folder import read_json, write_json
 from decoct.run.processes import close, open_accelerator

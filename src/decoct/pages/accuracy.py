@@ -12,7 +12,7 @@ from matplotlib.ticker import MaxNLocator
 from decoct.methods import method_name
 from decoct.results.records import group_by_setting, is_accuracy_record
 from decoct.results.statistics import verdict
-from decoct.results.tables import fraction, percent
+from decoct.results.tables import decimals, percent
 
 __all__ = ["Chart", "SettingTable", "accuracy_chart", "setting_tables"]
 
@@ -77,7 +77,7 @@ def table_row(record: dict[str, Any]) -> dict[str, Any]:
         "accuracy": with_spread(record),
         "seeds": len(record["seeds"]),
         "random": "-" if baseline is None else with_spread(baseline),
-        **{name: fraction(ranking.get(name)) for name in ("hlr", "ior", "lrs")},
+        **{name: decimals(ranking.get(name)) for name in ("hlr", "ior", "lrs")},
         "ranking_note": ranking.get("note") or "",
         "verdict": verdict(record),
     }

@@ -12,14 +12,16 @@ from typing import Any
 
 from decoct.results.grid import BASELINE, NOISE, RDED, SHAPLEY, Setting, infoutil
 from decoct.results.records import group_by_setting
-from decoct.results.statistics import VERDICTS, judge, mean_and_std
-from decoct.results.tables import percent
+from decoct.results.statistics import Difference, compare_accuracies, mean_and_std
+from decoct.results.tables import accuracy_cell, markdown_table, percent
 
 __all__ = ["Claim", "claims_of", "format_ablation", "format_ablation_plan"]
 
 Record = dict[str, Any]
 
 YES, NO = "✓", "✗"
+# What a verdict on the difference says of a claim.
+JUDGED = {"above": "holds", "below": "does not hold", "undecided": "undecided"}
 
 
 @dataclass(frozen=True)
@@ -76,15 +78,12 @@ class _Group:
 
     def by_seed(self, setting: Setting, ipc: int) -> dict[int, float]:
         """Accuracy by seed."""
-        return {seed: record["accuracy"] for seed, record in self._by_seed.get((setting, ipc), {}).items()}
+        return {seed: record["accuracy_mean"] for seed, record in self._by_seed.get((setting, ipc), {}).items()}
 
     def cell(self, setting: Setting, ipc: int) -> str:
         """Mean, sample standard deviation and number of seeds."""
         values = list(self.by_seed(setting, ipc).values())
-        if not values:
-            return "–"
-        mean, std = mean_and_std(values)
-        return f"{percent(mean)} ± {percent(std)} ({len(values)})" if len(values) > 1 else f"{percent(mean)} (1)"
+        return accuracy_cell(*mean_and_std(values), len(values), count=True) if values else "–"
 
     def on_tiles(self, setting: Setting, ipc: int) -> str:
         """The teacher's accuracy on the tiles, over the seeds."""
@@ -231,40 +230,37 @@ def _claims(group: _Group, student: str) -> str:
     lines = [
         f"### Claims, {student}",
         "",
-        "Mean and standard error of the paired differences over the seeds. A claim holds, or does not, where the mean "
-        "differs from 0 by a t test at the 95 % level for each comparison by itself; else it is undecided.",
+        "Mean difference over the seeds with its 95 % confidence interval: a paired t test where the seeds pair, else "
+        "Welch's. A claim holds, or does not, where the interval of this comparison by itself leaves 0 out; else it is "
+        "undecided.",
     ]
     claims = claims_of(group.orders)
     for text in dict.fromkeys(claim.text for claim in claims):
         found = [
-            (*judge(differences), f"IPC {ipc}, {claim.where}")
+            (JUDGED[difference.verdict], difference, f"IPC {ipc}, {claim.where}")
             for claim in claims
             if claim.text == text
             for ipc in group.ipcs
-            if (differences := _paired(group, claim, ipc))
+            if (difference := _difference(group, claim, ipc)) is not None
         ]
         if found:
-            counts = ", ".join(f"{name} in {sum(each[0] == name for each in found)}" for name in VERDICTS)
+            counts = ", ".join(f"{name} in {sum(each[0] == name for each in found)}" for name in JUDGED.values())
             lines += ["", f"**{text}** ({counts} of {len(found)}):", ""]
-            lines += [f"- {where}: {verdict} ({numbers})" for verdict, numbers, where in found]
+            lines += [f"- {where}: {judged} ({difference})" for judged, difference, where in found]
     return "\n".join(lines)
 
 
-def _paired(group: _Group, claim: Claim, ipc: int) -> list[float]:
-    """Differences of the accuracies of the seeds that both settings have."""
+def _difference(group: _Group, claim: Claim, ipc: int) -> Difference | None:
+    """How far the better setting is above the worse one; None where one of them was not measured."""
     better, worse = group.by_seed(claim.better, ipc), group.by_seed(claim.worse, ipc)
-    return [better[seed] - worse[seed] for seed in sorted(better.keys() & worse.keys())]
+    return compare_accuracies(better, worse) if better and worse else None
 
 
 # Text
 
 
 def _titled(title: str, rows: Sequence[Sequence[str]]) -> str:
-    """A heading and a Markdown table whose source is aligned, so that it reads well in a terminal."""
-    widths = [max(3, *(len(row[column]) for row in rows)) for column in range(len(rows[0]))]
-    lines = [[*rows[0]], ["-" * width for width in widths], *rows[1:]]
-    padded = ([cell.ljust(width) for cell, width in zip(line, widths, strict=True)] for line in lines)
-    return "\n".join([f"### {title}", "", *(f"| {' | '.join(cells)} |" for cells in padded)])
+    return f"### {title}\n\n{markdown_table(rows)}"
 
 
 def format_ablation_plan(plan: dict[str, Any]) -> str:

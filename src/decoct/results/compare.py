@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from decoct.config import CompareConfig, config_hash
-from decoct.methods import BASELINE, method_name
+from decoct.methods import method_name
 from decoct.results.comparison import (
     Cells,
     Series,
@@ -26,6 +26,8 @@ from decoct.results.comparison import (
     reported_rows,
     series_of,
     setting_title,
+    with_baselines,
+    without_repeated_students,
 )
 from decoct.results.figures import save_accuracy_curves, save_matrices
 from decoct.results.records import group_by_setting, is_accuracy_record, read_results, setting_of
@@ -76,7 +78,7 @@ def compare(config: CompareConfig) -> str:
     (folder / "figures").mkdir(parents=True, exist_ok=True)
     shown, written = [], []
     for setting, records in group_by_setting(collection.records).items():
-        series = series_of(_with_baselines(records))
+        series = series_of(with_baselines(records))
         text = _section(setting, records, series, reported)
         figures = _save_figures(folder / "figures", setting, records, series, reported)
         links = [f"![{escape_markdown(name)}](figures/{file})" for name, file in figures.items()]
@@ -123,7 +125,7 @@ def collect_records(runs: Sequence[str]) -> Collection:
         )
     if empty:
         notes.append(f"Left out, since they hold no results (decoct evaluate makes them): {', '.join(empty)}.")
-    return Collection(_without_repeated_students(list(found.values())), notes)
+    return Collection(without_repeated_students(list(found.values())), notes)
 
 
 def _identity(record: Mapping[str, Any]) -> str:
@@ -132,38 +134,6 @@ def _identity(record: Mapping[str, Any]) -> str:
 
 def _completeness(record: Mapping[str, Any]) -> int:
     return (record.get("baseline") is not None) + (record.get("dd_ranking") is not None)
-
-
-def _without_repeated_students(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Leaves out records of a run whose students are all among another record's, as of 1 seed and later of 3."""
-    keys = ("run", "method", "tiles", "student", "ipc", "teacher", "teacher_accuracy")
-    groups: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
-    for record in records:
-        groups.setdefault((setting_of(record), *(record.get(key) for key in keys)), []).append(record)
-    dropped = {
-        id(record)
-        for members in groups.values()
-        for record in members
-        for other in members
-        if record is not other and _students(record) and _students(record) < _students(other)
-    }
-    return [record for record in records if id(record) not in dropped]
-
-
-def _students(record: Mapping[str, Any]) -> set[tuple[int, float]]:
-    return set(zip(record["seeds"], record.get("accuracies") or [], strict=False))
-
-
-def _with_baselines(records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Records of one setting and, as rows of their own, the random images that they were compared with, each once."""
-    baselines: dict[str, dict[str, Any]] = {}
-    for record in records:
-        baseline = record.get("baseline")
-        if baseline is not None:
-            entry = {**record, **baseline, "method": BASELINE, "run": "baseline", "dd_ranking": None, "baseline": None}
-            baselines.setdefault(entry["config_hash"], entry)
-    measured = [record for record in records if record["config_hash"] not in baselines]
-    return measured + _without_repeated_students(list(baselines.values()))
 
 
 # Text

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from decoct.methods import BASELINE, method_name, method_order
-from decoct.results.records import require_one_setting
+from decoct.results.records import require_one_setting, setting_of
 from decoct.results.reported import Reported, is_same_protocol, is_same_task
-from decoct.results.tables import fraction, markdown_table, percent
+from decoct.results.tables import decimals, markdown_table, percent, record_cell
 
 __all__ = [
     "Cells",
@@ -25,6 +25,8 @@ __all__ = [
     "reported_rows",
     "series_of",
     "setting_title",
+    "with_baselines",
+    "without_repeated_students",
 ]
 
 Record = Mapping[str, Any]
@@ -127,6 +129,38 @@ def columns_of(records: Iterable[Record]) -> list[tuple[str, int]]:
     return sorted({(record["student"], record["ipc"]) for record in records})
 
 
+def without_repeated_students(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Leaves out records of a run whose students are all among another record's, as of 1 seed and later of 3."""
+    keys = ("run", "method", "tiles", "student", "ipc", "teacher", "teacher_accuracy")
+    groups: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
+    for record in records:
+        groups.setdefault((setting_of(record), *(record.get(key) for key in keys)), []).append(record)
+    dropped = {
+        id(record)
+        for members in groups.values()
+        for record in members
+        for other in members
+        if record is not other and _students(record) and _students(record) < _students(other)
+    }
+    return [record for record in records if id(record) not in dropped]
+
+
+def _students(record: Mapping[str, Any]) -> set[tuple[int, float]]:
+    return set(zip(record["seeds"], record.get("accuracies") or [], strict=False))
+
+
+def with_baselines(records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Records of one setting and, as rows of their own, the random images that they were compared with, each once."""
+    baselines: dict[str, dict[str, Any]] = {}
+    for record in records:
+        baseline = record.get("baseline")
+        if baseline is not None:
+            entry = {**record, **baseline, "method": BASELINE, "run": "baseline", "dd_ranking": None, "baseline": None}
+            baselines.setdefault(entry["config_hash"], entry)
+    measured = [record for record in records if record["config_hash"] not in baselines]
+    return measured + without_repeated_students(list(baselines.values()))
+
+
 # Tables
 
 
@@ -146,7 +180,9 @@ def format_comparison(series: Sequence[Series], reported: Sequence[Reported] = (
     columns = columns_of(record for row in series for record in row.records)
     rows = [["method", "teacher", *(f"{student}, IPC {ipc}" for student, ipc in columns)]]
     for row in series:
-        rows.append([row.label, row.teacher, *(_cell(row.at(student, ipc)) for student, ipc in columns)])
+        rows.append(
+            [row.label, row.teacher, *(record_cell(row.at(student, ipc), count=True) for student, ipc in columns)]
+        )
     for (label, teacher), cells in reported_rows(reported, series[0].records[0], columns).items():
         shown = {place: _mean_std(*values) for place, values in cells.items()}
         rows.append([label, teacher, *(shown.get(column, "-") for column in columns)])
@@ -218,7 +254,7 @@ def format_matrix(records: Sequence[dict[str, Any]]) -> str:
     require_one_setting(records)
     teachers = sorted({record["teacher_model"] for record in records})
     students = sorted({record["student"] for record in records})
-    cells = {(record["teacher_model"], record["student"]): _cell(record) for record in records}
+    cells = {(record["teacher_model"], record["student"]): record_cell(record, count=True) for record in records}
     rows = [["teacher / student", *students]]
     rows += [[teacher, *(cells.get((teacher, student), "-") for student in students)] for teacher in teachers]
     return markdown_table(rows)
@@ -231,17 +267,10 @@ def format_ranking(series: Sequence[Series]) -> str:
         for student, ipc in columns_of(row.records):
             ranking = (row.at(student, ipc) or {}).get("dd_ranking")
             if ranking:
-                values = [fraction(ranking.get(name)) for name in ("hlr", "ior", "lrs")]
+                values = [decimals(ranking.get(name)) for name in ("hlr", "ior", "lrs")]
                 real = percent(ranking.get("real_accuracy"))
                 rows.append([row.label, row.teacher, student, str(ipc), *values, real, ranking.get("note") or ""])
     return markdown_table(rows) if len(rows) > 1 else ""
-
-
-def _cell(record: Record | None) -> str:
-    if record is None:
-        return "-"
-    count = len(record["seeds"])
-    return f"{_mean_std(record['accuracy_mean'], record['accuracy_std'] if count > 1 else None)} ({count})"
 
 
 def _mean_std(mean: float, std: float | None) -> str:

@@ -1,19 +1,22 @@
-"""Figures of a comparison: accuracy over images per class, and teacher × student heat maps."""
+"""Figures of records: accuracy over images per class, teacher × student heat maps, the beta study (IGDS, Fig. 2)."""
 
 from __future__ import annotations
 
+import io
+import itertools
 import os
 import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from matplotlib import rc_context
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from decoct.results.comparison import Series
+from decoct.results.comparison import Series, series_of, with_baselines
 
-__all__ = ["save_accuracy_curves", "save_matrices"]
+__all__ = ["accuracy_figure", "accuracy_svg", "save_accuracy_curves", "save_beta_study", "save_matrices"]
 
 COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#000000")  # Okabe and Ito
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
@@ -28,30 +31,45 @@ Reported = Mapping[str, Mapping[int, tuple[float, float | None]]]
 def save_accuracy_curves(
     path: str | os.PathLike[str], series: Sequence[Series], student: str, title: str, reported: Reported | None = None
 ) -> None:
+    """Accuracy of one student over the images per class as a PNG, as `accuracy_figure` draws it."""
+    _save(accuracy_figure(series, student, title, reported), path)
+
+
+def accuracy_svg(records: Sequence[dict[str, Any]]) -> str:
+    """Accuracy over the images per class as SVG for a page: every student and method of one setting's records.
+
+    Random images stand beside each as a dashed line. The same records give the same text; nothing in it refers to
+    another file.
+
+    Raises:
+        ValueError: If the records are of several settings, or there are none.
+    """
+    students = sorted({record["student"] for record in records})
+    figure = _figure(6.6, 3.4)
+    axes = figure.add_subplot()
+    series = series_of(with_baselines(records))
+    _draw_series(axes, series, students)
+    _finish(axes)
+    figure.legend(loc="outside upper center", ncols=2, fontsize=8, frameon=False)
+    buffer = io.StringIO()
+    with rc_context({"svg.hashsalt": "decoct", "svg.fonttype": "none"}):
+        figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None, "Title": "Accuracy"})
+    text = buffer.getvalue()
+    return text[text.index("<svg") :]
+
+
+def accuracy_figure(series: Sequence[Series], student: str, title: str, reported: Reported | None = None) -> Figure:
     """Accuracy of one student over the images per class, a band of one standard deviation around each mean.
 
     Args:
-        path: PNG to write.
         series: One line each; the random baseline is dashed, and a mean of one seed has no band.
         student: Whose accuracies are drawn.
         title: What all lines share.
         reported: Other people's means and deviations (fractions) by label and images per class, as open marks.
     """
-    figure = Figure(figsize=(9.0, 4.6), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = _figure(9.0, 4.6)
     axes = figure.add_subplot()
-    teachers = {row.teacher for row in series}
-    ipcs: set[int] = set()
-    lines, baselines = 0, 0
-    for row in series:
-        points = sorted((each for each in row.records if each["student"] == student), key=lambda each: each["ipc"])
-        if not points:
-            continue
-        label = row.label if len(teachers) == 1 else f"{row.label} (teacher {row.teacher})"
-        style = _baseline_style(baselines) if row.is_baseline else _style(lines)
-        baselines, lines = baselines + row.is_baseline, lines + (not row.is_baseline)
-        _draw(axes, points, label, style)
-        ipcs |= {point["ipc"] for point in points}
+    _draw_series(axes, series, [student])
     for position, (label, cells) in enumerate((reported or {}).items()):
         axes.plot(
             list(cells),
@@ -63,20 +81,43 @@ def save_accuracy_curves(
             markerfacecolor="none",
             label=_text(label, 34),
         )
-    axes.set(xscale="log", xlabel="images per class", ylabel="accuracy on real test images, %")
+    _finish(axes)
+    axes.set_title(_text(f"{student} on {title}", 84), fontsize=9, loc="left")
+    figure.legend(loc="outside right upper", fontsize=8, frameon=False)
+    return figure
+
+
+def _draw_series(axes: Any, series: Sequence[Series], students: Sequence[str]) -> None:
+    """A line for each series and student; what tells them apart stands in the legend."""
+    teachers = {row.teacher for row in series}
+    lines, baselines = 0, 0
+    ipcs: set[int] = set()
+    for row, student in itertools.product(series, students):
+        points = sorted((each for each in row.records if each["student"] == student), key=lambda each: each["ipc"])
+        if not points:
+            continue
+        label = row.label if len(teachers) == 1 else f"{row.label} (teacher {row.teacher})"
+        label = label if len(students) == 1 else f"{label}, {student}"
+        style = _baseline_style(baselines) if row.is_baseline else _style(lines)
+        baselines, lines = baselines + row.is_baseline, lines + (not row.is_baseline)
+        _draw(axes, points, label, style)
+        ipcs |= {point["ipc"] for point in points}
+    axes.set(xscale="log")
     axes.set_xticks(sorted(ipcs), [f"{ipc}" for ipc in sorted(ipcs)])
-    axes.minorticks_off()
     if len(ipcs) == 1:  # a log axis around one point has no natural limits
         axes.set_xlim(min(ipcs) / 2, min(ipcs) * 2)
+
+
+def _finish(axes: Any) -> None:
+    """Names and limits of the axes."""
+    axes.set(xlabel="images per class", ylabel="accuracy on real test images, %")
+    axes.minorticks_off()
     low, high = axes.get_ylim()
     if high - low < SMALLEST_RANGE:  # so that noise does not look like a difference
         axes.set_ylim((low + high - SMALLEST_RANGE) / 2, (low + high + SMALLEST_RANGE) / 2)
     axes.grid(axis="y", color="0.9")
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.set_title(_text(f"{student} on {title}", 84), fontsize=9, loc="left")
-    figure.legend(loc="outside right upper", fontsize=8, frameon=False)
-    figure.savefig(path, format="png", dpi=120, facecolor="white", metadata={"Software": None})
 
 
 def _draw(axes: Any, points: Sequence[Mapping[str, Any]], label: str, style: dict[str, Any]) -> None:
@@ -108,8 +149,7 @@ def save_matrices(
     values = [100 * record["accuracy_mean"] for record in records]
     low, high = min(values), max(max(values), min(values) + 1)
     width = max(6.0, 1.5 + len(by_ipc) * max(2.2, 0.95 * len(students)))
-    figure = Figure(figsize=(width, 2.3 + 0.5 * len(teachers)), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = _figure(width, 2.3 + 0.5 * len(teachers))
     panels = figure.subplots(1, len(by_ipc), squeeze=False, sharey=True)[0]
     for panel, (ipc, members) in zip(panels, by_ipc.items(), strict=True):
         grid = np.full((len(teachers), len(students)), np.nan)
@@ -129,7 +169,7 @@ def save_matrices(
     figure.supxlabel("student", fontsize=10)
     figure.colorbar(picture, ax=panels, label="accuracy, %")
     figure.suptitle(_text(f"{label} on {title}", int(11 * width)), fontsize=10)
-    figure.savefig(path, format="png", dpi=120, facecolor="white", metadata={"Software": None})
+    _save(figure, path)
 
 
 def _style(number: int) -> dict[str, Any]:
@@ -154,3 +194,61 @@ def _text(text: str, width: int) -> str:
     # Matplotlib reads `$` as a formula and leaves labels with a leading underscore out of a legend.
     shown = "\n".join(wrapped).replace("$", r"\$")
     return f" {shown}" if shown.startswith("_") else shown
+
+
+def save_beta_study(path: str | os.PathLike[str], records: Sequence[Mapping[str, Any]]) -> None:
+    """Accuracy against the contextual score for each IPC with the best marked, and the best score over IPC (Fig. 2).
+
+    Args:
+        path: PNG to write.
+        records: With `student`, `ipc`, `contextual` (nats), `accuracy_mean` and `accuracy_std` (fractions); a row of
+            panels for each student.
+
+    Raises:
+        ValueError: If there are no records.
+    """
+    if not records:
+        raise ValueError("records must be one or more subsets. Got none.")
+    students = list(dict.fromkeys(record["student"] for record in records))
+    figure = _figure(9.0, 3.4 * len(students))
+    axes = figure.subplots(len(students), 2, squeeze=False)
+    for student, panels in zip(students, axes, strict=True):
+        members = [record for record in records if record["student"] == student]
+        ipcs = sorted({record["ipc"] for record in members})
+        best = []
+        for color, ipc in zip(itertools.cycle(COLORS), ipcs, strict=False):
+            line = sorted((each for each in members if each["ipc"] == ipc), key=lambda each: each["contextual"])
+            best.append(_draw_ipc(panels[0], line, ipc, color))
+        panels[0].set(title=student, ylabel="accuracy, %", xlabel="contextual score of the subset, nats")
+        panels[0].legend(fontsize=8, frameon=False)
+        panels[1].plot(ipcs, best, color="0.4", marker="*", markersize=11)
+        panels[1].set(xscale="log", xlabel="images per class", ylabel="best contextual score, nats")
+        panels[1].set_xticks(ipcs, map(str, ipcs))
+        panels[1].minorticks_off()
+        for panel in panels:
+            panel.spines[["top", "right"]].set_visible(False)
+    _save(figure, path)
+
+
+def _draw_ipc(panel: Any, line: Sequence[Mapping[str, Any]], ipc: int, color: str) -> float:
+    """Draws one IPC's accuracies, a star on the best; returns the best's contextual score."""
+    scores = [record["contextual"] for record in line]
+    accuracies = [100 * record["accuracy_mean"] for record in line]
+    errors = [100 * record["accuracy_std"] for record in line]
+    panel.errorbar(
+        scores, accuracies, yerr=errors, color=color, marker="o", markersize=4, capsize=2, label=f"IPC {ipc}"
+    )
+    top = int(np.argmax(accuracies))
+    panel.plot(scores[top], accuracies[top], color=color, marker="*", markersize=13)
+    return float(scores[top])
+
+
+def _figure(width: float, height: float) -> Figure:
+    """A figure in inches that needs no display."""
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def _save(figure: Figure, path: str | os.PathLike[str]) -> None:
+    figure.savefig(path, format="png", dpi=120, facecolor="white", metadata={"Software": None})

@@ -1,4 +1,19 @@
-"""Result records: from the accuracies of single students to results.json, tables and a verdict in words."""
+"""The one format of result records, in `results.json` of a run folder and in `benchmarks/results`.
+
+Every record of an accuracy has
+
+    task                            accuracy, continual or transfer
+    dataset, method, ipc, tiles     what was measured
+    student, protocol, labels, epoch, overrides, protocol_settings
+                                    how; numbers that differ in these share no table (`setting_of`)
+    teacher, teacher_model, teacher_accuracy
+    accuracy_mean, accuracy_std     over the seeds, as fractions; the sample standard deviation, 0.0 for one seed
+    accuracies, seeds               of single students
+    baseline, baseline_note         the same of random images beside it, or why there are none
+    config_hash                     of all that it depends on; a record with the same hash replaces it
+
+and what its task adds. The accuracy of `continual` is that after the last step, beside those of all steps.
+"""
 
 from __future__ import annotations
 
@@ -20,18 +35,35 @@ __all__ = [
 
 Record = Mapping[str, Any]
 
+# Tasks whose records earlier versions wrote into files of their own.
+EARLIER = ("continual", "transfer")
+
 # What all numbers of a table share, in the order of `setting_of`.
 SETTING_FIELDS = ("dataset", "protocol", "labels", "epoch rule")
 
 NEEDED = ("dataset", "method", "ipc", "student", "protocol", "labels", "epoch", "accuracy_mean", "seeds")
 
 
-def read_results(file: Path) -> list[dict[str, Any]]:
-    """The records of results.json; none if there is no such file.
+def read_results(source: Path) -> list[dict[str, Any]]:
+    """The records of a run folder, or of a file of records; none if there are none.
+
+    Of a folder, `results.json` is read, and the `continual.json` and `transfer.json` of earlier versions.
 
     Raises:
-        ValueError: If the file is not a list of records; it is left as it is.
+        ValueError: If a file is not a list of records; it is left as it is.
     """
+    if not source.is_dir():
+        return _read(source)
+    records = _read(source / "results.json")
+    known = {record.get("config_hash") for record in records}
+    for task in EARLIER:
+        for record in _read(source / f"{task}.json"):
+            if record.get("config_hash") not in known:
+                records.append({"task": task, **record})
+    return records
+
+
+def _read(file: Path) -> list[dict[str, Any]]:
     if not file.is_file():
         return []
     try:

@@ -1,24 +1,21 @@
-"""Means, spreads and verdicts: whether one set of accuracies is above another."""
+"""Means, spreads and verdicts: whether one set of accuracies is above another, as far as their seeds tell."""
 
 from __future__ import annotations
 
-import math
 import statistics
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
-
-from scipy.stats import t as student_t
 
 from decoct.methods import method_name
 from decoct.results.tables import percent
 
-__all__ = ["CONFIDENCE", "VERDICTS", "difference_interval", "judge", "mean_and_std", "place_of", "verdict"]
+__all__ = ["CONFIDENCE", "VERDICTS", "Difference", "compare_accuracies", "mean_and_std", "place_of", "verdict"]
 
 Record = Mapping[str, Any]
 
-
-# Of the intervals that decide whether two sets are level.
-CONFIDENCE = 0.95
+CONFIDENCE = 0.95  # of the intervals that decide
+VERDICTS = ("above", "below", "undecided")
 
 
 def mean_and_std(values: Sequence[float]) -> tuple[float, float]:
@@ -26,17 +23,73 @@ def mean_and_std(values: Sequence[float]) -> tuple[float, float]:
     return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else 0.0
 
 
-def difference_interval(first: Sequence[float], second: Sequence[float]) -> tuple[float, float] | None:
-    """95 % confidence interval of the difference of two means (Welch's t); None if a side has fewer than two values."""
-    if min(len(first), len(second)) < 2:
-        return None
-    difference = statistics.fmean(first) - statistics.fmean(second)
-    if statistics.variance(first) + statistics.variance(second) == 0:
-        return difference, difference
-    from scipy.stats import ttest_ind  # takes a while to import
+@dataclass(frozen=True)
+class Difference:
+    """How far one set of accuracies is above another, as fractions.
 
-    interval = ttest_ind(first, second, equal_var=False).confidence_interval(CONFIDENCE)
-    return float(interval.low), float(interval.high)
+    Args:
+        mean: The difference of the means or, where seeds pair, the mean of the differences.
+        low: Lower end of its 95 % confidence interval; None with one seed on a side, whose spread is unknown.
+        high: Upper end.
+        paired: Whether the seeds pair.
+    """
+
+    mean: float
+    low: float | None
+    high: float | None
+    paired: bool
+
+    @property
+    def verdict(self) -> str:
+        """One of `VERDICTS`: undecided where the interval holds 0 or is unknown."""
+        if self.low is None or self.high is None or self.low <= 0 <= self.high:
+            return VERDICTS[2]
+        return VERDICTS[0] if self.mean > 0 else VERDICTS[1]
+
+    def __str__(self) -> str:
+        """`+5.0 points, 95 % interval +2.7 to +7.3`."""
+        points = f"{100 * self.mean:+.1f} points"
+        if self.low is None or self.high is None:
+            return f"{points}; with one seed on a side the spread is unknown"
+        return f"{points}, {100 * CONFIDENCE:.0f} % interval {100 * self.low:+.1f} to {100 * self.high:+.1f}"
+
+
+def compare_accuracies(first: Mapping[int, float], second: Mapping[int, float]) -> Difference:
+    """The difference of two sets of accuracies by seed, with its 95 % confidence interval.
+
+    A paired t test where the seeds of one side are all among the other's, so that each has a partner; else Welch's.
+
+    Raises:
+        ValueError: If a side has no accuracy.
+    """
+    if not first or not second:
+        raise ValueError(f"accuracies must be one or more on each side. Got {len(first)} and {len(second)}.")
+    common = sorted(first.keys() & second.keys())
+    paired = len(common) == min(len(first), len(second))
+    one, other = (
+        [[side[seed] for seed in common] for side in (first, second)]
+        if paired
+        else [list(side.values()) for side in (first, second)]
+    )
+    mean = statistics.fmean(one) - statistics.fmean(other)
+    if min(len(one), len(other)) < 2:
+        return Difference(mean, None, None, paired)
+    # Of equal differences, or equal values, the spread is 0, and a t test divides by it.
+    spread = [a - b for a, b in zip(one, other, strict=True)] if paired else [*_centred(one), *_centred(other)]
+    if max(spread) - min(spread) < 1e-12:
+        return Difference(mean, mean, mean, paired)
+    from scipy.stats import ttest_ind, ttest_rel  # takes a while to import
+
+    test = ttest_rel(one, other) if paired else ttest_ind(one, other, equal_var=False)
+    interval = test.confidence_interval(CONFIDENCE)
+    return Difference(mean, float(interval.low), float(interval.high), paired)
+
+
+def _centred(values: Sequence[float]) -> list[float]:
+    return [value - values[0] for value in values]
+
+
+# Words
 
 
 def place_of(record: Record) -> str:
@@ -47,8 +100,8 @@ def place_of(record: Record) -> str:
 def verdict(record: Record) -> str:
     """Whether a distilled set beats random images, by how many points, and whether the seeds' spread allows to say so.
 
-    Sets are called level where 0 lies in the difference's confidence interval (`difference_interval`); with one seed
-    on a side the spread is unknown, and the sentence says that.
+    Sets are called level where `compare_accuracies` does not decide; with one seed on a side the spread is unknown, and
+    the sentence says that.
     """
     method = method_name(record["method"])
     method = method[:1].upper() + method[1:]
@@ -58,41 +111,13 @@ def verdict(record: Record) -> str:
     if baseline is None:
         note = record.get("baseline_note") or "none is recorded"
         return f"{method} was not compared with random images: {note}."
-    difference = record["accuracy_mean"] - baseline["accuracy_mean"]
-    seeds = [len(record["seeds"]), len(baseline["seeds"])]
+    found = compare_accuracies(
+        *(dict(zip(each["seeds"], each["accuracies"], strict=True)) for each in (record, baseline))
+    )
     accuracies = f"{percent(record['accuracy_mean'])} against {percent(baseline['accuracy_mean'])}"
-    known = f"{accuracies}; {seeds[0]} and {seeds[1]} seeds"
-    points = f"{abs(100 * difference):.1f} points"
-    interval = difference_interval(record["accuracies"], baseline["accuracies"])
-    if interval is None:
-        side = "above" if difference > 0 else "below" if difference < 0 else "from"
-        return f"{method} is {points} {side} random images ({known}; with one seed on a side the spread is unknown)."
-    low, high = (f"{100 * end:+.1f}" for end in interval)
-    shown = f"{known}; 95 % interval of the difference {low} to {high}"
-    if interval[0] <= 0 <= interval[1]:
-        return (
-            f"{method} is level with random images, as far as the seeds tell ({100 * difference:+.1f} points, {shown})."
-        )
-    return f"{method} {'beats' if difference > 0 else 'is beaten by'} random images by {points} ({shown})."
-
-
-VERDICTS = ("holds", "does not hold", "undecided")
-
-
-def judge(differences: Sequence[float]) -> tuple[str, str]:
-    """Whether paired differences (one per seed, as fractions) show that a claim holds, and the numbers behind it.
-
-    `holds` or `does not hold` if the mean is above or below 0 by more than the 97.5 % quantile of Student's t
-    distribution times its standard error, else `undecided`; one seed decides nothing.
-
-    Returns:
-        The verdict and its numbers in words.
-    """
-    count, mean = len(differences), statistics.fmean(differences)
-    if count < 2:
-        return VERDICTS[2], f"{100 * mean:+.1f} points with one seed, whose spread is unknown"
-    error = statistics.stdev(differences) / math.sqrt(count)
-    needed = float(student_t.ppf((1 + CONFIDENCE) / 2, count - 1)) * error
-    verdict = VERDICTS[0] if mean > needed else VERDICTS[1] if mean < -needed else VERDICTS[2]
-    above = sum(difference > 0 for difference in differences)
-    return verdict, f"{100 * mean:+.1f} ± {100 * error:.1f} points, {above} of {count} seeds above 0"
+    known = f"({accuracies}; {len(record['seeds'])} and {len(baseline['seeds'])} seeds; {found})"
+    if found.low is None:
+        side = "above" if found.mean > 0 else "below" if found.mean < 0 else "level with"
+        return f"{method} is {side} random images {known}."
+    words = {"above": "beats random images", "below": "is beaten by random images"}
+    return f"{method} {words.get(found.verdict, 'is level with random images, as far as the seeds tell')} {known}."
