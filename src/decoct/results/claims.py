@@ -76,7 +76,7 @@ class _Group:
 
     def by_seed(self, setting: Setting, ipc: int) -> dict[int, float]:
         """Accuracy by seed."""
-        return {seed: record["accuracy"] for seed, record in self._by_seed.get((setting, ipc), {}).items()}
+        return {seed: record["accuracy_mean"] for seed, record in self._by_seed.get((setting, ipc), {}).items()}
 
     def cell(self, setting: Setting, ipc: int) -> str:
         """Mean, sample standard deviation and number of seeds."""
