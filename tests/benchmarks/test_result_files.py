@@ -17,7 +17,7 @@ FILES = (
     *("cross_architecture", "strong_kd", "transfer"),
 )
 TYPES: dict[str, Any] = {
-    **{name: str for name in ("task", "dataset", "method", "student", "protocol", "labels", "epoch")},
+    **dict.fromkeys(("task", "dataset", "method", "student", "protocol", "labels", "epoch"), str),
     **{"ipc": int, "seeds": list, "accuracies": list, "accuracy_mean": float, "accuracy_std": float},
     "teacher_accuracy": (float, type(None)),
 }

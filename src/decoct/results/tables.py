@@ -10,6 +10,7 @@ from decoct.methods import method_name
 from decoct.results.records import group_by_setting, is_accuracy_record
 
 __all__ = [
+    "accuracy_cell",
     "escape_markdown",
     "format_information",
     "format_plan",
@@ -109,6 +110,12 @@ def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
 RECORD_COLUMNS = ("method", "k", "IPC", "student", "teacher %", "accuracy %", "seeds", "random %", "difference")
 
 
+def accuracy_cell(mean: float, std: float, seeds: int, count: bool = False) -> str:
+    """Mean and, of several seeds, sample standard deviation in percent; with `count` also the number of seeds."""
+    spread = f" ± {percent(std)}" if seeds > 1 else ""
+    return f"{percent(mean)}{spread}{f' ({seeds})' if count else ''}"
+
+
 def percent(fraction: float | None) -> str:
     """A fraction as a percentage with one decimal; `-` for None."""
     return "-" if fraction is None else f"{100 * fraction:.1f}"
@@ -170,13 +177,21 @@ def escape_markdown(text: str) -> str:
     return re.sub(r"([\\`|<>*\[\]#~&$])", r"\\\1", " ".join(str(text).split()))
 
 
-def markdown_table(rows: Sequence[Sequence[str]]) -> str:
-    """Rows of cells, the first of them the heading, as a Markdown table whose columns also align as plain text."""
+def markdown_table(rows: Sequence[Sequence[str]], align_right: bool = False) -> str:
+    """Rows of cells, the first of them the heading, as a Markdown table whose columns also align as plain text.
+
+    Args:
+        align_right: Whether all columns but the first are numbers, which end at their right.
+    """
     cells = [[escape_markdown(cell) for cell in row] for row in rows]
     widths = [max(3, *(len(row[column]) for row in cells)) for column in range(len(cells[0]))]
-    lines = [[cell.ljust(width) for cell, width in zip(row, widths, strict=True)] for row in cells]
-    lines.insert(1, ["-" * width for width in widths])
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    right = [align_right and column > 0 for column in range(len(widths))]
+    rule = ["-" * (width - 1) + (":" if ends else "-") for width, ends in zip(widths, right, strict=True)]
+    lines = [
+        [cell.rjust(width) if ends else cell.ljust(width) for cell, width, ends in zip(row, widths, right, strict=True)]
+        for row in cells
+    ]
+    return "\n".join(f"| {' | '.join(line)} |" for line in [lines[0], rule, *lines[1:]])
 
 
 def format_plan(plan: list[dict[str, Any]]) -> str:
