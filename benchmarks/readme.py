@@ -13,7 +13,7 @@ import json
 import re
 import statistics
 import sys
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,8 @@ ROOT = Path(__file__).resolve().parents[1]
 NO_RECORDS = "No records yet."
 Record = dict[str, Any]
 Groups = dict[tuple[Any, ...], list[Record]]
+# What each column of a table says of a record.
+Columns = dict[str, Callable[[Record], str]]
 
 # One table holds records that agree in all of these that they have.
 TRAINING = ("dataset", "student", "protocol", "epochs", "rrc_scale", "mixed_precision", "epoch", "eval_split")
@@ -68,7 +70,8 @@ def results_section(results: Path) -> str:
         parts.append(f"CIFAR-10, accuracy in % by images per class (IPC), labels `{labels}`:")
         parts.append(table(["", *(f"IPC {ipc}" for ipc in ipcs)], rows))
     others = ", ".join(f"{row.method} ({', '.join(reported_cells(row, ipcs))})" for row in apart)
-    note = f"Reported: InfoUtil, {beside[0].where}, with a teacher at {100 * beside[0].teacher_accuracy:.2f} %."
+    theirs = span((100 * row.teacher_accuracy for row in beside if row.teacher_accuracy is not None), ".2f")
+    note = f"Reported: InfoUtil, {beside[0].where}, with a teacher at {theirs} %."
     recipe = f"The paper's {others}, at IPC {', '.join(map(str, ipcs))}, are of another recipe and stand in no table."
     return "\n\n".join([*parts, f"{conditions(records)} {note} {recipe}"])
 
@@ -219,18 +222,19 @@ def estimator_section(results: Path) -> str:
     if not records:
         return NO_RECORDS
     one = same(records, "dataset", "train_split", "encoder", "batch_size")
-    rows = [
-        [
-            f"lambda {record['kl_weight']:g}, {record['q_mode']}" if record["kl_weight"] else "lambda 0 (MoCo)",
-            str(record["epochs"]),
-            *(percent(record[name]) for name in ("linear_accuracy", "knn_accuracy")),
-            *(f"{record[name]:.3f}" for name in ("prototype", "contextual")),
-        ]
-        for record in sorted(records, key=lambda r: (r["epochs"], r["kl_weight"], str(r["q_mode"])))
-    ]
+    columns: Columns = {
+        "setting": lambda each: (
+            f"lambda {each['kl_weight']:g}, {each['q_mode']}" if each["q_mode"] else "lambda 0 (MoCo)"
+        ),
+        "epochs": lambda each: str(each["epochs"]),
+        "linear %": lambda each: percent(each["linear_accuracy"]),
+        "kNN %": lambda each: percent(each["knn_accuracy"]),
+        "prototype information": lambda each: f"{each['prototype']:.3f}",
+        "contextual score": lambda each: f"{each['contextual']:.3f}",
+    }
+    ordered = sorted(records, key=lambda each: (each["epochs"], each["kl_weight"], str(each["q_mode"])))
     where = f"{one['dataset']}, `{one['train_split']}`, encoder {one['encoder']}, batch {one['batch_size']}"
-    header = ["setting", "epochs", "linear %", "kNN %", "prototype information", "contextual score"]
-    return f"{table(header, rows)}\n\n{where}, one seed each."
+    return f"{row_each(ordered, columns)}\n\n{where}, one seed each."
 
 
 # Time and memory
@@ -238,52 +242,51 @@ def estimator_section(results: Path) -> str:
 
 def guidance_section(results: Path) -> str:
     """Time and memory of guided over unguided sampling."""
-    rows = [
-        [
-            f"{record['prior']} with {record['estimator']}",
-            record["guide_on"],
-            f"{record['steps']} x {record['batch']}",
-            f"{record['ratio']:.2f} ({min(record['ratios']):.2f} to {max(record['ratios']):.2f})",
-            f"{record['unguided_memory']['peak_mb']:.0f}, {record['guided_memory']['peak_mb']:.0f}",
-        ]
-        for record in read(results / "guidance.json")
-    ]
-    times, memory = "time, guided over unguided", "peak MB, un- and guided"
-    return table(["prior and estimator", "guides on", "steps x images", times, memory], rows)
+    columns: Columns = {
+        "prior and estimator": lambda each: f"{each['prior']} with {each['estimator']}",
+        "guides on": lambda each: each["guide_on"],
+        "steps x images": lambda each: f"{each['steps']} x {each['batch']}",
+        "time, guided over unguided": lambda each: (
+            f"{each['ratio']:.2f} ({min(each['ratios']):.2f} to {max(each['ratios']):.2f})"
+        ),
+        "peak MB, un- and guided": lambda each: (
+            f"{each['unguided_memory']['peak_mb']:.0f}, {each['guided_memory']['peak_mb']:.0f}"
+        ),
+    }
+    return row_each(read(results / "guidance.json"), columns)
 
 
 def throughput_section(results: Path) -> str:
     """Images a second of student training beside those of a loop written by hand."""
-    rows = [
-        [
-            f"{entry['student']}, {entry['image_size']} px, batch {entry['batch_size']}, {entry['mixed_precision']}",
-            *(f"{entry['images_per_second'][name]['median']:.0f}" for name in ("decoct", "plain")),
-            f"{entry['ratio']['median']:.2f} ({entry['ratio']['min']:.2f} to {entry['ratio']['max']:.2f})",
-            str(entry["repeats"]),
-        ]
-        for entry in dict(read(results / "student_throughput.json")).values()
-    ]
-    return table(["student", "images/s", "plain loop, images/s", "ratio, median of pairs (range)", "pairs"], rows)
+    columns: Columns = {
+        "student": lambda each: (
+            f"{each['student']}, {each['image_size']} px, batch {each['batch_size']}, {each['mixed_precision']}"
+        ),
+        "images/s": lambda each: f"{each['images_per_second']['decoct']['median']:.0f}",
+        "plain loop, images/s": lambda each: f"{each['images_per_second']['plain']['median']:.0f}",
+        "ratio, median of pairs (range)": lambda each: "{median:.2f} ({min:.2f} to {max:.2f})".format_map(
+            each["ratio"]
+        ),
+        "pairs": lambda each: str(each["repeats"]),
+    }
+    return row_each(dict(read(results / "student_throughput.json")).values(), columns)
 
 
 def hub_section(results: Path) -> str:
     """What publishing, verifying and loading a set cost: medians, and the largest peak of the three processes."""
-    rows = []
-    for name, entry in dict(read(results / "hub.json")).items():
-        steps = entry["steps_min_median_max"]
-        rows.append(
-            [
-                f"{name}: {entry['images']:,} images of {entry['image_size']} px",
-                f"{entry['bytes'] / 1e6:,.1f}",
-                f"{100 * entry['tile_labels_share_of_images']:.1f} %",
-                *(f"{steps[step]['seconds'][1]:.1f}" for step in ("publish", "verify", "load")),
-                f"{steps['load']['rows_per_second'][1]:,.0f}",
-                f"{max(values['peak_mb'][2] for values in steps.values()):.0f}",
-                str(entry["repeats"]),
-            ]
-        )
-    seconds = ["publish, s", "verify, s", "load, s"]
-    return table(["set", "MB", "tile labels / images", *seconds, "rows/s", "peak MB", "runs"], rows)
+    columns: Columns = {
+        "set": lambda each: f"{each['name']}: {each['images']:,} images of {each['image_size']} px",
+        "MB": lambda each: f"{each['bytes'] / 1e6:,.1f}",
+        "tile labels / images": lambda each: f"{100 * each['tile_labels_share_of_images']:.1f} %",
+        "publish, s": lambda each: f"{each['publish']['seconds'][1]:.1f}",
+        "verify, s": lambda each: f"{each['verify']['seconds'][1]:.1f}",
+        "load, s": lambda each: f"{each['load']['seconds'][1]:.1f}",
+        "rows/s": lambda each: f"{each['load']['rows_per_second'][1]:,.0f}",
+        "peak MB": lambda each: f"{max(each[step]['peak_mb'][2] for step in ('publish', 'verify', 'load')):.0f}",
+        "runs": lambda each: str(each["repeats"]),
+    }
+    sets = dict(read(results / "hub.json")).items()
+    return row_each([{**each, "name": name, **each["steps_min_median_max"]} for name, each in sets], columns)
 
 
 # Cells and sentences
@@ -297,6 +300,11 @@ def read(path: Path) -> Any:
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """A table whose columns but the first are aligned right, or the sentence that nothing is recorded."""
     return markdown_table([header, *rows], align_right=True) if rows else NO_RECORDS
+
+
+def row_each(records: Iterable[Record], columns: Columns) -> str:
+    """A table with a row for each record."""
+    return table(list(columns), [[cell(record) for cell in columns.values()] for record in records])
 
 
 def grouped(records: Iterable[Record], *names: str) -> Groups:
