@@ -29,11 +29,13 @@ def records_of(name: str) -> list[dict[str, Any]]:
 
 
 def check_accuracies(record: dict[str, Any]) -> None:
-    """Seeds, mean and standard deviation belong to the accuracies; of several stages, to those of the last one."""
-    last = [values[-1] if isinstance(values, list) else values for values in record["accuracies"]]
-    assert len(record["seeds"]) == len(last) == len(set(record["seeds"])) > 0
-    assert all(0 <= accuracy <= 1 for accuracy in last)
-    assert (record["accuracy_mean"], record["accuracy_std"]) == pytest.approx(mean_and_std(last), abs=1e-12)
+    """Mean and standard deviation are those of the accuracies, one a seed; of several stages, of the last one."""
+    accuracies = record["accuracies"]
+    assert len(record["seeds"]) == len(accuracies) == len(set(record["seeds"])) > 0
+    assert all(0 <= accuracy <= 1 for accuracy in accuracies)
+    assert (record["accuracy_mean"], record["accuracy_std"]) == pytest.approx(mean_and_std(accuracies), abs=1e-12)
+    if "stage_accuracies" in record:
+        assert [stages[-1] for stages in record["stage_accuracies"]] == accuracies
 
 
 @pytest.mark.parametrize("name", FILES)
