@@ -335,3 +335,8 @@ def test_label_names_must_agree() -> None:
     message = str(caught.value)
     assert "teacher t: ['cat', 'dog']" in message and "dataset d: ['cat', 'wolf']" in message
     assert "missing: ['dog']; unknown: ['wolf']" in message
+    many = [f"class number {label} with a long name" for label in range(1000)]
+    with pytest.raises(ValueError) as caught:
+        check_label_names(many, ["something else", *many[1:]], "teacher t", "dataset d")
+    assert "missing: ['class number 0 with a long name']; unknown: ['something else']" in str(caught.value)
+    assert len(str(caught.value)) < 1000 and "… and 995 more" in str(caught.value)

@@ -15,6 +15,8 @@ from datasets.exceptions import DatasetsError
 
 from decoct.config import DataConfig
 from decoct.data.columns import SHOWN, find_image_column, find_label_column, listed, read_labels
+from decoct.data.duplicates import count_shared_images
+from decoct.data.folders import check_label_order, image_counts, image_splits
 from decoct.data.inspection import inspect_images, to_eight_bits
 from decoct.data.measuring import measure_spec
 
@@ -123,27 +125,56 @@ def unreadable_rows(images: datasets.Dataset) -> list[int]:
 
 
 def load_train_and_eval(config: DataConfig) -> tuple[datasets.Dataset, datasets.Dataset]:
-    """The training split and the evaluation split of the configured dataset."""
-    eval_split = eval_split_name(config.dataset, config.dataset_config, config.eval_split)
-    return load_split(config, config.train_split), load_split(config, eval_split)
+    """The training split and the evaluation split of the configured dataset; images in both are reported."""
+    eval_split = eval_split_name(config.dataset, config.dataset_config, config.eval_split, config.label_column)
+    train, evaluation = load_split(config, config.train_split), load_split(config, eval_split)
+    if shared := count_shared_images(train, evaluation):
+        logger.warning(
+            "%d of %d images of the split %r are in the split %r too, so that accuracies measured on them flatter.",
+            shared, len(evaluation), eval_split, config.train_split,
+        )  # fmt: skip
+    return train, evaluation
 
 
-def eval_split_name(source: str | datasets.Dataset, config_name: str | None = None, given: str | None = None) -> str:
+def eval_split_name(
+    source: str | datasets.Dataset,
+    config_name: str | None = None,
+    given: str | None = None,
+    label_column: str | None = None,
+) -> str:
     """The split to measure accuracy on: `given`, else `test`, else `validation` (`valid`, `val`).
 
+    A split whose labels are all missing or negative, as those of test sets that are kept secret, is passed over; no
+    image is decoded.
+
     Raises:
-        ValueError: If none is given and the dataset has none of these.
+        ValueError: If none is given and the dataset has none of these with labels.
     """
     if given is not None:
         return given
-    names = list(_builder(source, config_name).info.splits) if isinstance(source, str) else []
-    for name in ("test", "validation", "valid", "val"):
-        if name in names:
+    builder = _builder(source, config_name) if isinstance(source, str) else None
+    names = list(builder.info.splits) if builder is not None else []
+    present = [name for name in ("test", "validation", "valid", "val") if name in names]
+    for name in present:
+        if builder is not None and _is_labelled(builder.as_dataset(split=name), label_column):
             return name
+    unlabelled = f" of which {present} have no labels" if present else ""
     raise ValueError(
-        f"{_name(source)} must have a split named test or validation to measure accuracy on. Got {names}. "
-        "Name one with --eval_split."
+        f"{_name(source)} must have a split named test or validation, with labels, to measure accuracy on. "
+        f"Got {names}{unlabelled}. Name one with --eval_split."
     )
+
+
+def _is_labelled(dataset: datasets.Dataset, label_column: str | None) -> bool:
+    """Whether a split has a label that is not negative; one whose column cannot be told has, until it is loaded."""
+    try:
+        column = find_label_column(dataset, label_column)
+    except ValueError:
+        return True
+    if not isinstance(dataset.features[column], datasets.ClassLabel | datasets.Value):
+        return True
+    values = dataset.select_columns([column]).with_format("arrow")[:][column]
+    return not pa.types.is_integer(values.type) or bool(pc.any(pc.greater_equal(values, 0)).as_py())
 
 
 def class_counts(images: datasets.Dataset) -> list[int]:
@@ -164,7 +195,7 @@ def require_class_count(images: datasets.Dataset, needed: int) -> None:
 
 
 def check_label_names(expected: Sequence[str], got: Sequence[str], expected_of: str, got_of: str) -> None:
-    """Raises ValueError that shows both lists, unless they hold the same names in the same order.
+    """Raises ValueError that shows where both lists differ, unless they hold the same names in the same order.
 
     Args:
         expected: Label names that count, for example a teacher's.
@@ -175,16 +206,26 @@ def check_label_names(expected: Sequence[str], got: Sequence[str], expected_of: 
     if expected == got:
         return
     if sorted(expected) == sorted(got):
-        reason = "the same names in another order, so every label would mean another class"
+        place = next(label for label, (one, other) in enumerate(zip(expected, got, strict=True)) if one != other)
+        reason = (
+            f"the same names in another order, so every label would mean another class; label {place} is "
+            f"{expected[place]!r} and {got[place]!r}"
+        )
     else:
-        missing = [name for name in expected if name not in got]
-        extra = [name for name in got if name not in expected]
-        reason = f"missing: {missing}; unknown: {extra}"
+        missing = [name for name in expected if name not in set(got)]
+        extra = [name for name in got if name not in set(expected)]
+        reason = f"missing: {_shown(missing)}; unknown: {_shown(extra)}"
     raise ValueError(
         f"Label names of {got_of} must be those of {expected_of}, in the same order ({reason}).\n"
-        f"{expected_of}: {expected}\n{got_of}: {got}\n"
+        f"{expected_of}: {_shown(expected)}\n{got_of}: {_shown(got)}\n"
         "Cast the labels with `ds.cast_column('label', datasets.ClassLabel(names=...))`, or use a matching pair."
     )
+
+
+def _shown(names: list[str]) -> str:
+    """A list with its first names."""
+    rest = f" … and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return f"{names[:SHOWN]}{rest}"
 
 
 def _open(source: str, split: str, config_name: str | None) -> datasets.Dataset:
@@ -202,11 +243,17 @@ def _builder(source: str, config_name: str | None) -> datasets.DatasetBuilder:
         if path.suffix != ".parquet":
             raise ValueError(f"A dataset file must be a .parquet file. Got {source!r}.")
         files = {_split_of(path): str(path)}
+    folders = image_splits(path) if files is None and path.is_dir() else None
     try:
         if files is not None:
             builder = datasets.load_dataset_builder("parquet", data_files=files)
+        elif folders is not None:
+            patterns = {split: [f"{top}/**" if top else "**" for top in tops] for split, tops in folders.items()}
+            builder = datasets.load_dataset_builder("imagefolder", data_dir=str(path), data_files=patterns)
         else:
             builder = datasets.load_dataset_builder(str(path) if path.exists() else source, config_name)
+        if path.exists():
+            check_label_order([str(file) for each in (builder.config.data_files or {}).values() for file in each])
         builder.download_and_prepare()
     except (OSError, ValueError, DatasetsError) as error:
         missing = not path.exists() and files is None
@@ -216,7 +263,18 @@ def _builder(source: str, config_name: str | None) -> datasets.DatasetBuilder:
             f"Got {source!r}: {where}cannot be opened: {error}"
             + (" (Name a configuration with --dataset_config.)" if "onfig" in str(error) else "")
         ) from error
+    if folders is not None:
+        _check_counts(source, image_counts(path, folders), builder)
     return builder
+
+
+def _check_counts(source: str, expected: dict[str, int] | None, builder: datasets.DatasetBuilder) -> None:
+    """Raises ValueError unless each split holds as many images as lie in its folders."""
+    loaded = {name: split.num_examples for name, split in builder.info.splits.items()}
+    if expected is not None and loaded != expected:
+        raise ValueError(
+            f"Every image of {source!r} must be loaded once, in its split. Got {loaded}, where {expected} lie."
+        )
 
 
 def _split_of(path: Path) -> str:

@@ -8,12 +8,14 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from transformers import AutoConfig, AutoImageProcessor, AutoModel, PreTrainedConfig, PreTrainedModel, ResNetConfig
+from transformers import AutoConfig, AutoImageProcessor, AutoModel, PreTrainedConfig, ResNetConfig
 
 from decoct.data.loading import SAMPLE
 from decoct.data.spec import ImageSpec
 from decoct.igds.estimator import VariationalEstimator, VariationalEstimatorConfig
-from decoct.models.zoo import image_settings, processor_side
+from decoct.models.preprocessing import pixel_transform, processor_side
+from decoct.models.weights import check_finite, check_loaded
+from decoct.models.zoo import image_settings
 from decoct.run.seeding import item_seed
 
 __all__ = [
@@ -110,7 +112,12 @@ def wrap_encoder(name_or_path: str | Path, label_names: tuple[str, ...], seed: i
     if any(not key.startswith("pooler.") for key in missing):
         raise ValueError(f"encoder must come with all its weights. Got {str(name_or_path)!r}, without {missing[:5]}.")
     size = getattr(encoder.config, "image_size", None) or processor_side(processor)
-    mean, std = tuple(processor.image_mean), tuple(processor.image_std)
+    check_finite(encoder, f"encoder {str(name_or_path)!r}")
+    mean, std, order = pixel_transform(processor, repr(str(name_or_path)))
+    if order != (0, 1, 2):
+        raise ValueError(
+            f"encoder must take RGB images. Got {str(name_or_path)!r}, which takes its channels as {order}."
+        )
     spec = ImageSpec(int(size), getattr(encoder.config, "num_channels", 3), mean, std, label_names)
     config = VariationalEstimatorConfig(
         encoder=_encoder_settings(encoder.config), use_pooler=not missing, projection_dim=None, **image_settings(spec)
@@ -142,8 +149,12 @@ def load_estimator(name_or_path: str | Path, trust_remote_code: bool = False) ->
                 f"estimator must be a variational estimator. Got {str(name_or_path)!r}, a {config.model_type!r} model; "
                 "scripts/train_estimator.py makes one around it with --encoder."
             )
-        model: PreTrainedModel = VariationalEstimator.from_pretrained(
-            name_or_path, use_safetensors=True, dtype=torch.float32
+        loaded: Any = VariationalEstimator.from_pretrained(
+            name_or_path,
+            use_safetensors=True,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # they are in the info, and refused with their names
+            dtype=torch.float32,
         )
     except SafetensorError as error:
         raise ValueError(
@@ -154,7 +165,10 @@ def load_estimator(name_or_path: str | Path, trust_remote_code: bool = False) ->
             f"estimator must be an existing folder or a Hub id 'user/name'. Got {str(name_or_path)!r}, which cannot be "
             f"loaded: {error}"
         ) from error
-    return model.eval().requires_grad_(False)  # type: ignore[return-value]
+    model, info = loaded
+    check_loaded(info, f"estimator {str(name_or_path)!r}")
+    check_finite(model, f"estimator {str(name_or_path)!r}")
+    return model.eval().requires_grad_(False)
 
 
 def _encoder_settings(config: PreTrainedConfig) -> dict[str, Any]:

@@ -21,6 +21,8 @@ class Classifier(nn.Module):
         model: Network whose `forward(pixel_values)` returns an output with `logits`.
         spec: The images it was trained on.
         name: Folder or Hub id it came from; kept in manifests.
+        channel_order: Which normalised channel the network takes first, second and third, `(2, 1, 0)` for one that was
+            trained on BGR. Default: as they are.
 
     Raises:
         ValueError: If the network has no linear layer with one output per label.
@@ -29,11 +31,18 @@ class Classifier(nn.Module):
     mean: Tensor
     std: Tensor
 
-    def __init__(self, model: nn.Module, spec: ImageSpec, name: str = "in memory") -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        spec: ImageSpec,
+        name: str = "in memory",
+        channel_order: tuple[int, ...] | None = None,
+    ) -> None:
         super().__init__()
         self.model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.spec = spec
         self.name = name
+        self.channel_order = None if channel_order == tuple(range(spec.channels)) else channel_order
         self.register_buffer("mean", torch.tensor(spec.mean).view(1, -1, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(spec.std).view(1, -1, 1, 1), persistent=False)
         linear = [(path, layer) for path, layer in model.named_modules() if isinstance(layer, nn.Linear)]
@@ -58,6 +67,8 @@ class Classifier(nn.Module):
     def forward(self, pixels: Tensor) -> Tensor:
         """Logits of shape `(batch, classes)` for pixels in [0, 1] of shape `(batch, channels, side, side)`."""
         normalised = (pixels - self.mean) / self.std
+        if self.channel_order is not None:
+            normalised = normalised[:, list(self.channel_order)]
         return self.model(normalised.contiguous(memory_format=torch.channels_last)).logits
 
     def features_and_logits(self, pixels: Tensor) -> tuple[Tensor, Tensor]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import math
 import re
 from pathlib import Path
 from typing import Any
@@ -14,12 +14,14 @@ from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageClassi
 from decoct.data.spec import ImageSpec
 from decoct.models.classifier import Classifier
 from decoct.models.convnet import ConvNetConfig, ConvNetForImageClassification
+from decoct.models.preprocessing import pixel_transform, processor_side
 from decoct.models.published import PUBLISHED, train_as_published
 from decoct.models.resnet import BasicResNetConfig, BasicResNetForImageClassification
 from decoct.models.vgg import VGGConfig, VGGForImageClassification
+from decoct.models.weights import check_finite, check_loaded
 from decoct.run.seeding import item_seed
 
-__all__ = ["ARCHITECTURES", "build_classifier", "image_settings", "load_classifier", "processor_side"]
+__all__ = ["ARCHITECTURES", "build_classifier", "image_settings", "load_classifier"]
 
 AutoConfig.register(ConvNetConfig.model_type, ConvNetConfig)
 AutoModelForImageClassification.register(ConvNetConfig, ConvNetForImageClassification)
@@ -108,8 +110,13 @@ def load_classifier(name_or_path: str | Path, trust_remote_code: bool = False) -
     if not path.is_dir() and (path.is_absolute() or str(name_or_path).count("/") != 1 or path.parent.is_dir()):
         raise ValueError(f"teacher must be an existing folder or a Hub id 'user/name'. Got {name_or_path!r}.")
     try:
-        model = AutoModelForImageClassification.from_pretrained(
-            name_or_path, trust_remote_code=trust_remote_code, use_safetensors=True
+        model, info = AutoModelForImageClassification.from_pretrained(
+            name_or_path,
+            trust_remote_code=trust_remote_code,
+            use_safetensors=True,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # they are in the info, and refused with their names
+            dtype=torch.float32,
         )
     except SafetensorError as error:
         raise ValueError(
@@ -121,18 +128,35 @@ def load_classifier(name_or_path: str | Path, trust_remote_code: bool = False) -
             f"teacher must be an existing folder or a Hub id 'user/name'. Got {str(name_or_path)!r}: {where} cannot be "
             f"loaded: {error}"
         ) from error
+    where = f"teacher {str(name_or_path)!r}"
+    check_loaded(info, where)
+    check_finite(model, where)
     train_as_published(model)
-    classifier = Classifier(model, _spec_of(model, name_or_path, trust_remote_code), str(name_or_path))
-    return classifier.eval().requires_grad_(False)
+    spec, order = _spec_of(model, name_or_path, trust_remote_code)
+    return Classifier(model, spec, str(name_or_path), order).eval().requires_grad_(False)
 
 
-def _spec_of(model: PreTrainedModel, name_or_path: str | Path, trust_remote_code: bool) -> ImageSpec:
-    """The spec that `image_settings` left in the config, or else what the checkpoint's image processor says."""
+def _spec_of(
+    model: PreTrainedModel, name_or_path: str | Path, trust_remote_code: bool
+) -> tuple[ImageSpec, tuple[int, ...] | None]:
+    """The spec that `image_settings` left in the config, or else what the checkpoint's image processor does, and the
+    order of channels that it gives them.
+    """
     config: Any = model.config
     names = tuple(config.id2label[index] for index in range(config.num_labels))
+    if len(set(names)) < len(names):
+        twice = sorted({name for name in names if names.count(name) > 1})
+        raise ValueError(
+            f"teacher must have labels of different names. Got {twice[:5]} twice in {str(name_or_path)!r}."
+        )
     mean, std = getattr(config, "image_mean", None), getattr(config, "image_std", None)
     if mean is not None and std is not None:
-        return ImageSpec(int(config.image_size), config.num_channels, tuple(mean), tuple(std), names)
+        if not all(math.isfinite(value) and value > 0 for value in std) or not all(map(math.isfinite, mean)):
+            raise ValueError(
+                f"image_mean and image_std of teacher {str(name_or_path)!r} must be finite, and the second positive. "
+                f"Got {mean} and {std} in its config.json."
+            )
+        return ImageSpec(_side(config.image_size), config.num_channels, tuple(mean), tuple(std), names), None
     try:
         processor = AutoImageProcessor.from_pretrained(name_or_path, trust_remote_code=trust_remote_code)
     except (OSError, ValueError) as error:
@@ -140,15 +164,14 @@ def _spec_of(model: PreTrainedModel, name_or_path: str | Path, trust_remote_code
             f"teacher must come with preprocessor_config.json, which holds its normalisation. "
             f"Got {str(name_or_path)!r}, without one."
         ) from error
+    transform = pixel_transform(processor, repr(str(name_or_path)))
     size = getattr(config, "image_size", None) or processor_side(processor)
-    return ImageSpec(int(size), 3, tuple(processor.image_mean), tuple(processor.image_std), names)
+    return ImageSpec(_side(size), 3, transform.mean, transform.std, names), transform.order
 
 
-def processor_side(processor: Any) -> int:
-    """The side an image processor crops or resizes to."""
-    crop = getattr(processor, "crop_size", None) if getattr(processor, "do_center_crop", False) else None
-    sizes = json.loads(json.dumps(dict(crop or processor.size)))
-    side = sizes.get("height") or sizes.get("shortest_edge")
-    if not side:
-        raise ValueError(f"preprocessor_config.json must name the image size. Got size {sizes}.")
-    return int(side)
+def _side(size: Any) -> int:
+    """The side of square images; raises ValueError for others."""
+    sides = {int(each) for each in (size if isinstance(size, list | tuple) else [size])}
+    if len(sides) != 1:
+        raise ValueError(f"image_size must be one side, of square images. Got {size}.")
+    return sides.pop()

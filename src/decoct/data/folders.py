@@ -1,0 +1,123 @@
+"""Folders on disk by their own tree: top-level split folders, then classes; and whether all of it was loaded.
+
+`datasets` looks for split words anywhere in a path, so that a class folder `bullet train` of the test split would
+become part of the training split.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import pyarrow.parquet as pq
+from datasets.packaged_modules.imagefolder.imagefolder import ImageFolder
+
+__all__ = ["check_label_order", "image_counts", "image_splits"]
+
+# The words that `datasets` takes for a split, here of a whole folder name alone.
+SPLIT_WORDS = {
+    "train": ("train", "training"),
+    "validation": ("validation", "valid", "val", "dev"),
+    "test": ("test", "testing", "eval", "evaluation"),
+}
+METADATA = tuple(ImageFolder.METADATA_FILENAMES)
+IMAGES = frozenset(ImageFolder.EXTENSIONS)
+# Files of a folder that is no image folder: `datasets` opens it by these.
+TABLES = frozenset({".parquet", ".arrow", ".csv", ".tsv", ".json", ".jsonl", ".tar", ".zip"})
+
+
+def split_of(name: str) -> str | None:
+    """The split that a folder of this name holds; None if it is no split's name."""
+    return next((split for split, words in SPLIT_WORDS.items() if name.lower() in words), None)
+
+
+def image_splits(folder: Path) -> dict[str, list[str]] | None:
+    """The top-level folders of each split of an image folder, `""` for the folder itself; None if it is none.
+
+    A top-level folder is a split if it has a split's name and holds class folders or a metadata file; else it is a
+    class of the training split.
+
+    Raises:
+        ValueError: If split folders and others lie side by side.
+    """
+    tops: dict[str, bool] = {}  # whether there is something below that only a split has
+    for path, names in _files(folder):
+        parts = path.relative_to(folder).parts
+        found = {Path(name).suffix.lower() for name in names if name not in METADATA}
+        if found & TABLES or (not parts and _has_configs(folder)):
+            return None
+        described = any(name in METADATA for name in names)
+        if parts and (found & IMAGES or described):
+            tops[parts[0]] = tops.get(parts[0], False) or len(parts) > 1 or described
+        elif not parts and (found & IMAGES or described):
+            return None  # images without class folders
+    if not tops:
+        return None
+    splits = {name: split for name, split in ((name, split_of(name)) for name in tops) if split and tops[name]}
+    if not splits:
+        return {"train": [""]}
+    others = sorted(set(tops) - set(splits))
+    if others:
+        raise ValueError(
+            f"Folders in {folder} must all be splits or all be classes. Got the splits {sorted(splits)} beside "
+            f"{others[:5]}: move these into a split's folder, or out of {folder.name}."
+        )
+    return {split: sorted(name for name in splits if splits[name] == split) for split in dict.fromkeys(splits.values())}
+
+
+def image_counts(folder: Path, splits: Mapping[str, Sequence[str]]) -> dict[str, int] | None:
+    """Images that lie in each split of an image folder; None where a metadata file says which ones count."""
+    counts = Counter(dict.fromkeys(splits, 0))
+    for split, tops in splits.items():
+        for top in tops:
+            for _, names in _files(folder / top):
+                if any(name in METADATA for name in names):
+                    return None
+                counts[split] += sum(Path(name).suffix.lower() in IMAGES for name in names)
+    return dict(counts)
+
+
+def check_label_order(files: Sequence[str]) -> None:
+    """Raises ValueError unless the class names in local parquet files are the same, in the same order, in all of them.
+
+    `datasets` takes the names of the first file for all, so that another order would give every label another class.
+    """
+    known: dict[str, tuple[list[str], str]] = {}
+    for file in filter(os.path.isfile, files):
+        if not file.endswith(".parquet"):
+            continue
+        written = (pq.read_schema(file).metadata or {}).get(b"huggingface")
+        features = json.loads(written).get("info", {}).get("features", {}) if written else {}
+        for column, feature in features.items():
+            if not isinstance(feature, dict) or feature.get("_type") != "ClassLabel":
+                continue
+            names, first = known.setdefault(column, (feature.get("names", []), file))
+            if names != feature.get("names", []):
+                place = next(
+                    (row for row, pair in enumerate(zip(names, feature["names"], strict=False)) if len(set(pair)) > 1),
+                    0,
+                )
+                raise ValueError(
+                    f"The class names of column {column!r} must be the same, in the same order, in all files. "
+                    f"Got {len(names)} names with {names[place : place + 3]} from label {place} on in {first}, and "
+                    f"{len(feature['names'])} with {feature['names'][place : place + 3]} in {file}. Write one of them "
+                    f"again with `ds.cast_column({column!r}, datasets.ClassLabel(names=...))` after mapping its labels."
+                )
+
+
+def _files(folder: Path) -> list[tuple[Path, list[str]]]:
+    """Folders and the names of their files, hidden ones left out, as `datasets` does."""
+    found = []
+    for root, folders, names in os.walk(folder, followlinks=True):
+        folders[:] = sorted(name for name in folders if not name.startswith((".", "__")))
+        found.append((Path(root), sorted(name for name in names if not name.startswith((".", "__")))))
+    return found
+
+
+def _has_configs(folder: Path) -> bool:
+    """Whether the folder's card says which files are data."""
+    card = folder / "README.md"
+    return card.is_file() and "\nconfigs:" in card.read_text(encoding="utf-8", errors="replace")[:100_000]
