@@ -35,8 +35,8 @@ bench: venv ## run the benchmarks with DATASET= and TEACHER=, and write benchmar
 	$(BIN)/python benchmarks/attribution.py --dataset "$(DATASET)" --teacher "$(TEACHER)"
 	$(BIN)/python benchmarks/utility.py --dataset "$(DATASET)" --teacher "$(TEACHER)"
 	$(BIN)/python benchmarks/memory.py --dataset "$(DATASET)" --teacher "$(TEACHER)"
-	$(BIN)/python benchmarks/cifar10.py --dataset "$(DATASET)" --teacher "$(TEACHER)" --stage final --seeds 0 1 2 --ipc 1 10 50
-	$(BIN)/python benchmarks/tables.py
+	$(BIN)/python benchmarks/grids.py cifar10_final --dataset "$(DATASET)" --teacher "$(TEACHER)" --seeds 0 1 2 --ipc 1 10 50
+	$(BIN)/python benchmarks/readme.py
 
 clean: ## remove .venv, caches and build products
 	rm -rf $(VENV) build dist src/*.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -10,12 +10,11 @@ grid, or all 2^16 of a 4x4 grid. Results, with hardware and versions, go to benc
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from setting import describe, load_setting, setting_parser, spread, synchronize, write_result
+from timing import alternate, describe, key_of, load_network, network_parser, ratios, spread, timed, write_result
 from torch import Tensor
 
 from decoct.infoutil.attribution import CaptumKernelShap, ExactShapley, KernelShap
@@ -24,15 +23,6 @@ from decoct.models.throughput import fastest_batch_size
 
 GRID, COALITIONS = 4, 128
 ERROR_COALITIONS = (32, 64, 128, 256, 510)
-
-
-def timed(work: Callable[[], Any], device: str) -> tuple[float, Any]:
-    """Seconds and result of one call."""
-    synchronize(device)
-    start = time.perf_counter()
-    result = work()
-    synchronize(device)
-    return time.perf_counter() - start, result
 
 
 @torch.inference_mode()
@@ -57,12 +47,7 @@ def throughput(args: Any, classifier: Classifier, pixels: Tensor, labels: Tensor
     }
     for method in (ours, captum):
         method.attribute(pixels[:1], labels[:1])
-    seconds: dict[str, list[float]] = {name: [] for name in works}
-    for _ in range(args.repeats):
-        for name, work in works.items():
-            seconds[name].append(timed(work, args.device)[0])
-    shares = [bare / ours for bare, ours in zip(seconds["bare"], seconds["decoct"], strict=True)]
-    ratios = [captum / ours for captum, ours in zip(seconds["captum"], seconds["decoct"], strict=True)]
+    seconds = alternate(works, args.repeats, args.device)
     return {
         "grid": GRID,
         "coalitions": COALITIONS,
@@ -72,8 +57,8 @@ def throughput(args: Any, classifier: Classifier, pixels: Tensor, labels: Tensor
         "bare_forwards_per_second": spread([forwards / second for second in seconds["bare"]]),
         "decoct_images_per_second": spread([len(pixels) / second for second in seconds["decoct"]]),
         "captum_images_per_second": spread([len(pixels) / second for second in seconds["captum"]]),
-        "share_of_bare_forward": spread(shares),
-        "speedup_over_captum": spread(ratios),
+        "share_of_bare_forward": spread(ratios(seconds["bare"], seconds["decoct"])),
+        "speedup_over_captum": spread(ratios(seconds["captum"], seconds["decoct"])),
     }
 
 
@@ -119,13 +104,13 @@ def equal_error(table: dict[str, dict[str, dict[str, float]]]) -> dict[str, dict
     return rows
 
 
-def main() -> None:
-    parser = setting_parser(__doc__, images=10)
+def main(words: Sequence[str] | None = None) -> None:
+    parser = network_parser(__doc__, images=10)
     parser.add_argument("--seeds", type=int, default=3, help="Designs, or captum's draws, per error.")
     parser.add_argument("--exact_3x3", type=int, default=20, help="Images with 2^9 forward passes each.")
     parser.add_argument("--exact_4x4", type=int, default=2, help="Images with 2^16 forward passes each; 0 skips them.")
-    args = parser.parse_args()
-    classifier, pixels, labels = load_setting(args, max(args.images, args.exact_3x3, args.exact_4x4))
+    args = parser.parse_args(words)
+    classifier, pixels, labels = load_network(args, max(args.images, args.exact_3x3, args.exact_4x4))
     batch_size = args.batch_size or fastest_batch_size(classifier, pixels)
     result = describe(args, classifier, pixels, labels)
     result["throughput"] = throughput(args, classifier, pixels, labels, batch_size)
@@ -133,7 +118,7 @@ def main() -> None:
         if count:
             part = errors(args, classifier, pixels[:count], labels[:count], grid, batch_size)
             result[f"errors_{grid}x{grid}"] = part
-    write_result(args, "attribution.json", classifier, result)
+    write_result(args.output_dir / "attribution.json", key_of(args, classifier), result)
 
 
 if __name__ == "__main__":

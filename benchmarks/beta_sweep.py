@@ -31,8 +31,8 @@ from pathlib import Path
 from typing import Any
 
 from filelock import FileLock
-from memory import public_name
 from records import is_measured
+from timing import public_name
 
 RESULTS = Path(__file__).parent / "results"
 STRIP_BETAS, STRIP_IMAGES = (0.0, 0.1, 0.5), 8

@@ -27,10 +27,8 @@ from pathlib import Path
 from typing import Any
 
 from filelock import FileLock
-from memory import cpu_name, public_name
+from timing import RESULTS, device_name, public_name
 
-RESULTS = Path(__file__).parent / "results" / "estimator.json"
-COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00")  # Okabe and Ito
 MEASURED = {
     "linear_accuracy": "linear classifier, accuracy",
     "knn_accuracy": "20 nearest neighbours, accuracy",
@@ -55,7 +53,7 @@ def parser() -> argparse.ArgumentParser:
     options.add_argument("--projection_dim", type=int, default=128)
     options.add_argument("--mixed_precision", choices=("no", "bf16", "fp16"), default="bf16")
     options.add_argument("--runs", type=Path, default=Path("runs/estimators"), help="Where the estimators are kept.")
-    options.add_argument("--output", type=Path, default=RESULTS, help="Result file.")
+    options.add_argument("--output", type=Path, default=RESULTS / "estimator.json", help="Result file.")
     options.add_argument("--part", default="0/1", help="i/n: every n-th estimator, beginning with the i-th.")
     return options
 
@@ -119,7 +117,7 @@ def measure(args: argparse.Namespace, conditions: dict[str, Any], setting: dict[
         **{f"{name}_loss": last[name] for name in ("contrastive", "contextual")},
         **conditions,
         "seconds": seconds,
-        "device": torch.cuda.get_device_name() if device == "cuda" else cpu_name(),
+        "device": device_name(device),
         "threads": torch.get_num_threads(),
         "versions": training["versions"],
         "config_hash": key,
@@ -131,6 +129,7 @@ def draw_figure(path: Path, records: Sequence[dict[str, Any]]) -> None:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
+    from decoct.results.figures import COLORS
     from decoct.results.statistics import mean_and_std
 
     figure = Figure(figsize=(9.0, 6.6))

@@ -27,9 +27,7 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import json
 import math
-import platform
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -39,7 +37,7 @@ import torch
 import torch.nn.functional as F
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from setting import RESULTS, cpu_name
+from timing import RESULTS, cpu_name, write_result
 from torch import Tensor, nn
 
 from decoct.igds.contrastive import MomentumContrast
@@ -48,6 +46,7 @@ from decoct.igds.information import contextual_score, prototype_information
 from decoct.igds.probe import fit_linear_classifier
 from decoct.results.statistics import mean_and_std
 from decoct.run.seeding import item_seed, torch_generator
+from decoct.run.versions import installed_versions
 
 CLASSES, DIMENSIONS = 3, 5
 TRUE_ENTROPY = DIMENSIONS / 2 * math.log(2 * math.pi * math.e)
@@ -236,16 +235,11 @@ def main() -> None:
         "seconds": round(time.perf_counter() - start, 1),
         "device": cpu_name(),
         "threads": 1,
-        "versions": {"torch": torch.__version__, "python": platform.python_version()},
+        "versions": installed_versions(),
     }
-    args.output_dir.mkdir(parents=True, exist_ok=True)
-    path = args.output_dir / "gaussian_tightness.json"
-    results = json.loads(path.read_text()) if path.exists() else {}
-    results[args.name] = result
-    path.write_text(json.dumps(results, indent=2) + "\n")
+    write_result(args.output_dir / "gaussian_tightness.json", args.name, result)
     suffix = "" if args.name == "default" else f"_{args.name}"
     draw_figure(args.output_dir / f"gaussian_tightness{suffix}.png", result)
-    print(json.dumps({args.name: result}, indent=2))
 
 
 if __name__ == "__main__":

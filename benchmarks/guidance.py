@@ -22,20 +22,17 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
-import subprocess
 import sys
-import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-# Nothing large: a child's ru_maxrss begins with what its parent had when it was forked.
-from memory import MB, cpu_name, peak_mb, public_name
+from timing import MB, RESULTS, alternate, device_name, in_fresh_process, peak_mb, public_name, ratios
 
 if TYPE_CHECKING:
     from decoct.pipelines.igds.pipeline import IGDSPipeline
 
-RESULTS = Path(__file__).parent / "results" / "guidance.json"
 RANDOM_PRIOR = "ddpm_cifar10"
 MEMORY_STEPS = 2  # the first guided step reaches the peak
 
@@ -54,7 +51,7 @@ def parser() -> argparse.ArgumentParser:
     options.add_argument("--device", help="Default: cuda if there is one, else cpu.")
     options.add_argument("--threads", type=int, help="CPU threads. Default: PyTorch's.")
     options.add_argument("--repetitions", type=int, default=5, help="Timed runs of each variant.")
-    options.add_argument("--output", type=Path, default=RESULTS, help="Result file.")
+    options.add_argument("--output", type=Path, default=RESULTS / "guidance.json", help="Result file.")
     options.add_argument("--memory_of", choices=("unguided", "sample", "x0_pred"), help=argparse.SUPPRESS)
     return options
 
@@ -86,16 +83,14 @@ class Sampling:
         self.guided = type(prior)(**networks, estimator=estimator)
         self.guided.set_progress_bar_config(disable=True)
 
-    def run(self, variant: str, steps: int) -> float:
-        """Samples a batch, `unguided` or guided on `sample` or `x0_pred`; returns the seconds it took."""
+    def run(self, variant: str, steps: int) -> None:
+        """Samples a batch, `unguided` or guided on `sample` or `x0_pred`."""
         import torch
 
         from decoct.run.precision import autocast
 
         pipeline = self.unguided if variant == "unguided" else self.guided
         guidance = {} if variant == "unguided" else {"guide_on": variant}
-        self.synchronize()
-        start = time.perf_counter()
         with autocast(self.device, self.args.mixed_precision):
             pipeline(
                 class_labels=[0] * self.args.batch,
@@ -105,15 +100,6 @@ class Sampling:
                 output_type="pt",
                 **guidance,
             )
-        self.synchronize()
-        return time.perf_counter() - start
-
-    def synchronize(self) -> None:
-        """Waits for the device, so that a timer sees its work."""
-        import torch
-
-        if self.device.type == "cuda":
-            torch.cuda.synchronize()
 
     def allocated_mb(self, peak: Callable[..., int]) -> float:
         """Memory of the GPU by `peak`, or the process's largest so far, in MB."""
@@ -175,13 +161,6 @@ def memory_of(args: argparse.Namespace, variant: str) -> dict[str, float]:
     return {"loaded_mb": loaded, "peak_mb": sampling.allocated_mb(torch.cuda.max_memory_allocated)}
 
 
-def in_fresh_process(words: Sequence[str], variant: str) -> dict[str, float]:
-    """`memory_of` in a process of its own."""
-    child = [sys.executable, str(Path(__file__).resolve()), *words, "--memory_of", variant]
-    finished = subprocess.run(child, check=True, stdout=subprocess.PIPE, text=True)
-    return json.loads(finished.stdout.splitlines()[-1])
-
-
 def measure(sampling: Sampling, guide_on: str, memory: dict[str, dict[str, float]]) -> dict[str, Any]:
     """The record of one setting: alternating runs without and with guidance."""
     import torch
@@ -192,26 +171,24 @@ def measure(sampling: Sampling, guide_on: str, memory: dict[str, dict[str, float
     args, variants = sampling.args, ["unguided", guide_on]
     for variant in variants:
         sampling.run(variant, MEMORY_STEPS)
-    seconds: dict[str, list[float]] = {variant: [] for variant in variants}
-    for repetition in range(args.repetitions):
-        for variant in variants if repetition % 2 == 0 else reversed(variants):
-            seconds[variant].append(sampling.run(variant, args.steps))
-    ratios = [guided / plain for guided, plain in zip(seconds[guide_on], seconds["unguided"], strict=True)]
+    works = {variant: partial(sampling.run, variant, args.steps) for variant in variants}
+    seconds = alternate(works, args.repetitions, sampling.device.type)
+    slower = ratios(seconds[guide_on], seconds["unguided"])
     names = ("steps", "batch", "micro_batch", "scheduler", "mixed_precision")
     setting = {
         "prior": public_name(args.prior),
         "estimator": public_name(args.estimator),
         "guide_on": guide_on,
         **{name: getattr(args, name) for name in names},
-        "device": torch.cuda.get_device_name() if sampling.device.type == "cuda" else cpu_name(),
+        "device": device_name(sampling.device.type),
         "threads": torch.get_num_threads(),
     }
     return {
         **setting,
         "prior_parameters": sampling.unguided.prior.num_parameters(),
         "estimator_parameters": sampling.guided.estimator.num_parameters(),
-        "ratio": round(statistics.median(ratios), 4),
-        "ratios": [round(ratio, 4) for ratio in ratios],
+        "ratio": round(statistics.median(slower), 4),
+        "ratios": [round(ratio, 4) for ratio in slower],
         "unguided_seconds": [round(value, 4) for value in seconds["unguided"]],
         "guided_seconds": [round(value, 4) for value in seconds[guide_on]],
         "unguided_memory": memory["unguided"],
@@ -227,7 +204,8 @@ def main(words: Sequence[str] | None = None) -> None:
     if args.memory_of:
         print(json.dumps(memory_of(args, args.memory_of)))
         return
-    memory = {variant: in_fresh_process(words, variant) for variant in ("unguided", *args.guide_on)}
+    variants = ("unguided", *args.guide_on)
+    memory = {variant: in_fresh_process(__file__, [*words, "--memory_of", variant]) for variant in variants}
 
     from decoct.results.records import merge_records
 

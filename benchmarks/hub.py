@@ -22,8 +22,6 @@ import contextlib
 import json
 import os
 import platform
-import shlex
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -32,10 +30,18 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-# The parent imports nothing large: a child's ru_maxrss begins with what its parent had when it was forked.
-from memory import anonymous_mb, cpu_name, largest, peak_mb, public_name
+from timing import (
+    RESULTS,
+    anonymous_mb,
+    command_of,
+    cpu_name,
+    in_fresh_process,
+    largest,
+    peak_mb,
+    spread,
+    write_result,
+)
 
-RESULT = Path(__file__).parent / "results" / "hub.json"
 SERVER = Path(__file__).parents[1] / "tests" / "hub" / "server.py"
 REPOSITORY = "user/distilled"
 STEPS = ("publish", "verify", "load")
@@ -208,14 +214,16 @@ def measure(step: str, folder: Path, ipc: int) -> dict[str, Any]:
     return {"seconds": seconds, "start_mb": start, "peak_mb": peak_mb(), "anonymous_mb": round(found[0], 1), **counted}
 
 
-def in_fresh_process(step: str, folder: Path, ipc: int, environment: dict[str, str]) -> dict[str, Any]:
+def measure_afresh(step: str, folder: Path, ipc: int, environment: dict[str, str]) -> dict[str, Any]:
     """`measure` in a process of its own with empty caches."""
     with tempfile.TemporaryDirectory(dir=folder.parent) as home:
-        output = Path(home) / "result.json"
-        words = ["--folder", str(folder), "--ipc", str(ipc), "--child", step, "--output", str(output)]
-        environment = {**environment, "HF_HOME": str(Path(home) / "hf")}
-        subprocess.run([sys.executable, __file__, *words], check=True, env=environment)
-        return json.loads(output.read_text())
+        return in_fresh_process(__file__, words_of(step, folder, ipc=ipc), {**environment, "HF_HOME": f"{home}/hf"})
+
+
+def words_of(step: str, folder: Path, **options: int) -> list[str]:
+    """Arguments of a child process."""
+    named = [word for name, value in options.items() for word in (f"--{name}", str(value))]
+    return ["--child", step, "--folder", str(folder), *named]
 
 
 def repeated(folder: Path, ipc: int, work: Path, repeats: int) -> dict[str, Any]:
@@ -224,13 +232,11 @@ def repeated(folder: Path, ipc: int, work: Path, repeats: int) -> dict[str, Any]
     for _ in range(repeats):
         with tempfile.TemporaryDirectory(dir=work) as objects, local_hub(Path(objects)) as environment:
             for step in STEPS:
-                runs[step].append(in_fresh_process(step, folder, ipc, environment))
-    return {step: {name: spread([run[name] for run in each]) for name in each[0]} for step, each in runs.items()}
-
-
-def spread(values: list[float]) -> list[float]:
-    """Minimum, median and maximum, to four digits."""
-    return [float(f"{value:.4g}") for value in (min(values), statistics.median(values), max(values))]
+                runs[step].append(measure_afresh(step, folder, ipc, environment))
+    return {
+        step: {name: list(spread([run[name] for run in each]).values()) for name in each[0]}
+        for step, each in runs.items()
+    }
 
 
 def sizes(folder: Path, ipc: int) -> dict[str, Any]:
@@ -254,14 +260,6 @@ def sizes(folder: Path, ipc: int) -> dict[str, Any]:
     }
 
 
-def sizes_in_fresh_process(folder: Path, ipc: int) -> dict[str, Any]:
-    """`sizes` in a process of its own."""
-    with tempfile.NamedTemporaryFile(suffix=".json") as file:
-        words = ["--folder", str(folder), "--ipc", str(ipc), "--child", "sizes", "--output", file.name]
-        subprocess.run([sys.executable, __file__, *words], check=True)
-        return json.loads(Path(file.name).read_text())
-
-
 def parser_of_arguments() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folder", type=Path, help="Distilled run folder. Default: a set of noise is made.")
@@ -273,44 +271,40 @@ def parser_of_arguments() -> argparse.ArgumentParser:
     parser.add_argument("--repeats", type=int, default=3, help="Runs of each step.")
     parser.add_argument("--name", default="noise", help="Key of the result.")
     parser.add_argument("--work_dir", type=Path, help="Folder for temporary files. Default: the system's.")
-    parser.add_argument("--output", type=Path, default=RESULT, help="Result file.")
+    parser.add_argument("--output", type=Path, default=RESULTS / "hub.json", help="Result file.")
     parser.add_argument("--child", choices=("make", "sizes", *STEPS), help=argparse.SUPPRESS)
     return parser
 
 
-def child(options: argparse.Namespace) -> None:
+def child(options: argparse.Namespace) -> Any:
     """What a fresh process does."""
     if options.child == "make":
         make_noise(options.folder, options.classes, options.ipc, options.side, options.tiles, options.views)
-        return
-    content = (sizes if options.child == "sizes" else lambda *words: measure(options.child, *words))(
-        options.folder, options.ipc
-    )
-    options.output.write_text(json.dumps(content))
+        return None
+    if options.child == "sizes":
+        return sizes(options.folder, options.ipc)
+    return measure(options.child, options.folder, options.ipc)
 
 
 def main(argv: list[str] | None = None) -> None:
     words = sys.argv[1:] if argv is None else argv
     options = parser_of_arguments().parse_args(words)
     if options.child:
-        child(options)
+        print(json.dumps(child(options)))
         return
     with tempfile.TemporaryDirectory(dir=options.work_dir) as temporary:
         work = Path(temporary)
         if options.folder is None:
-            ipc = options.ipc or 10
-            made = {"ipc": ipc, **{name: getattr(options, name) for name in ("classes", "side", "tiles", "views")}}
-            folder = work / "noise"
-            arguments = [word for name, value in made.items() for word in (f"--{name}", str(value))]
-            command = [sys.executable, __file__, "--folder", str(folder), "--child", "make", *arguments]
-            subprocess.run(command, check=True)
+            folder, ipc = work / "noise", options.ipc or 10
+            made = {name: getattr(options, name) for name in ("classes", "side", "tiles", "views")}
+            in_fresh_process(__file__, words_of("make", folder, ipc=ipc, **made))
         else:
             folder = options.folder.resolve()
             ipc = options.ipc or max(json.loads((folder / "manifest.json").read_text())["ipcs"])
-        set_sizes = sizes_in_fresh_process(folder, ipc)
+        set_sizes = in_fresh_process(__file__, words_of("sizes", folder, ipc=ipc))
         steps = repeated(folder, ipc, work, options.repeats)
     result = {
-        "command": shlex.join(["python", "benchmarks/hub.py", *map(public_name, words)]),
+        "command": command_of(__file__, words),
         **set_sizes,
         "repeats": options.repeats,
         "steps_min_median_max": steps,
@@ -318,11 +312,7 @@ def main(argv: list[str] | None = None) -> None:
         "cpu_count": os.cpu_count(),
         "python": platform.python_version(),
     }
-    options.output.parent.mkdir(parents=True, exist_ok=True)
-    results = json.loads(options.output.read_text()) if options.output.exists() else {}
-    results[options.name] = result
-    options.output.write_text(json.dumps(results, indent=2) + "\n")
-    print(json.dumps({options.name: result}, indent=2))
+    write_result(options.output, options.name, result)
 
 
 if __name__ == "__main__":

@@ -15,34 +15,13 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
-import resource
-import shlex
-import subprocess
 import sys
 import tempfile
-import threading
 import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-# The parent imports nothing large: a child's ru_maxrss begins with what its parent had when it was forked.
-RESULT = Path(__file__).parent / "results" / "memory.json"
-SAMPLE_SECONDS = 0.1
-MB = 1e6
-
-
-def peak_mb() -> float:
-    """Largest resident memory of this process so far, in MB."""
-    unit = 1 if sys.platform == "darwin" else 1024
-    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / MB, 1)
-
-
-def anonymous_mb() -> float:
-    """Resident memory of this process without mapped files, in MB; 0 where the system does not tell."""
-    status = Path("/proc/self/status")
-    lines = status.read_text().splitlines() if status.is_file() else []
-    return sum(int(line.split()[1]) * 1024 / MB for line in lines if line.startswith("RssAnon"))
+from timing import MB, RESULTS, anonymous_mb, command_of, cpu_name, in_fresh_process, largest, peak_mb
 
 
 def shard_bytes(folder: Path) -> float:
@@ -52,26 +31,6 @@ def shard_bytes(folder: Path) -> float:
         with contextlib.suppress(FileNotFoundError):
             total += path.stat().st_size
     return total
-
-
-@contextlib.contextmanager
-def largest(*measures: Callable[[], float]) -> Iterator[list[float]]:
-    """The largest value of each measure inside the block, sampled by a thread."""
-    found = [0.0] * len(measures)
-    stop = threading.Event()
-
-    def sample() -> None:
-        while not stop.wait(SAMPLE_SECONDS):
-            for index, measure in enumerate(measures):
-                found[index] = max(found[index], measure())
-
-    thread = threading.Thread(target=sample)
-    thread.start()
-    try:
-        yield found
-    finally:
-        stop.set()
-        thread.join()
 
 
 def distil_split(options: argparse.Namespace, split: str) -> dict[str, Any]:
@@ -114,26 +73,6 @@ def distil_split(options: argparse.Namespace, split: str) -> dict[str, Any]:
     }
 
 
-def in_fresh_process(arguments: list[str], split: str) -> dict[str, Any]:
-    """`distil_split` in a process of its own."""
-    with tempfile.NamedTemporaryFile(suffix=".json") as file:
-        child = [sys.executable, __file__, *arguments, "--child", split, "--output", file.name]
-        subprocess.run(child, check=True)
-        return json.loads(Path(file.name).read_text())
-
-
-def public_name(argument: str) -> str:
-    """An argument; of a local path the last part alone."""
-    return Path(argument).name if Path(argument).exists() else argument
-
-
-def cpu_name() -> str:
-    """The processor's name."""
-    info = Path("/proc/cpuinfo")
-    names = [line for line in info.read_text().splitlines() if "model name" in line] if info.is_file() else []
-    return names[0].split(":")[1].strip() if names else "unknown"
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--dataset", required=True, help="CIFAR-10: Hub id or local parquet folder")
@@ -142,13 +81,14 @@ def main() -> None:
     parser.add_argument("--split_large", default="train", help="The larger split.")
     parser.add_argument("--ipc", type=int, default=10, help="Images per class.")
     parser.add_argument("--batch_size", type=int, default=64, help="Images per forward pass.")
-    parser.add_argument("--output", type=Path, default=RESULT, help="Result file.")
+    parser.add_argument("--output", type=Path, default=RESULTS / "memory.json", help="Result file.")
     parser.add_argument("--child", metavar="SPLIT", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.child:
-        options.output.write_text(json.dumps(distil_split(options, options.child)))
+        print(json.dumps(distil_split(options, options.child)))
         return
-    runs = [in_fresh_process(sys.argv[1:], split) for split in (options.split_small, options.split_large)]
+    words, splits = sys.argv[1:], (options.split_small, options.split_large)
+    runs = [in_fresh_process(__file__, [*words, "--child", split]) for split in splits]
     versions = [run.pop("versions") for run in runs][0]
     more = runs[1]["images"] - runs[0]["images"]
     growth = {
@@ -157,7 +97,7 @@ def main() -> None:
         if more
     }
     result = {
-        "command": shlex.join(["python", "benchmarks/memory.py", *map(public_name, sys.argv[1:])]),
+        "command": command_of(__file__, words),
         "runs": runs,
         **growth,
         "batch_size": options.batch_size,

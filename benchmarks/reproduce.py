@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 
-from memory import public_name
+from timing import public_name
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
@@ -206,7 +206,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             parser.error(f"--{option} must name the dataset for the group {group!r}. Got none.")
     runs = options.runs.resolve()
     planned = [step for group in chosen for step in steps(group, data[group], runs)]
-    planned += [Step(f"benchmarks/{name}.py", ()) for name in ("tables", "igds_tables", "evaluation_tables")]
+    planned.append(Step("benchmarks/readme.py", ()))
     if options.dry_run:
         print("\n".join(shlex.join(step.command) for step in planned))
         return

@@ -13,14 +13,13 @@ from __future__ import annotations
 
 import argparse
 import statistics
-import time
 from collections.abc import Callable, Sequence
 
 import numpy as np
-import setting
 import torch
 import torch.nn.functional as F
 from kornia.augmentation import RandomHorizontalFlip, RandomResizedCrop
+from timing import alternate, describe, load_network, network_parser, ratios, spread, write_result
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -35,12 +34,12 @@ RRC_SCALE = 0.08
 
 
 def main(words: Sequence[str] | None = None) -> None:
-    parser = setting.setting_parser(__doc__, images=100)
+    parser = network_parser(__doc__, images=100)
     parser.add_argument("--epochs", type=int, default=10, help="Epochs of each timed run.")
     parser.add_argument("--mixed_precision", choices=["no", "bf16", "fp16"], default="no")
     parser.set_defaults(image_size=32)
     args = parser.parse_args(words)
-    teacher, pixels, labels = setting.load_setting(args, args.images)
+    teacher, pixels, labels = load_network(args, args.images)
     teacher.requires_grad_(False)
     protocol, distilled = load_protocol("rded_kd"), distilled_set(teacher, pixels, labels)
     size = args.batch_size or batch_size(protocol, distilled.ipc, teacher.spec.num_classes, len(distilled))
@@ -48,15 +47,14 @@ def main(words: Sequence[str] | None = None) -> None:
         "decoct": lambda: by_decoct(args, distilled, protocol, teacher),
         "plain": lambda: by_hand(args, distilled, protocol, teacher, size),
     }
-    speeds: dict[str, list[float]] = {name: [] for name in runs}
-    for repeat in range(args.repeats + 1):
-        for name in list(runs)[:: -1 if repeat % 2 else 1]:
-            seconds = timed(runs[name], args.device)
-            if repeat:
-                speeds[name].append(args.images * args.epochs / seconds)
-    ratios = [ours / theirs for ours, theirs in zip(speeds["decoct"], speeds["plain"], strict=True)]
+    for run in runs.values():
+        run()
+    seconds = alternate(runs, args.repeats, args.device)
+    speeds = {name: [args.images * args.epochs / each for each in times] for name, times in seconds.items()}
+    medians = {name: statistics.median(values) for name, values in speeds.items()}
+    of_medians = round(medians["decoct"] / medians["plain"], 3)
     result = {
-        **setting.describe(args, teacher, pixels, labels),
+        **describe(args, teacher, pixels, labels),
         "protocol": protocol.name,
         "labels": "online",
         "student": args.model,
@@ -65,15 +63,11 @@ def main(words: Sequence[str] | None = None) -> None:
         "batch_size": size,
         "epochs": args.epochs,
         "mixed_precision": args.mixed_precision,
-        "images_per_second": {name: setting.spread(values) for name, values in speeds.items()},
-        "ratio": {**setting.spread(ratios), "of_medians": round(_median_ratio(speeds), 3)},
+        "images_per_second": {name: spread(values) for name, values in speeds.items()},
+        "ratio": {**spread(ratios(speeds["decoct"], speeds["plain"])), "of_medians": of_medians},
     }
-    args.name = args.name or f"{args.model}-{teacher.spec.image_size}px-{args.device}-{args.mixed_precision}"
-    setting.write_result(args, "student_throughput.json", teacher, result)
-
-
-def _median_ratio(speeds: dict[str, list[float]]) -> float:
-    return statistics.median(speeds["decoct"]) / statistics.median(speeds["plain"])
+    key = args.name or f"{args.model}-{teacher.spec.image_size}px-{args.device}-{args.mixed_precision}"
+    write_result(args.output_dir / "student_throughput.json", key, result)
 
 
 def distilled_set(teacher: Classifier, pixels: Tensor, labels: Tensor) -> DistilledSet:
@@ -95,15 +89,6 @@ def distilled_set(teacher: Classifier, pixels: Tensor, labels: Tensor) -> Distil
             "image_std": list(spec.std),
         },
     )
-
-
-def timed(run: Callable[[], None], device: str) -> float:
-    """Seconds of one run."""
-    setting.synchronize(device)
-    start = time.perf_counter()
-    run()
-    setting.synchronize(device)
-    return time.perf_counter() - start
 
 
 def by_decoct(args: argparse.Namespace, distilled: DistilledSet, protocol: Protocol, teacher: Classifier) -> None:

@@ -9,12 +9,11 @@ that layer's gradients. Results, with hardware and versions, go to benchmarks/re
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
-from setting import describe, load_setting, setting_parser, spread, synchronize, write_result
+from timing import alternate, describe, key_of, load_network, network_parser, ratios, spread, write_result
 from torch import Tensor, nn
 
 from decoct.infoutil.utility import grad_norm, grad_norm_last, grad_norms_by_func
@@ -44,9 +43,9 @@ def by_func(classifier: Classifier, pixels: Tensor, labels: Tensor, batch_size: 
     return torch.cat([grad_norms_by_func(classifier, part, label, None) for part, label in parts])
 
 
-def main() -> None:
-    args = setting_parser(__doc__, images=64).parse_args()
-    classifier, pixels, labels = load_setting(args, args.images)
+def main(words: Sequence[str] | None = None) -> None:
+    args = network_parser(__doc__, images=64).parse_args(words)
+    classifier, pixels, labels = load_network(args, args.images)
     classifier.requires_grad_(True)
     size = args.batch_size or fastest_batch_size(classifier, pixels)
     everything, head = list(classifier.parameters()), list(classifier.head.parameters())
@@ -57,26 +56,19 @@ def main() -> None:
         "loop_last": lambda: loop(classifier, pixels, labels, head),
         "last": lambda: last_layer(classifier, pixels, labels, size),
     }
-    rates: dict[str, list[float]] = {name: [] for name in works}
     norms = {name: work() for name, work in works.items()}
-    for _ in range(args.repeats):
-        for name, work in works.items():
-            synchronize(args.device)
-            start = time.perf_counter()
-            work()
-            synchronize(args.device)
-            rates[name].append(len(pixels) / (time.perf_counter() - start))
+    seconds = alternate(works, args.repeats, args.device)
+    rates = {name: [len(pixels) / each for each in runs] for name, runs in seconds.items()}
     result = describe(args, classifier, pixels, labels) | {"images": len(pixels), "batch_size": size}
     for name, reference in (("layers", "loop"), ("torch.func", "loop"), ("last", "loop_last")):
         difference = (norms[name] - norms[reference]).abs() / norms[reference]
-        ratios = [rate / slow for rate, slow in zip(rates[name], rates[reference], strict=True)]
         result[name] = {
             "images_per_second": spread(rates[name]),
             "loop_images_per_second": spread(rates[reference]),
-            "speedup_over_loop": spread(ratios),
+            "speedup_over_loop": spread(ratios(rates[name], rates[reference])),
             "max_relative_difference": float(f"{difference.max().item():.2g}"),
         }
-    write_result(args, "utility.json", classifier, result)
+    write_result(args.output_dir / "utility.json", key_of(args, classifier), result)
 
 
 if __name__ == "__main__":

@@ -52,7 +52,6 @@ def test_sizes_are_those_of_the_files(benchmark, noise):
 
 def test_publishing_and_loading_are_measured(benchmark, noise, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(benchmark, "STEPS", ("publish", "load"))  # verifying is measured likewise
-    monkeypatch.setattr(benchmark, "sizes_in_fresh_process", benchmark.sizes)
     output = tmp_path / "hub.json"
     output.write_text('{"earlier": {}}')
     benchmark.main(["--folder", str(noise), "--repeats", "1", "--name", "tiny", "--output", str(output)])

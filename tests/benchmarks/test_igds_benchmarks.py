@@ -63,8 +63,8 @@ def test_guidance_compares_with_the_prior_alone(tiny_prior, tiny_estimator, tmp_
     words = ["--prior", str(tiny_prior), "--estimator", str(tiny_estimator), "--steps", "2", "--batch", "2"]
     words += ["--guide_on", "x0_pred", "--device", "cpu", "--threads", "1", "--output", str(output)]
 
-    def in_this_process(words: list[str], variant: str) -> dict[str, float]:  # a fresh one imports for seconds
-        guidance.main([*words, "--memory_of", variant])
+    def in_this_process(script: str, words: list[str]) -> dict[str, float]:  # a fresh one imports for seconds
+        guidance.main(words)
         return json.loads(capsys.readouterr().out)
 
     monkeypatch.setattr(guidance, "in_fresh_process", in_this_process)

@@ -164,7 +164,7 @@ def test_an_ablation_records_every_cell_and_a_rerun_does_nothing(config, tmp_pat
     assert records == read_json(folder / "ablation.json") and len(records) == 6
     assert {record["setting"] for record in records} == set(plan["settings"])
     for record in records:
-        assert 0 <= record["accuracy"] <= 1 and 0 <= record["tile_accuracy"] <= 1
+        assert 0 <= record["accuracy_mean"] <= 1 and 0 <= record["tile_accuracy"] <= 1
         assert (record["labels"], record["label_teacher"], record["seed"]) == ("online", "converged", 0)
         assert record["overrides"] == {"epochs": 1} and record["tiles"] == 4
         assert 0 <= record["teacher_accuracy"] <= 1

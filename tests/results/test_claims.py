@@ -45,7 +45,7 @@ def records_of(setting: Setting, accuracies: Sequence[float], **changes: Any) ->
         "teacher_accuracy": 0.771,
         **changes,
     }
-    return [{**shared, "seed": seed, "accuracy": accuracy} for seed, accuracy in enumerate(accuracies)]
+    return [{**shared, "seed": seed, "accuracy_mean": accuracy} for seed, accuracy in enumerate(accuracies)]
 
 
 def table(text: str, title: str) -> list[list[str]]:

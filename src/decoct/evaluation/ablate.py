@@ -303,15 +303,15 @@ class _Ablation:
             "label_teacher": None if result["labels"] == "hard" else cell.label_teacher,
             **{key: result[key] for key in ("labels", "ipc", "student")},
             "seed": cell.seed,
-            "accuracy": result["accuracy_mean"],
             "tile_accuracy": manifest["tile_accuracy"][str(result["ipc"])],
             "candidates_per_class": config.candidates_per_class,
             "coalitions": config.coalitions,
             "crop_fraction": config.crop_fraction,
             "scoring_teacher": config.teacher,
         }
-        shared = ("dataset", "method", "tiles", "protocol", "overrides", "epoch", "teacher", "teacher_accuracy")
-        record |= {key: result[key] for key in (*shared, "seconds", "device", "versions")}
+        shared = ("task", "dataset", "method", "tiles", "protocol", "overrides", "epoch", "teacher", "teacher_accuracy")
+        accuracies = ("seeds", "accuracies", "accuracy_mean", "accuracy_std")
+        record |= {key: result[key] for key in (*shared, *accuracies, "seconds", "device", "versions")}
         return record
 
     def write_tables(self, records: list[dict[str, Any]]) -> None:

@@ -279,5 +279,5 @@ def _verdict(record: dict[str, Any]) -> str:
 
 
 def _last_stage(summary: dict[str, Any]) -> dict[str, Any]:
-    accuracies = [row[-1] for row in summary["accuracies"]]
+    accuracies = [row[-1] for row in summary.get("stage_accuracies") or summary["accuracies"]]
     return {"accuracy_mean": summary["stage_mean"][-1], "accuracies": accuracies, "seeds": summary["seeds"]}

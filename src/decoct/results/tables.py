@@ -56,15 +56,15 @@ def record_cell(record: Record | None, count: bool = False) -> str:
 # Tables
 
 
-def text_table(rows: Sequence[Sequence[str]], title: str = "", numbers: bool = False) -> str:
+def text_table(rows: Sequence[Sequence[str]], title: str = "", align_right: bool = False) -> str:
     """A title and aligned columns as plain text; the first row is the heading.
 
     Args:
-        numbers: Whether all columns but the first hold numbers, which end at their right.
+        align_right: Whether all columns but the first hold numbers, which end at their right.
     """
     cells = [[" ".join(cell.split()) for cell in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    ends = [numbers and column > 0 for column in range(len(widths))]
+    ends = [align_right and column > 0 for column in range(len(widths))]
     lines = [
         "  ".join(
             cell.rjust(width) if end else cell.ljust(width) for cell, width, end in zip(row, widths, ends, strict=True)
@@ -74,15 +74,15 @@ def text_table(rows: Sequence[Sequence[str]], title: str = "", numbers: bool = F
     return "\n".join([*([" ".join(title.split())] if title else []), *lines])
 
 
-def markdown_table(rows: Sequence[Sequence[str]], numbers: bool = False) -> str:
+def markdown_table(rows: Sequence[Sequence[str]], align_right: bool = False) -> str:
     """Rows of cells, the first of them the heading, as a Markdown table whose columns also align as plain text.
 
     Args:
-        numbers: Whether all columns but the first hold numbers, which end at their right.
+        align_right: Whether all columns but the first hold numbers, which end at their right.
     """
     cells = [[escape_markdown(cell) for cell in row] for row in rows]
     widths = [max(3, *map(len, column)) for column in zip(*cells, strict=True)]
-    ends = [numbers and column > 0 for column in range(len(widths))]
+    ends = [align_right and column > 0 for column in range(len(widths))]
     lines = [
         [cell.rjust(width) if end else cell.ljust(width) for cell, width, end in zip(row, widths, ends, strict=True)]
         for row in cells
@@ -181,7 +181,7 @@ def format_information(result: dict[str, Any]) -> str:
     lines = [
         f"Information in nats. H(Y) of the source is {source['label_entropy']:.3f}, the contextual score is at most "
         f"{result['contextual_bound']:.3f}.",
-        text_table(cells, numbers=True),
+        text_table(cells, align_right=True),
         "",
         *(
             f"{name}: {report['images']:,} {_unit(name, result)}, {100 * report['accuracy']:.1f} % recognised"
@@ -218,7 +218,7 @@ def format_study(result: dict[str, Any]) -> str:
         f"At sharpness {result['sharpness']:g} the subsets' expected scores cover {100 * result['reach']:.0f} % of the "
         f"targets' range; {result['suggested_sharpness']:.3g} would bring each half of the way to its target."
     )
-    return "\n".join([text_table(cells, numbers=True), "", reach])
+    return "\n".join([text_table(cells, align_right=True), "", reach])
 
 
 def format_study_plan(plan: dict[str, Any]) -> str:

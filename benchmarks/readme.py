@@ -1,0 +1,457 @@
+"""Writes every generated section of README.md and benchmarks/README.md from the records in benchmarks/results/.
+
+    python benchmarks/readme.py
+    python benchmarks/readme.py --check     # exit code 1 if a section is not what the records say; writes nothing
+
+Only what stands between `<!-- NAME:begin -->` and `<!-- NAME:end -->` is replaced, NAME being a key of `SECTIONS`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import statistics
+import sys
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from decoct.evaluation.continual import format_continual
+from decoct.evaluation.transfer import format_transfer
+from decoct.methods import METHODS, method_name
+from decoct.results.claims import format_ablation
+from decoct.results.comparison import format_matrix
+from decoct.results.reported import is_same_protocol, is_same_task, load_reported
+from decoct.results.statistics import mean_and_std
+from decoct.results.tables import accuracy_cell, markdown_table, percent
+
+ROOT = Path(__file__).resolve().parents[1]
+NO_RECORDS = "No records yet."
+Record = dict[str, Any]
+Groups = dict[tuple[Any, ...], list[Record]]
+# What each column of a table says of a record.
+Columns = dict[str, Callable[[Record], str]]
+
+# One table holds records that agree in all of these that they have.
+TRAINING = ("dataset", "student", "protocol", "epochs", "rrc_scale", "mixed_precision", "epoch", "eval_split")
+SAMPLING = ("scheduler", "sampling_steps", "fingerprints")
+# What the sweep behind `strong_kd` varies.
+STRONG = ("batch_size", "ema_decay", "epochs", "rrc_scale", "learning_rate")
+# The rows of the CIFAR-10 tables, and the label modes, a table each.
+ROWS = {
+    **{name: method_name(name) for name in ("random", "herding", "k_center", "k_means", "forgetting", "rded")},
+    "infoutil_paper": "InfoUtil, preset infoutil_paper",
+    "infoutil": "InfoUtil, decoct's default",
+}
+LABELS = ("online", "views", "tiles", "hard")
+# The data of the sweeps over beta, and what stands in them beside guided samples.
+SWEEPS = {"sample": "Embedded sample (Fashion-MNIST, 28 px, 4,000 images)", "cifar10": "CIFAR-10"}
+UNGUIDED = {"random": "random real images", "guidance off": "prior alone"}
+
+
+# CIFAR-10
+
+
+def results_section(results: Path) -> str:
+    """Methods by IPC, a table per label mode, with the papers' numbers where the recipe is theirs."""
+    records = [record for record in read(results / "cifar10.json") if record["stage"] == "final"]
+    if not records:
+        return NO_RECORDS
+    one, ipcs = same(records), sorted({record["ipc"] for record in records})
+    reported = [row for row in load_reported("infoutil") if is_same_task(row, one["dataset"], one["student"])]
+    beside = [row for row in reported if is_same_protocol(row, one["protocol"], "online")]
+    apart = [row for row in reported if not row.protocols and row.method in ROWS.values()]
+    parts, modes = [], grouped(records, "labels")
+    for (labels,), members in sorted(modes.items(), key=lambda item: LABELS.index(*item[0])):
+        rows = accuracies(members, "setting", ROWS, "ipc", ipcs)
+        if labels == "online":
+            rows += [[f"{row.method}, reported", *reported_cells(row, ipcs)] for row in beside]
+        parts.append(f"CIFAR-10, accuracy in % by images per class (IPC), labels `{labels}`:")
+        parts.append(table(["", *(f"IPC {ipc}" for ipc in ipcs)], rows))
+    others = ", ".join(f"{row.method} ({', '.join(reported_cells(row, ipcs))})" for row in apart)
+    theirs = span((100 * row.teacher_accuracy for row in beside if row.teacher_accuracy is not None), ".2f")
+    note = f"Reported: InfoUtil, {beside[0].where}, with a teacher at {theirs} %."
+    recipe = f"The paper's {others}, at IPC {', '.join(map(str, ipcs))}, are of another recipe and stand in no table."
+    return "\n\n".join([*parts, f"{conditions(records)} {note} {recipe}"])
+
+
+def reported_cells(row: Any, ipcs: Iterable[int]) -> list[str]:
+    """A reported row's means in percent."""
+    return [percent(row.accuracy[ipc][0]) if ipc in row.accuracy else "–" for ipc in ipcs]
+
+
+def sweep_section(results: Path) -> str:
+    """All other records: a table per stage, IPC and label mode, the best setting first."""
+    records = [record for record in read(results / "cifar10.json") if record["stage"] != "final"]
+    parts = []
+    for (stage, ipc, labels), members in sorted(grouped(records, "stage", "ipc", "labels").items()):
+        rows = [
+            [setting, accuracy(each), percent(mean_of(each, "tile_accuracy")), teachers(each)]
+            for (setting,), each in best_first(grouped(members, "setting"))
+        ]
+        parts += [
+            f"Stage `{stage}`, IPC {ipc}, labels `{labels}`:",
+            table(["setting", "accuracy %", "teacher on tiles %", "label teacher %"], rows),
+            conditions(members),
+        ]
+    return "\n\n".join(parts) or NO_RECORDS
+
+
+# strong_kd
+
+
+def strong_section(results: Path) -> str:
+    """CIFAR-10 under `strong_kd`: methods by IPC."""
+    records = [record for record in read(results / "strong_kd.json") if record["dataset"] == "cifar10"]
+    if not records:
+        return NO_RECORDS
+    one = same(records, "student", "protocol", "labels", "mixed_precision", "teacher_accuracy")
+    trained = {ipc: same(members, *STRONG) for (ipc,), members in sorted(grouped(records, "ipc").items())}
+    methods = {name: method_name(name) for name in reversed(METHODS)}  # random images first
+    settings = "; ".join(
+        f"{each['epochs']} epochs in batches of {each['batch_size']} at IPC {ipc}" for ipc, each in trained.items()
+    )
+    return "\n\n".join(
+        [
+            table(["", *(f"IPC {ipc}" for ipc in trained)], accuracies(records, "method", methods, "ipc", trained)),
+            f"Student {one['student']}, protocol `{one['protocol']}`, labels `{one['labels']}`, {one['epoch']} epoch, "
+            f"{one['mixed_precision']}, {settings}. Teacher that labels: {teachers(records)} %. Mean ± standard "
+            "deviation over students (their number) on one set of each method, accuracy in %.",
+        ]
+    )
+
+
+def strong_kd_section(results: Path) -> str:
+    """Settings of the sweep behind `strong_kd`, a table per set and student, the best first."""
+    records = read(results / "strong_kd.json")
+    parts = []
+    for key, members in sorted(grouped(records, "dataset", "ipc", "method", "labels", "student").items()):
+        dataset, ipc, method, labels, student = key
+        settings = grouped(members, *STRONG)
+        rows = [[*(f"{value:g}" for value in values), accuracy(each)] for values, each in best_first(settings)]
+        seconds = span(round(mean_of(each, "seconds")) for each in settings.values())
+        parts.append(f"{dataset}, IPC {ipc}, {method}, labels `{labels}`, {student}; {seconds} s a student:")
+        parts.append(table([*(name.replace("_", " ") for name in STRONG), "accuracy %"], rows))
+    return "\n\n".join(parts) or NO_RECORDS
+
+
+# InfoUtil's ablation, other networks and other tasks, as the commands print them
+
+
+def ablation_section(results: Path) -> str:
+    """Tables and claims as `decoct ablate` writes them, below this file's own headings."""
+    records = read(results / "ablation_imagenette.json")
+    text = format_ablation(records).split("\n", 1)[1].strip() if records else NO_RECORDS
+    return re.sub(r"^#", "##", text, flags=re.MULTILINE)
+
+
+def claims_section(results: Path) -> str:
+    """Of the ablation the table of scoring and cropping, and the claims."""
+    parts = re.split(r"^(?=#{3,} )", ablation_section(results), flags=re.MULTILINE)
+    wanted = [part.strip() for part in parts if re.match(r"#+ (Table 6|Claims)", part)]
+    caption = next((part.split("\n", 1)[1].strip() for part in parts if re.match(r"### ", part)), NO_RECORDS)
+    return "\n\n".join([caption, *(re.sub(r"^#+ (.*)", r"**\1**", part) for part in wanted)])
+
+
+def downstream_section(results: Path) -> str:
+    """Accuracies by teacher and student, and of continual and transfer learning."""
+    parts = []
+    if cross := read(results / "cross_architecture.json"):
+        parts.append(f"InfoUtil:\n\n{format_matrix(cross)}")
+        parts.append(f"Random images:\n\n{format_matrix([{**record, **record['baseline']} for record in cross])}")
+    for name, form in (("continual", format_continual), ("transfer", format_transfer)):
+        if records := read(results / f"{name}.json"):
+            parts.append(f"```\n{form(records)}\n```")
+    return "\n\n".join(parts) or NO_RECORDS
+
+
+# IGDS
+
+
+def igds_section(results: Path) -> str:
+    """Accuracies without packing, guided on samples: a table per dataset and IPC."""
+    parts = []
+    for dataset, title in SWEEPS.items():
+        records = [record for record in read(results / f"beta_sweep_{dataset}.json") if record["tiles"] == 1]
+        records = [record for record in records if record.get("guide_on", "sample") == "sample"]
+        for (ipc,), members in sorted(grouped(records, "ipc").items()):
+            parts += [f"{title}, IPC {ipc}, accuracy in %:", guidance_table(members)]
+        parts += [conditions(records)] if records else []
+    return "\n\n".join(parts) or NO_RECORDS
+
+
+def beta_section(results: Path) -> str:
+    """All records of the sweeps with both estimates, a table per dataset, IPC and tiles."""
+    parts = []
+    for dataset, title in SWEEPS.items():
+        records = read(results / f"beta_sweep_{dataset}.json")
+        for (ipc, tiles), members in sorted(grouped(records, "ipc", "tiles").items()):
+            packed = f", {tiles} tiles an image" if tiles > 1 else ""
+            parts += [f"{title}, IPC {ipc}{packed}:", guidance_table(members, estimates=True), conditions(members)]
+    return "\n\n".join(parts) or NO_RECORDS
+
+
+def guidance_table(records: Sequence[Record], estimates: bool = False) -> str:
+    """Settings by label mode, with both estimates and what the teacher recognises if `estimates`."""
+    same(records)
+    settings = sorted({record["setting"] for record in records}, key=setting_order)
+    titles = {setting: UNGUIDED.get(setting, setting) for setting in settings}
+    modes = sorted({record["labels"] for record in records}, key=LABELS.index, reverse=True)
+    header, rows = ["", *modes], accuracies(records, "setting", titles, "labels", modes)
+    if estimates:
+        header += ["log P(y given x)", "contextual score", "teacher on tiles %"]
+        members = grouped(records, "setting")
+        for setting, row in zip(settings, rows, strict=True):
+            row += [f"{mean_of(members[setting,], name):.2f}" for name in ("prototype", "contextual")]
+            row.append(f"{100 * mean_of(members[setting,], 'tile_accuracy'):.0f}")
+    return table(header, rows)
+
+
+def setting_order(setting: str) -> tuple[int, str, float]:
+    """Random images, the prior alone, then guided samples by what is guided, step size and beta."""
+    if not setting.startswith("beta"):
+        return (0 if setting == "random" else 1, "", 0.0)
+    beta, scale, guide_on = setting.split(", ")
+    return (2, f"{guide_on} {scale}", float(beta.removeprefix("beta ")))
+
+
+def estimator_section(results: Path) -> str:
+    """Accuracy of estimators and their two estimates, by contextual weight and epochs."""
+    records = read(results / "estimator.json")
+    if not records:
+        return NO_RECORDS
+    one = same(records, "dataset", "train_split", "encoder", "batch_size")
+    columns: Columns = {
+        "setting": lambda each: (
+            f"lambda {each['kl_weight']:g}, {each['q_mode']}" if each["q_mode"] else "lambda 0 (MoCo)"
+        ),
+        "epochs": lambda each: str(each["epochs"]),
+        "linear %": lambda each: percent(each["linear_accuracy"]),
+        "kNN %": lambda each: percent(each["knn_accuracy"]),
+        "prototype information": lambda each: f"{each['prototype']:.3f}",
+        "contextual score": lambda each: f"{each['contextual']:.3f}",
+    }
+    ordered = sorted(records, key=lambda each: (each["epochs"], each["kl_weight"], str(each["q_mode"])))
+    where = f"{one['dataset']}, `{one['train_split']}`, encoder {one['encoder']}, batch {one['batch_size']}"
+    return f"{row_each(ordered, columns)}\n\n{where}, one seed each."
+
+
+# Time and memory
+
+
+def guidance_section(results: Path) -> str:
+    """Time and memory of guided over unguided sampling."""
+    columns: Columns = {
+        "prior and estimator": lambda each: f"{each['prior']} with {each['estimator']}",
+        "guides on": lambda each: each["guide_on"],
+        "steps x images": lambda each: f"{each['steps']} x {each['batch']}",
+        "time, guided over unguided": lambda each: (
+            f"{each['ratio']:.2f} ({min(each['ratios']):.2f} to {max(each['ratios']):.2f})"
+        ),
+        "peak MB, un- and guided": lambda each: (
+            f"{each['unguided_memory']['peak_mb']:.0f}, {each['guided_memory']['peak_mb']:.0f}"
+        ),
+    }
+    return row_each(read(results / "guidance.json"), columns)
+
+
+def throughput_section(results: Path) -> str:
+    """Images a second of student training beside those of a loop written by hand."""
+    columns: Columns = {
+        "student": lambda each: (
+            f"{each['student']}, {each['image_size']} px, batch {each['batch_size']}, {each['mixed_precision']}"
+        ),
+        "images/s": lambda each: f"{each['images_per_second']['decoct']['median']:.0f}",
+        "plain loop, images/s": lambda each: f"{each['images_per_second']['plain']['median']:.0f}",
+        "ratio, median of pairs (range)": lambda each: "{median:.2f} ({min:.2f} to {max:.2f})".format_map(
+            each["ratio"]
+        ),
+        "pairs": lambda each: str(each["repeats"]),
+    }
+    return row_each(dict(read(results / "student_throughput.json")).values(), columns)
+
+
+def hub_section(results: Path) -> str:
+    """What publishing, verifying and loading a set cost: medians, and the largest peak of the three processes."""
+    columns: Columns = {
+        "set": lambda each: f"{each['name']}: {each['images']:,} images of {each['image_size']} px",
+        "MB": lambda each: f"{each['bytes'] / 1e6:,.1f}",
+        "tile labels / images": lambda each: f"{100 * each['tile_labels_share_of_images']:.1f} %",
+        "publish, s": lambda each: f"{each['publish']['seconds'][1]:.1f}",
+        "verify, s": lambda each: f"{each['verify']['seconds'][1]:.1f}",
+        "load, s": lambda each: f"{each['load']['seconds'][1]:.1f}",
+        "rows/s": lambda each: f"{each['load']['rows_per_second'][1]:,.0f}",
+        "peak MB": lambda each: f"{max(each[step]['peak_mb'][2] for step in ('publish', 'verify', 'load')):.0f}",
+        "runs": lambda each: str(each["repeats"]),
+    }
+    sets = dict(read(results / "hub.json")).items()
+    return row_each([{**each, "name": name, **each["steps_min_median_max"]} for name, each in sets], columns)
+
+
+# Cells and sentences
+
+
+def read(path: Path) -> Any:
+    """The content of a result file; an empty list if it is not there."""
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table whose columns but the first are aligned right, or the sentence that nothing is recorded."""
+    return markdown_table([header, *rows], align_right=True) if rows else NO_RECORDS
+
+
+def row_each(records: Iterable[Record], columns: Columns) -> str:
+    """A table with a row for each record."""
+    return table(list(columns), [[cell(record) for cell in columns.values()] for record in records])
+
+
+def grouped(records: Iterable[Record], *names: str) -> Groups:
+    """Records by their values of some fields, in the order of their first records."""
+    groups: Groups = {}
+    for record in records:
+        groups.setdefault(tuple(record.get(name) for name in names), []).append(record)
+    return groups
+
+
+def best_first(groups: Groups) -> list[tuple[tuple[Any, ...], list[Record]]]:
+    """Groups by their mean accuracy."""
+    return sorted(groups.items(), key=lambda item: -mean_of(item[1], "accuracy_mean"))
+
+
+def mean_of(records: Sequence[Record], name: str) -> float:
+    """Mean of a field."""
+    return statistics.fmean(record[name] for record in records)
+
+
+def same(records: Sequence[Record], *names: str) -> Record:
+    """A record for all, which agree in some fields. Default: how students were trained and samples drawn.
+
+    Raises:
+        ValueError: If they do not agree.
+    """
+    for name in names or (*TRAINING, *SAMPLING):
+        found = sorted({repr(record.get(name)) for record in records})
+        if len(found) > 1:
+            raise ValueError(f"{name} must be the same in all records of a table. Got {', '.join(found)}.")
+    return records[0]
+
+
+def accuracies(
+    records: Sequence[Record], row: str, titles: Mapping[str, str], column: str, columns: Collection[Any]
+) -> list[list[str]]:
+    """Accuracies by two fields; `titles` has the values of `row` in order, and those without a record are left out."""
+    cells = grouped(records, row, column)
+    found = {first for first, _ in cells}
+    return [
+        [title, *(accuracy(cells.get((first, second), [])) for second in columns)]
+        for first, title in titles.items()
+        if first in found
+    ]
+
+
+def accuracy(records: Sequence[Record]) -> str:
+    """Mean ± standard deviation in % (number of seeds) of records that differ in their seeds alone.
+
+    Raises:
+        ValueError: If two records have the same seed.
+    """
+    if not records:
+        return "–"
+    by_seed: dict[int, float] = {}
+    for record in records:
+        for seed, value in zip(record["seeds"], record["accuracies"], strict=True):
+            if seed in by_seed:
+                place = ", ".join(str(record.get(name)) for name in ("setting", "method", "ipc", "labels"))
+                raise ValueError(f"Records must be unique. Got two of {place} with the seed {seed}.")
+            by_seed[seed] = value
+    return accuracy_cell(*mean_and_std(list(by_seed.values())), len(by_seed), count=True)
+
+
+def teachers(records: Iterable[Record]) -> str:
+    """Accuracies of the teachers that label, in %."""
+    return span((100 * record["teacher_accuracy"] for record in records), ".2f")
+
+
+def conditions(records: Sequence[Record]) -> str:
+    """How the students of a table were trained, and on what."""
+    one = same(records)
+    samples = f"{one['sampling_steps']} {one['scheduler'].upper()} steps. " if "scheduler" in one else ""
+    crops = "the protocol's crops" if one["rrc_scale"] is None else f"rrc_scale {one['rrc_scale']:g}"
+    if any(record["labels"] == "views" for record in records):
+        crops += " (stored views bring their own crops)"
+    counts = map(len, grouped(records, "setting", "ipc", "tiles", "labels").values())
+    return (
+        f"{samples}Student {one['student']}, protocol `{one['protocol']}` with {one['epochs']} epochs and {crops}, "
+        f"{one['epoch']} epoch, {one['mixed_precision']}. Teacher that labels: {teachers(records)} %. Mean ± standard "
+        f"deviation over seeds (their number, {span(counts)} here); a seed draws the images and starts the student."
+    )
+
+
+def span(values: Iterable[float], form: str = "g") -> str:
+    """`3`, or `1 to 3`."""
+    ordered = sorted(values)
+    low, high = format(ordered[0], form), format(ordered[-1], form)
+    return low if low == high else f"{low} to {high}"
+
+
+# The files
+
+SECTIONS = {
+    "README.md": {
+        "results": results_section,
+        "strong": strong_section,
+        "claims": claims_section,
+        "igds": igds_section,
+        "hub": hub_section,
+    },
+    "benchmarks/README.md": {
+        "sweep": sweep_section,
+        "ablation": ablation_section,
+        "downstream": downstream_section,
+        "strong_kd": strong_kd_section,
+        "throughput": throughput_section,
+        "beta": beta_section,
+        "estimator": estimator_section,
+        "guidance": guidance_section,
+    },
+}
+
+
+def replace_section(text: str, name: str, content: str, where: Path) -> str:
+    """The text with new content between the markers of a section.
+
+    Raises:
+        ValueError: If the markers are not there, once each and in order.
+    """
+    begin, end = f"<!-- {name}:begin -->", f"<!-- {name}:end -->"
+    if text.count(begin) != 1 or text.count(end) != 1 or text.index(begin) > text.index(end):
+        raise ValueError(f"{where} must hold the markers {begin} and {end}, once each. Add them where the table goes.")
+    before, rest = text.split(begin)
+    return f"{before}{begin}\n\n{content}\n\n{end}{rest.split(end)[1]}"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Writes all sections, or compares them with the records."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--root", type=Path, default=ROOT, help="folder of README.md and benchmarks/")
+    parser.add_argument("--check", action="store_true", help="write nothing; exit code 1 if a section is out of date")
+    options = parser.parse_args(argv)
+    outdated = []
+    for file, sections in SECTIONS.items():
+        path = options.root / file
+        text = path.read_text(encoding="utf-8")
+        for name, section in sections.items():
+            fresh = replace_section(text, name, section(options.root / "benchmarks" / "results"), path)
+            outdated += [f"{file}, section {name}"] if fresh != text else []
+            text = fresh
+        if not options.check:
+            path.write_text(text, encoding="utf-8")
+    for place in outdated:
+        print(f"{place}: {'out of date; run python benchmarks/readme.py' if options.check else 'written'}")
+    return int(options.check and bool(outdated))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,89 @@
+"""What the benchmarks of time and memory share, and small runs of those of a network on images."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import threading
+from types import ModuleType
+
+import pytest
+
+from .loading import BENCHMARKS, load
+
+
+@pytest.fixture(scope="module")
+def timing() -> ModuleType:
+    return load("timing")
+
+
+def test_runs_alternate_and_every_other_repeat_is_reversed(timing):
+    order: list[str] = []
+    works = {name: lambda name=name: order.append(name) for name in "ab"}
+    seconds = timing.alternate(works, 3, "cpu")
+    assert order == list("abbaab")
+    assert {name: len(values) for name, values in seconds.items()} == {"a": 3, "b": 3}
+    assert timing.ratios([3.0, 1.0], [1.0, 2.0]) == [3.0, 0.5]
+    assert timing.spread([3.0, 1.0, 2.00004]) == {"min": 1.0, "median": 2.0, "max": 3.0}
+
+
+def test_a_fresh_process_answers_in_its_last_line_and_has_its_environment(timing, tmp_path):
+    script = tmp_path / "child.py"
+    script.write_text("import json, os, sys\nprint('progress')\nprint(json.dumps([os.getpid(), sys.argv[1:]]))")
+    process, words = timing.in_fresh_process(str(script), ["--child", "step"])
+    assert process != os.getpid() and words == ["--child", "step"]
+    script.write_text("import os\nprint(len(os.environ['ONLY']))")
+    assert timing.in_fresh_process(str(script), [], {"ONLY": "abc"}) == 3
+    script.write_text("raise SystemExit(3)")
+    with pytest.raises(subprocess.CalledProcessError):
+        timing.in_fresh_process(str(script), [])
+
+
+def test_processes_that_measure_memory_have_a_parent_without_torch():
+    code = "import sys, timing, memory, hub, guidance\nprint('torch' in sys.modules or 'numpy' in sys.modules)"
+    found = subprocess.run([sys.executable, "-c", code], cwd=BENCHMARKS, capture_output=True, text=True, check=True)
+    assert found.stdout == "False\n"
+
+
+def test_the_largest_value_inside_the_block_is_kept(timing, monkeypatch):
+    monkeypatch.setattr(timing, "SAMPLE_SECONDS", 0.001)
+    values, sampled = iter([1.0, 5.0, 2.0]), threading.Event()
+
+    def measure() -> float:
+        value = next(values, None)
+        if value is None:
+            sampled.set()
+        return value or 0.0
+
+    with timing.largest(measure, timing.peak_mb) as found:
+        assert sampled.wait(10)
+    assert found[0] == 5.0 and 10 < found[1] <= timing.peak_mb()
+
+
+def test_results_stand_beside_those_of_other_keys_without_local_paths(timing, tmp_path, capsys):
+    path = tmp_path / "results" / "file.json"
+    timing.write_result(path, "one", {"ratio": 1.0})
+    timing.write_result(path, "two", {"ratio": 2.0})
+    assert json.loads(path.read_text()) == {"one": {"ratio": 1.0}, "two": {"ratio": 2.0}}
+    assert json.loads(capsys.readouterr().out.split("}\n}\n")[0] + "}\n}") == {"one": {"ratio": 1.0}}
+    command = timing.command_of("/somewhere/hub.py", ["--folder", str(tmp_path), "--name", "user/set"])
+    assert command == f"python benchmarks/hub.py --folder {tmp_path.name} --name user/set"
+
+
+def test_attribution_and_utility_are_compared_with_what_they_replace(sample_part, tmp_path, monkeypatch, capsys):
+    shared = ["--dataset", str(sample_part), "--model", "convnet3_w8", "--repeats", "2", "--device", "cpu"]
+    shared += ["--images", "2", "--batch_size", "64", "--output_dir", str(tmp_path)]
+    attribution = load("attribution")
+    monkeypatch.setattr(attribution, "ERROR_COALITIONS", (32, 510))
+    attribution.main([*shared, "--exact_3x3", "1", "--exact_4x4", "0", "--seeds", "1"])
+    load("utility").main(shared)
+    results = {name: json.loads((tmp_path / f"{name}.json").read_text()) for name in ("attribution", "utility")}
+    assert all(list(content) == ["convnet3-28px-cpu"] for content in results.values())
+    attributed, utility = (content["convnet3-28px-cpu"] for content in results.values())
+    assert 0 < attributed["throughput"]["share_of_bare_forward"]["min"]
+    errors = [each["relative_error"] for each in attributed["errors_3x3"]["decoct"].values()]
+    assert errors[-1] < 1e-3 < errors[0]
+    for name in ("layers", "torch.func", "last"):
+        assert utility[name]["max_relative_difference"] < 1e-3 and utility[name]["speedup_over_loop"]["min"] > 0
