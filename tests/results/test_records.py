@@ -11,7 +11,7 @@ from decoct.results.records import (
     require_one_setting,
     setting_of,
 )
-from decoct.results.statistics import difference_interval, mean_and_std, verdict
+from decoct.results.statistics import mean_and_std
 from decoct.results.tables import format_table
 
 
@@ -66,10 +66,6 @@ def baseline(*accuracies):
     mean, std = mean_and_std(accuracies)
     seeds = list(range(len(accuracies)))
     return {"accuracy_mean": mean, "accuracy_std": std, "accuracies": list(accuracies), "seeds": seeds}
-
-
-def measured(*accuracies, random=None, **changes):
-    return record(**baseline(*accuracies), baseline=random, **changes)
 
 
 def test_a_table_states_what_each_number_is():
@@ -127,42 +123,18 @@ def test_no_records_no_table():
     assert format_table([]) == ""
 
 
-def test_the_interval_of_a_difference():
-    # Equal variances of 1e-4 and 3 values each: Welch's t has 4 degrees of freedom, whose 97.5 % quantile is 2.776.
-    half = 2.776 * (2 * 0.01**2 / 3) ** 0.5
-    interval = difference_interval([0.58, 0.59, 0.60], [0.53, 0.54, 0.55])
-    assert interval == pytest.approx((0.05 - half, 0.05 + half), abs=1e-5)
-    assert difference_interval([0.4], [0.1, 0.2]) is None
-    assert difference_interval([0.5, 0.5], [0.25, 0.25]) == (0.25, 0.25)
-
-
-def test_the_verdict_says_by_how_much_and_against_which_spread():
-    wins = verdict(measured(0.58, 0.59, 0.60, random=baseline(0.53, 0.54, 0.55)))
-    assert wins == (
-        "InfoUtil beats random images by 5.0 points (59.0 against 54.0; 3 and 3 seeds; 95 % interval of the "
-        "difference +2.7 to +7.3)."
+def test_records_of_other_tasks_that_earlier_versions_wrote_apart_are_read_too(tmp_path):
+    (tmp_path / "results.json").write_text(
+        json.dumps([record(task="accuracy"), record(task="transfer", config_hash="t")])
     )
-    loses = verdict(measured(0.40, 0.41, random=baseline(0.50, 0.51), method="k_center"))
-    assert loses.startswith("K-center is beaten by random images by 10.0 points (40.5 against 50.5; 2 and 2 seeds; ")
-
-
-def test_a_difference_whose_interval_holds_zero_is_level():
-    above = verdict(measured(0.50, 0.52, random=baseline(0.49, 0.51)))
-    assert above.startswith("InfoUtil is level with random images, as far as the seeds tell (+1.0 points, ")
-    # More than two standard errors, but two seeds a side know their spread too badly.
-    assert "is level with" in verdict(measured(0.50, 0.52, random=baseline(0.46, 0.48)))
-    assert "is level with" in verdict(measured(0.5, 0.5, random=baseline(0.5, 0.5)))
-
-
-@pytest.mark.parametrize(("own", "random"), [([0.6], [0.5, 0.51]), ([0.6, 0.61], [0.5]), ([0.4], [0.5])])
-def test_with_one_seed_the_spread_is_unknown_and_nobody_wins(own, random):
-    sentence = verdict(measured(*own, random=baseline(*random)))
-    assert "the spread is unknown" in sentence and "beat" not in sentence
-    assert ("above" if own[0] > 0.5 else "below") in sentence
-
-
-def test_without_a_baseline_the_verdict_says_why():
-    note = "the teacher is out of reach: no such folder"
-    assert verdict(record(baseline=None, baseline_note=note)).endswith(f"not compared with random images: {note}.")
-    assert "none is recorded" in verdict(record())
-    assert "themselves" in verdict(record(method="random"))
+    (tmp_path / "continual.json").write_text(json.dumps([record(config_hash="c")]))
+    (tmp_path / "transfer.json").write_text(json.dumps([record(config_hash="t", accuracy_mean=0.1)]))
+    records = read_results(tmp_path)
+    assert [(entry["task"], entry["config_hash"]) for entry in records] == [
+        ("accuracy", "aaa"),
+        ("transfer", "t"),
+        ("continual", "c"),
+    ]
+    assert records[1]["accuracy_mean"] == 0.5123, "the newer record counts"
+    assert read_results(tmp_path / "continual.json") == [record(config_hash="c")]
+    assert read_results(tmp_path / "nothing") == []
