@@ -54,6 +54,7 @@ setup(
         "kornia>=0.8",
         "matplotlib>=3.9",
         "numpy>=2.0",
+        "pandas>=2.2",
         "pillow>=11.0",
         "pyarrow>=21.0",
         "pyyaml>=6.0",

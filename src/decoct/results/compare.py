@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import pandas
 
 from decoct.config import CompareConfig, config_hash
 from decoct.methods import method_name
@@ -243,15 +243,13 @@ def format_csv(records: Iterable[Mapping[str, Any]]) -> str:
     """
     heading = [*CSV_COLUMNS, *(f"baseline_{name}" for name in BASELINE_COLUMNS), "baseline_note"]
     heading += [f"dd_ranking_{name}" for name in RANKING_COLUMNS]
-    file = io.StringIO()
-    writer = csv.writer(file, lineterminator="\n")
-    writer.writerow(heading)
+    rows = []
     for record in records:
         baseline, ranking = record.get("baseline") or {}, record.get("dd_ranking") or {}
         values = [record.get(name) for name in CSV_COLUMNS] + [baseline.get(name) for name in BASELINE_COLUMNS]
         values += [record.get("baseline_note"), *(ranking.get(name) for name in RANKING_COLUMNS)]
-        writer.writerow([_csv_cell(value) for value in values])
-    return file.getvalue()
+        rows.append([_csv_cell(value) for value in values])
+    return pandas.DataFrame(rows, columns=heading, dtype=object).to_csv(index=False, lineterminator="\n")
 
 
 def _csv_cell(value: Any) -> Any:

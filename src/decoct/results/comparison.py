@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+
+import pandas
 
 from decoct.methods import BASELINE, method_name, method_order
 from decoct.results.records import require_one_setting, setting_of
@@ -80,18 +81,16 @@ def _distinct(
     records: Sequence[dict[str, Any]], parts: Sequence[Callable[[Record], str]], place: Callable[[Record], Hashable]
 ) -> list[str]:
     """A label per record from as few parts as it takes for records with the same label to have different places."""
-    labels = [parts[0](record) for record in records]
+    labels = pandas.Series([parts[0](record) for record in records], dtype=object)
+    places = pandas.Series([place(record) for record in records], dtype=object)
     for part in parts[1:]:
-        counts = Counter((label, place(record)) for label, record in zip(labels, records, strict=True))
-        shared = {label for (label, _), count in counts.items() if count > 1}
-        values: dict[str, set[str]] = {}
-        for label, record in zip(labels, records, strict=True):
-            values.setdefault(label, set()).add(part(record))
-        labels = [
-            f"{label}, {part(record)}" if label in shared and len(values[label]) > 1 else label
-            for label, record in zip(labels, records, strict=True)
-        ]
-    return labels
+        values = pandas.Series([part(record) for record in records], dtype=object)
+        shared = (
+            pandas.DataFrame({"label": labels, "place": places}).duplicated(keep=False).groupby(labels).transform("any")
+        )
+        several = values.groupby(labels).transform("nunique") > 1
+        labels = labels.where(~(shared & several), labels + ", " + values)
+    return labels.tolist()
 
 
 def _label(record: Record) -> str:
@@ -178,15 +177,14 @@ def setting_title(setting: Sequence[str]) -> str:
 def format_comparison(series: Sequence[Series], reported: Sequence[Reported] = ()) -> str:
     """Rows are methods with their teacher, columns images per class by student; percents, mean ± std (students)."""
     columns = columns_of(record for row in series for record in row.records)
-    rows = [["method", "teacher", *(f"{student}, IPC {ipc}" for student, ipc in columns)]]
-    for row in series:
-        rows.append(
-            [row.label, row.teacher, *(record_cell(row.at(student, ipc), count=True) for student, ipc in columns)]
-        )
-    for (label, teacher), cells in reported_rows(reported, series[0].records[0], columns).items():
-        shown = {place: _mean_std(*values) for place, values in cells.items()}
-        rows.append([label, teacher, *(shown.get(column, "-") for column in columns)])
-    return markdown_table(rows)
+    cells = {
+        (row.label, row.teacher, place): record_cell(row.at(*place), count=True) for row in series for place in columns
+    }
+    for (label, teacher), numbers in reported_rows(reported, series[0].records[0], columns).items():
+        cells |= {(label, teacher, place): _mean_std(*values) for place, values in numbers.items()}
+    table = pandas.Series(cells).unstack(sort=False).reindex(columns=columns).fillna("-")
+    head = ["method", "teacher", *(f"{student}, IPC {ipc}" for student, ipc in columns)]
+    return markdown_table([head, *([*names, *row] for names, row in zip(table.index, table.to_numpy(), strict=True))])
 
 
 def reported_rows(
@@ -252,12 +250,12 @@ def matrices(records: Sequence[dict[str, Any]]) -> dict[str, dict[int, list[dict
 def format_matrix(records: Sequence[dict[str, Any]]) -> str:
     """Accuracies of one method and IPC: rows are teachers' architectures, columns students."""
     require_one_setting(records)
-    teachers = sorted({record["teacher_model"] for record in records})
-    students = sorted({record["student"] for record in records})
-    cells = {(record["teacher_model"], record["student"]): record_cell(record, count=True) for record in records}
-    rows = [["teacher / student", *students]]
-    rows += [[teacher, *(cells.get((teacher, student), "-") for student in students)] for teacher in teachers]
-    return markdown_table(rows)
+    cells = [(record["teacher_model"], record["student"], record_cell(record, count=True)) for record in records]
+    table = pandas.DataFrame(cells, columns=["teacher", "student", "cell"]).pivot(
+        index="teacher", columns="student", values="cell"
+    )
+    rows = zip(table.index, table.fillna("-").to_numpy(), strict=True)
+    return markdown_table([["teacher / student", *table.columns], *([teacher, *row] for teacher, row in rows)])
 
 
 def format_ranking(series: Sequence[Series]) -> str:
@@ -275,6 +273,3 @@ def format_ranking(series: Sequence[Series]) -> str:
 
 def _mean_std(mean: float, std: float | None) -> str:
     return percent(mean) if std is None else f"{percent(mean)} ± {percent(std)}"
-
-
-# Markdown
