@@ -19,6 +19,7 @@ __all__ = [
     "fraction",
     "markdown_table",
     "percent",
+    "text_table",
 ]
 
 Record = Mapping[str, Any]
@@ -163,6 +164,13 @@ def _accuracy(record: Record) -> str:
     """Mean and, of several seeds, standard deviation in percent."""
     spread = f" ± {percent(record['accuracy_std'])}" if len(record["seeds"]) > 1 else ""
     return percent(record["accuracy_mean"]) + spread
+
+
+def text_table(rows: Sequence[Sequence[str]], title: str = "") -> str:
+    """Aligned columns below a title; the first row is the header."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    return "\n".join([*([title] if title else []), lines[0], "  ".join("-" * width for width in widths), *lines[1:]])
 
 
 def escape_markdown(text: str) -> str:
