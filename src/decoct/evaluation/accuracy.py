@@ -24,7 +24,7 @@ __all__ = ["AccuracyEvaluation", "format_accuracy"]
 BEST_EVERY = 10
 
 
-class AccuracyEvaluation(Evaluation):
+class AccuracyEvaluation(Evaluation[Unit]):
     """Students of every (IPC, student, protocol, label mode, seed); the seeds share a record.
 
     With `ranking`, hard labels have records of their own wherever the protocol is defined for them, for the metrics of
@@ -34,6 +34,9 @@ class AccuracyEvaluation(Evaluation):
     @property
     def label_modes(self) -> list[str]:
         return [*self.config.labels, *(["hard"] if self.config.ranking else [])]  # HLR compares with hard labels
+
+    def units_of(self, setting: Setting, random: bool = False) -> list[Unit]:
+        return [Unit(setting, seed, random) for seed in self.seeds]
 
     def name(self, unit: Unit) -> str:
         identity = {**self._identity(unit.setting, self.fingerprint_of(unit)), "seed": unit.seed}
@@ -54,9 +57,8 @@ class AccuracyEvaluation(Evaluation):
                 measured.append(self.measure(network, self.pixels, accelerator.device))
 
         student = build_classifier(setting.student, self.spec, unit.seed)
-        title = f"{unit.title}, seed {unit.seed}"
-        images = self.images_of(unit)
-        seconds = self.fit(student, images, unit, self.teacher(setting), accelerator, title, after_epoch)
+        images, teacher, words = self.images_of(unit), self.teacher(setting), f"{unit.title}, seed {unit.seed}"
+        seconds = self.fit(student, images, unit, teacher, accelerator, words, after_epoch)
         return {"accuracy": max(measured) if best else measured[-1], "seconds": seconds}
 
     def fields(self, setting: Setting, device: torch.device) -> dict[str, Any]:

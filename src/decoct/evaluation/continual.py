@@ -50,7 +50,7 @@ class Stage(Unit):
     stage: int = 0
 
 
-class ContinualEvaluation(Evaluation):
+class ContinualEvaluation(Evaluation[Stage]):
     """Students of every (IPC, student, protocol, label mode), order of the classes and step.
 
     The classes arrive in `steps` groups, in `orders` random orders; if the steps do not divide the classes, the first
@@ -74,7 +74,7 @@ class ContinualEvaluation(Evaluation):
         """The classes seen after each step, by seed."""
         return {seed: stages(order, self.config.steps) for seed, order in self.orders.items()}
 
-    def units_of(self, setting: Setting, random: bool = False) -> list[Unit]:
+    def units_of(self, setting: Setting, random: bool = False) -> list[Stage]:
         steps = range(self.config.steps)
         return [Stage(setting, seed, random, stage) for seed in self.seeds for stage in steps]
 
@@ -83,11 +83,11 @@ class ContinualEvaluation(Evaluation):
         _ = self.seen
         require_class_count(self.images, 1)
 
-    def classes(self, unit: Unit) -> list[int]:
+    def classes(self, unit: Stage) -> list[int]:
         """The classes that a unit's student knows."""
-        return self.seen[unit.seed][cast(Stage, unit).stage]
+        return self.seen[unit.seed][unit.stage]
 
-    def name(self, unit: Unit) -> str:
+    def name(self, unit: Stage) -> str:
         identity = self._identity(unit.setting, self.fingerprint_of(unit), self.classes(unit), unit.seed)
         return f"continual-{config_hash(identity)}.json"
 
@@ -99,16 +99,16 @@ class ContinualEvaluation(Evaluation):
         trained = {**self.identity(setting, images), "setting": dataclasses.asdict(setting)}
         return {**trained, "data": self.data_fingerprint, "classes": classes, "seed": seed}
 
-    def extent(self, unit: Unit) -> int:
+    def extent(self, unit: Stage) -> int:
         return len(self.classes(unit)) * unit.setting.ipc * self.epochs(unit.setting)
 
-    def train_and_measure(self, unit: Unit, accelerator: Accelerator) -> dict[str, Any]:
+    def train_and_measure(self, unit: Stage, accelerator: Accelerator) -> dict[str, Any]:
         classes, teacher = self.classes(unit), self.teacher(unit.setting)
         memory = select_classes(self.images_of(unit), classes)
         student = build_classifier(unit.setting.student, memory.spec, unit.seed)
         known = None if teacher is None else cast(Classifier, SeenLogits(teacher, classes))
-        title = f"{unit.title}, order {self.seeds.index(unit.seed) + 1}, {len(classes)} classes"
-        seconds = self.fit(student, memory, unit, known, accelerator, title)
+        words = f"{unit.title}, seed {unit.seed}, {len(classes)} of {self.spec.num_classes} classes"
+        seconds = self.fit(student, memory, unit, known, accelerator, words)
         return {
             "classes": [self.spec.label_names[label] for label in classes],
             "accuracy": self.measure(student, SeenImages(self.pixels, classes), accelerator.device),

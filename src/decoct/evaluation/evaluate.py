@@ -20,7 +20,7 @@ __all__ = ["evaluate", "format_evaluation", "format_plan", "plan_evaluate"]
 
 Format = Callable[[Sequence[dict[str, Any]]], str]
 
-TASKS: dict[str, tuple[type[Evaluation], Format]] = {
+TASKS: dict[str, tuple[type[Evaluation[Any]], Format]] = {
     "accuracy": (AccuracyEvaluation, format_accuracy),
     "continual": (ContinualEvaluation, format_continual),
     "transfer": (TransferEvaluation, format_transfer),
@@ -63,7 +63,7 @@ def plan_evaluate(config: EvaluateConfig) -> list[dict[str, Any]]:
     return rows
 
 
-def _checked(config: EvaluateConfig, accelerator: Accelerator) -> Evaluation:
+def _checked(config: EvaluateConfig, accelerator: Accelerator) -> Evaluation[Any]:
     evaluation_class, _ = TASKS[config.task]
     with accelerator.main_process_first():
         evaluation = evaluation_class(config)

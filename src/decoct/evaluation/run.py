@@ -13,9 +13,9 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from functools import cache, cached_property
+from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 import torch
 from accelerate import Accelerator
@@ -45,6 +45,7 @@ __all__ = ["Evaluation", "Setting", "Unit", "load_protocols", "seconds_per_image
 logger = logging.getLogger(__name__)
 
 Piece = TypeVar("Piece")
+UnitType = TypeVar("UnitType", bound="Unit")
 
 
 @dataclass(frozen=True)
@@ -91,7 +92,7 @@ class Unit:
         return {**dataclasses.asdict(self.setting), "seed": self.seed, "random": self.random}
 
 
-class Evaluation(ABC):
+class Evaluation(ABC, Generic[UnitType]):
     """The students of one call; data and teachers are loaded on first use.
 
     Args:
@@ -164,16 +165,12 @@ class Evaluation(ABC):
         """Where the distilled images come from (`SOURCE_FIELDS`), and random images beside them."""
         return {name: getattr(self.config, name) for name in SOURCE_FIELDS}
 
-    def units_of(self, setting: Setting, random: bool = False) -> list[Unit]:
-        """The students of a setting that are trained on the distilled images, or on random ones."""
-        return [Unit(setting, seed, random) for seed in self.seeds]
-
     def check_data(self) -> None:
         """Raises ValueError unless the evaluation split has the set's label names."""
         names = self.images.features["label"].names
         check_label_names(self.spec.label_names, names, str(self.config.distilled), self.config.dataset)
 
-    def extent(self, unit: Unit) -> int:
+    def extent(self, unit: UnitType) -> int:
         """Images that a student sees while it is trained."""
         return len(self.sets[unit.setting.ipc]) * self.epochs(unit.setting)
 
@@ -188,11 +185,15 @@ class Evaluation(ABC):
     # What a task is
 
     @abstractmethod
-    def name(self, unit: Unit) -> str:
+    def units_of(self, setting: Setting, random: bool = False) -> list[UnitType]:
+        """The students of a setting that are trained on the distilled images, or on random ones."""
+
+    @abstractmethod
+    def name(self, unit: UnitType) -> str:
         """Name of the file of a student's accuracy, which identifies all that it depends on."""
 
     @abstractmethod
-    def train_and_measure(self, unit: Unit, accelerator: Accelerator) -> dict[str, Any]:
+    def train_and_measure(self, unit: UnitType, accelerator: Accelerator) -> dict[str, Any]:
         """Trains one student; returns its `accuracy`, the `seconds` of its training, and what else is to be saved."""
 
     @abstractmethod
@@ -218,12 +219,12 @@ class Evaluation(ABC):
         """The evaluation split's pixels."""
         return PixelDataset(self.images, self.spec.image_size, self.spec.channels)
 
-    def images_of(self, unit: Unit) -> DistilledSet:
+    def images_of(self, unit: UnitType) -> DistilledSet:
         """What a unit's student is trained on; random images have been drawn."""
         ipc = unit.setting.ipc
         return self.baseline.load(ipc, unit.seed) if unit.random else self.sets[ipc]
 
-    def fingerprint_of(self, unit: Unit) -> str:
+    def fingerprint_of(self, unit: UnitType) -> str:
         """Fingerprint of `images_of`."""
         ipc = unit.setting.ipc
         return self.baseline.fingerprint(ipc, unit.seed) if unit.random else self.fingerprints[ipc]
@@ -238,7 +239,7 @@ class Evaluation(ABC):
         return {setting: self.baseline.note(setting.ipc, setting.labels) for setting in self.settings}
 
     @cached_property
-    def units(self) -> list[Unit]:
+    def units(self) -> list[UnitType]:
         """All students: of the distilled set, then of random images."""
         compared = [setting for setting in self.settings if not self.notes[setting]]
         return [
@@ -281,15 +282,15 @@ class Evaluation(ABC):
         """A file of a student; those of random images lie with them, for all distilled sets of their source."""
         return (self.baseline.root if random else self.folder) / "evaluation" / name
 
-    def file(self, unit: Unit) -> Path:
+    def file(self, unit: UnitType) -> Path:
         """Where a unit's accuracy is saved."""
         return self.beside(unit.random, self.name(unit))
 
-    def is_drawn(self, unit: Unit) -> bool:
+    def is_drawn(self, unit: UnitType) -> bool:
         """Whether the images that a unit is trained on are there; distilled ones are."""
         return not unit.random or self.baseline.is_made(unit.setting.ipc, unit.seed)
 
-    def is_done(self, unit: Unit) -> bool:
+    def is_done(self, unit: UnitType) -> bool:
         """Whether a unit's accuracy is saved."""
         return self.is_drawn(unit) and self.file(unit).is_file()
 
@@ -308,7 +309,7 @@ class Evaluation(ABC):
         share_out(accelerator, missing, lambda unit: self.train(unit, accelerator))
         return self.make_records(accelerator.device) if accelerator.is_main_process else []
 
-    def train(self, unit: Unit, accelerator: Accelerator) -> None:
+    def train(self, unit: UnitType, accelerator: Accelerator) -> None:
         """Trains and measures one student, and saves its accuracy."""
         result = {
             **unit.to_dict(),
@@ -324,7 +325,7 @@ class Evaluation(ABC):
         self,
         student: nn.Module,
         images: DistilledSet,
-        unit: Unit,
+        unit: UnitType,
         teacher: Classifier | None,
         accelerator: Accelerator,
         title: str,
@@ -387,7 +388,9 @@ class Evaluation(ABC):
         return [self._record(setting, device) for setting in self.settings]
 
     def _record(self, setting: Setting, device: torch.device) -> dict[str, Any]:
-        teacher, results = self.teachers.current(setting.ipc), self.results(self.units_of(setting))
+        teacher, note = self.teachers.current(setting.ipc), self.notes[setting]
+        results = self.results(self.units_of(setting))
+        baseline = {} if note else {**self.measured(setting, True), "config_hash": self.record_hash(setting, True)}
         return {
             "task": self.config.task,
             "dataset": self.source["dataset"],
@@ -408,20 +411,17 @@ class Evaluation(ABC):
             "versions": results[-1]["versions"],
             "overrides": self.overrides(setting),
             "config_hash": self.record_hash(setting),
-            "baseline": None if self.notes[setting] else self._baseline(setting),
-            "baseline_note": self.notes[setting],
+            "baseline": baseline or None,
+            "baseline_note": note,
             **self.fields(setting, device),
         }
-
-    def _baseline(self, setting: Setting) -> dict[str, Any]:
-        return {**self.measured(setting, random=True), "config_hash": self.record_hash(setting, random=True)}
 
     def record_hash(self, setting: Setting, random: bool = False) -> str:
         """`config_hash` of a record's identity, or of its baseline's."""
         images = list(dict.fromkeys(map(self.fingerprint_of, self.units_of(setting, random))))
         return config_hash(self.record_identity(setting, images))
 
-    def results(self, units: Iterable[Unit]) -> list[dict[str, Any]]:
+    def results(self, units: Iterable[UnitType]) -> list[dict[str, Any]]:
         """What was saved of students."""
         return [read_json(self.file(unit)) for unit in units]
 
@@ -451,10 +451,9 @@ class Evaluation(ABC):
         `images_seen` and `seconds` are those of all students to train; the seconds come from a timing of two steps on
         the distilled images.
         """
-        groups: dict[str, list[Unit]] = {}
+        groups: dict[str, list[UnitType]] = {}
         for unit in self.units:
             groups.setdefault(unit.title, []).append(unit)
-        seconds = cache(lambda setting: self._seconds_per_image(setting, device))
         rows = []
         for title, units in groups.items():
             missing = [unit for unit in units if not self.is_done(unit)]
@@ -465,7 +464,7 @@ class Evaluation(ABC):
                     "students": len(missing),
                     "done": len(units) - len(missing),
                     "images_seen": seen,
-                    "seconds": seen * seconds(units[0].setting) if missing else 0.0,
+                    "seconds": seen * self._seconds_per_image(units[0].setting, device) if missing else 0.0,
                 }
             )
         return rows

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -50,7 +50,7 @@ class FineTuned(Unit):
         return {"student": self.setting.student, "seed": self.seed, "setting": setting, "random": self.random}
 
 
-class TransferEvaluation(Evaluation):
+class TransferEvaluation(Evaluation[FineTuned]):
     """Students pre-trained on a distilled set and fine-tuned on `target_dataset`, where they are measured.
 
     Pre-training follows `protocols` (`igds_transfer` is the paper's). The head is then replaced by a new one for the
@@ -109,14 +109,14 @@ class TransferEvaluation(Evaluation):
 
     # Students
 
-    @property
-    def units(self) -> list[Unit]:
+    @cached_property
+    def units(self) -> list[FineTuned]:
         return list(dict.fromkeys([*super().units, *(unit for each in self.settings for unit in self.scratch(each))]))
 
-    def units_of(self, setting: Setting, random: bool = False) -> list[Unit]:
+    def units_of(self, setting: Setting, random: bool = False) -> list[FineTuned]:
         return [FineTuned(setting, seed, random) for seed in self.seeds]
 
-    def scratch(self, setting: Setting) -> list[Unit]:
+    def scratch(self, setting: Setting) -> list[FineTuned]:
         """The students of its architecture without pre-training, which settings share."""
         first = next(each for each in self.settings if each.student == setting.student)
         return [FineTuned(first, seed, pretrained=False) for seed in self.seeds]
@@ -140,10 +140,8 @@ class TransferEvaluation(Evaluation):
         """Fingerprints of the target's splits."""
         return [dataset_fingerprint(images) for images in self.target.values()]
 
-    def name(self, unit: Unit) -> str:
-        source = None
-        if cast(FineTuned, unit).pretrained:
-            source = self._pretraining(unit.setting, self.fingerprint_of(unit))
+    def name(self, unit: FineTuned) -> str:
+        source = self._pretraining(unit.setting, self.fingerprint_of(unit)) if unit.pretrained else None
         identity = {**self._identity(source), "student": unit.setting.student, "seed": unit.seed}
         return f"transfer-{config_hash(identity)}.json"
 
@@ -164,17 +162,17 @@ class TransferEvaluation(Evaluation):
     def _pretraining(self, setting: Setting, images: str | list[str]) -> dict[str, Any]:
         return {**self.identity(setting, images), "setting": dataclasses.asdict(setting)}
 
-    def weights_file(self, unit: Unit) -> Path:
+    def weights_file(self, unit: FineTuned) -> Path:
         """Where a student's weights are saved after pre-training, which no target has a part in."""
         identity = {**self._pretraining(unit.setting, self.fingerprint_of(unit)), "seed": unit.seed}
         return self.beside(unit.random, f"pretrained-{config_hash(identity)}.safetensors")
 
-    def extent(self, unit: Unit) -> int:
+    def extent(self, unit: FineTuned) -> int:
         tuning = self.finetuning["steps"] * self.finetuning["batch_size"]
         finished = self.is_drawn(unit) and self.weights_file(unit).is_file()
-        return tuning if finished or not cast(FineTuned, unit).pretrained else tuning + super().extent(unit)
+        return tuning if finished or not unit.pretrained else tuning + super().extent(unit)
 
-    def pretrain(self, unit: Unit, accelerator: Accelerator) -> tuple[Classifier, float]:
+    def pretrain(self, unit: FineTuned, accelerator: Accelerator) -> tuple[Classifier, float]:
         """The student trained on the images of its setting, now or by an earlier call, and the seconds it took."""
         student, file = build_classifier(unit.setting.student, self.spec, unit.seed), self.weights_file(unit)
         if file.is_file():
@@ -190,9 +188,9 @@ class TransferEvaluation(Evaluation):
         os.replace(temporary, file)
         return student, seconds
 
-    def train_and_measure(self, unit: Unit, accelerator: Accelerator) -> dict[str, Any]:
+    def train_and_measure(self, unit: FineTuned, accelerator: Accelerator) -> dict[str, Any]:
         config, architecture, before = self.config, unit.setting.student, 0.0
-        if cast(FineTuned, unit).pretrained:
+        if unit.pretrained:
             pretrained, before = self.pretrain(unit, accelerator)
             student = replace_head(pretrained, architecture, self.target_names, unit.seed)
         else:
