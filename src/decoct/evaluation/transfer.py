@@ -226,8 +226,15 @@ class TransferEvaluation(Evaluation[FineTuned]):
         """None: it is the accuracy on the source's test images, which are not read."""
 
     def fields(self, setting: Setting, device: torch.device) -> dict[str, Any]:
-        scratch = accuracies_of(self.results(self.scratch(setting)), self.seeds)
-        return {"target_dataset": self.config.target_dataset, "finetune": self.finetuning, "scratch": scratch}
+        scratch = self.results(self.scratch(setting))
+        drawn = [] if self.notes[setting] else self.results(self.units_of(setting, random=True))
+        compared = [*self.results(self.units_of(setting)), *scratch, *drawn]
+        return {
+            "target_dataset": self.config.target_dataset,
+            "finetune": self.finetuning,
+            "scratch": accuracies_of(scratch, self.seeds),
+            "device": ", ".join(sorted({result["device"] for result in compared})),
+        }
 
 
 def format_transfer(records: Sequence[dict[str, Any]]) -> str:
