@@ -29,7 +29,7 @@ from decoct.models.classifier import Classifier
 from decoct.models.zoo import build_classifier
 from decoct.results.records import setting_of
 from decoct.results.statistics import mean_and_std, place_of, verdict
-from decoct.results.tables import percent, text_table
+from decoct.results.tables import accuracy_cell, text_table
 from decoct.run.seeding import numpy_generator
 
 __all__ = [
@@ -247,11 +247,9 @@ def _table(group: tuple[Any, ...], records: Sequence[dict[str, Any]]) -> str:
 
 
 def _cells(summary: dict[str, Any]) -> list[str]:
-    """Mean and, of several orders, standard deviation of each stage in percent."""
-    means = [percent(mean) for mean in summary["stage_mean"]]
-    if len(summary["seeds"]) == 1:
-        return means
-    return [f"{mean} ± {percent(std)}" for mean, std in zip(means, summary["stage_std"], strict=True)]
+    """The accuracy of each stage."""
+    stages = zip(summary["stage_mean"], summary["stage_std"], strict=True)
+    return [accuracy_cell(mean, std, len(summary["seeds"])) for mean, std in stages]
 
 
 def _after_last_step(record: dict[str, Any]) -> dict[str, Any]:

@@ -29,7 +29,7 @@ from decoct.models.classifier import Classifier
 from decoct.models.zoo import build_classifier
 from decoct.results.records import setting_of
 from decoct.results.statistics import place_of, verdict
-from decoct.results.tables import percent, text_table
+from decoct.results.tables import accuracy_cell, text_table
 from decoct.training.finetuning import MOMENTUM, WEIGHT_DECAY, fine_tune, replace_head
 
 __all__ = ["TransferEvaluation", "format_transfer"]
@@ -279,6 +279,4 @@ def _table(group: tuple[Any, ...], records: Sequence[dict[str, Any]]) -> str:
 
 
 def _cell(accuracies: dict[str, Any], seeds: int) -> str:
-    """Mean and, of several seeds, standard deviation in percent."""
-    mean = percent(accuracies["accuracy_mean"])
-    return mean if seeds == 1 else f"{mean} ± {percent(accuracies['accuracy_std'])}"
+    return accuracy_cell(accuracies["accuracy_mean"], accuracies["accuracy_std"], seeds)

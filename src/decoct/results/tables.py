@@ -10,6 +10,7 @@ from decoct.methods import method_name
 from decoct.results.records import group_by_setting, is_accuracy_record
 
 __all__ = [
+    "accuracy_cell",
     "escape_markdown",
     "format_information",
     "format_plan",
@@ -161,9 +162,13 @@ def _row(record: Record) -> tuple[str, ...]:
 
 
 def _accuracy(record: Record) -> str:
-    """Mean and, of several seeds, standard deviation in percent."""
-    spread = f" ± {percent(record['accuracy_std'])}" if len(record["seeds"]) > 1 else ""
-    return percent(record["accuracy_mean"]) + spread
+    return accuracy_cell(record["accuracy_mean"], record["accuracy_std"], len(record["seeds"]))
+
+
+def accuracy_cell(mean: float, std: float, seeds: int, count: bool = False) -> str:
+    """Mean and, of several seeds, standard deviation in percent, with the number of seeds if asked for."""
+    spread = f" ± {percent(std)}" if seeds > 1 else ""
+    return f"{percent(mean)}{spread}{f' ({seeds})' if count else ''}"
 
 
 def text_table(rows: Sequence[Sequence[str]], title: str = "") -> str:
