@@ -126,7 +126,7 @@ def measure(
 ) -> None:
     """Distils one set, trains a student per label mode and adds their records."""
     from decoct.config import EvaluateConfig
-    from decoct.evaluation.accuracy import evaluate
+    from decoct.evaluation.evaluate import evaluate
     from decoct.results.records import merge_records
 
     missing = missing_modes(args, conditions, setting, ipc, seed, done)

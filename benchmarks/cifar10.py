@@ -119,7 +119,7 @@ def measure(arguments: argparse.Namespace, name: str, options: dict[str, Any], i
     if not labels:
         return
     from decoct.config import EvaluateConfig
-    from decoct.evaluation.accuracy import evaluate
+    from decoct.evaluation.evaluate import evaluate
 
     views = "views" in labels  # a set of its own: the same images, with stored views
     title = f"{arguments.stage}-{name.replace(' ', '_').replace(',', '')}-ipc{ipc}-seed{seed}"

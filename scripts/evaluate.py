@@ -14,7 +14,7 @@ trained for the comparison. Other tasks, on the same distilled set:
     accelerate launch scripts/evaluate.py --task continual --distilled runs/infoutil --preset cifar10
     accelerate launch scripts/evaluate.py --task transfer --distilled runs/infoutil --target_dataset uoft-cs/cifar100
 
-The tables are printed; the records go to `results.json`, `continual.json` or `transfer.json` in the run folder.
+The tables are printed; the records go to `results.json` in the run folder.
 """
 
 from pathlib import Path
@@ -27,23 +27,13 @@ def main() -> None:
     config = parse_config(EvaluateConfig, description=__doc__)
     from accelerate import PartialState
 
-    if config.task == "continual":
-        from decoct.evaluation.continual import continual, format_continual
+    from decoct.evaluation.evaluate import evaluate, format_evaluation, format_plan, plan_evaluate
 
-        records, table = continual(config), format_continual
-    elif config.task == "transfer":
-        from decoct.evaluation.transfer import format_transfer, transfer
-
-        records, table = transfer(config), format_transfer
-    else:
-        from decoct.evaluation.accuracy import evaluate, format_evaluation, format_plan
-
-        records, table = evaluate(config), format_plan if config.dry_run else format_evaluation
+    text = format_plan(plan_evaluate(config)) if config.dry_run else format_evaluation(evaluate(config))
     if PartialState().is_main_process:
-        print(table(records))
+        print(text)
         if not config.dry_run:
-            name = "results" if config.task == "accuracy" else config.task
-            print(f"\nSee   {Path(config.output_dir or config.distilled) / name}.json")
+            print(f"\nSee   {Path(config.output_dir or config.distilled) / 'results.json'}")
 
 
 if __name__ == "__main__":

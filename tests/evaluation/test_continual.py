@@ -1,6 +1,5 @@
 import dataclasses
 import json
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -10,9 +9,8 @@ from decoct.data.loading import load_images
 from decoct.data.tensors import PixelDataset
 from decoct.distilled.dataset import load_distilled
 from decoct.evaluation import continual as module
-from decoct.evaluation.continual import continual, format_continual
-from decoct.evaluation.downstream import share_out
-from decoct.evaluation.seen_classes import SeenImages, SeenLogits, class_order, select_classes, stages
+from decoct.evaluation.continual import SeenImages, SeenLogits, class_order, select_classes, stages
+from decoct.evaluation.evaluate import evaluate, format_evaluation, format_plan, plan_evaluate
 from decoct.models.accuracy import accuracy
 from decoct.models.zoo import build_classifier, load_classifier
 from decoct.training.protocols import load_protocol
@@ -111,20 +109,20 @@ def test_accuracy_is_over_the_classes_seen(images):
 
 def test_the_last_step_is_ordinary_training(config, run_folder, images, monkeypatch):
     monkeypatch.setattr(module, "class_order", lambda seed, order, classes: list(range(classes)))
-    (record,) = continual(config(orders=1, seed=4, epochs=30, labels=["views"]))
+    (record,) = evaluate(config(orders=1, seed=4, epochs=30, labels=["views"]))
     whole = load_distilled(run_folder, 3)
     student = build_classifier("convnet3_w8", whole.spec, 4)
     train_student(student, whole, load_protocol("rded_kd"), "views", seed=4, epochs=30)
     alone = accuracy(student, PixelDataset(load_images(str(images), "test"), 16, 3))
-    assert record["accuracies"][0][-1] == alone
-    assert record["accuracies"][0][0] == 1, "one class cannot be mistaken"
+    assert record["stage_accuracies"][0][-1] == alone
+    assert record["stage_accuracies"][0][0] == 1, "one class cannot be mistaken"
     assert alone > 0.4, "the comparison must be with a student that learned"
 
 
 def test_one_record_per_setting(config, run_folder, teacher):
-    records = continual(config(labels=["hard", "tiles", "views", "online"], seed=7))
+    records = evaluate(config(labels=["hard", "tiles", "views", "online"], seed=7))
     assert [record["labels"] for record in records] == ["hard", "tiles", "views", "online"]
-    assert json.loads((run_folder / "continual.json").read_text()) == records
+    assert json.loads((run_folder / "results.json").read_text()) == records
     assert len({record["config_hash"] for record in records}) == 4
     for record in records:
         assert (record["task"], record["method"], record["epoch"]) == ("continual", "infoutil", "last")
@@ -133,81 +131,71 @@ def test_one_record_per_setting(config, run_folder, teacher):
         assert 0 <= record["teacher_accuracy"] <= 1
         assert record["overrides"] == {"epochs": 2}
         assert all(sorted(order) == ["blue", "green", "red"] for order in record["orders"])
-        first, second = record["accuracies"]
+        first, second = record["stage_accuracies"]
         assert len(first) == len(second) == 3 and first[0] == second[0] == 1
+        assert record["accuracies"] == [first[-1], second[-1]]
+        assert (record["accuracy_mean"], record["accuracy_std"]) == (record["stage_mean"][-1], record["stage_std"][-1])
         assert record["stage_mean"] == pytest.approx([(a + b) / 2 for a, b in zip(first, second, strict=True)])
         assert record["stage_std"] == pytest.approx([abs(a - b) / 2**0.5 for a, b in zip(first, second, strict=True)])
 
 
 def test_a_rerun_trains_only_what_is_missing(config, run_folder):
-    first = continual(config())
+    first = evaluate(config())
     files = sorted((run_folder / "evaluation").glob("continual-*.json"))
     assert len(files) == 6
     files[0].unlink()
     times = {file: file.stat().st_mtime_ns for file in files[1:]}
-    again = continual(config())
+    again = evaluate(config())
     assert without_times(again) == without_times(first)
     assert all(file.stat().st_mtime_ns == time for file, time in times.items())
-    more = continual(config(orders=3))
-    assert more[0]["accuracies"][:2] == first[0]["accuracies"]
+    more = evaluate(config(orders=3))
+    assert more[0]["stage_accuracies"][:2] == first[0]["stage_accuracies"]
     assert all(file.stat().st_mtime_ns == time for file, time in times.items())
-    assert len(json.loads((run_folder / "continual.json").read_text())) == 2
-
-
-def test_processes_share_the_students(tmp_path):
-    files = [tmp_path / "evaluation" / f"{number}.json" for number in (0, 1, 2, 3, 0)]
-    done = []
-    work = [(file, lambda file=file: done.append(file) or {"name": file.name}) for file in files]
-    ranks = [SimpleNamespace(process_index=rank, num_processes=2, wait_for_everyone=lambda: None) for rank in (0, 1)]
-    share_out(ranks[0], work)
-    assert done == [files[0], files[2]]
-    for file in done:
-        file.unlink()  # as the second process sees the folder before the first has saved anything
-    share_out(ranks[1], work)
-    assert done[2:] == [files[1], files[3]]
-    share_out(SimpleNamespace(process_index=0, num_processes=1, wait_for_everyone=lambda: None), work)
-    assert done[4:] == [files[0], files[2]]
-    assert json.loads(files[3].read_text()) == {"name": "3.json"}
+    assert len(json.loads((run_folder / "results.json").read_text())) == 2
 
 
 def test_dry_run_counts_and_writes_nothing(config, run_folder):
     before = sorted(run_folder.rglob("*"))
-    plan = continual(config(dry_run=True))
+    plan = plan_evaluate(config())
     assert sorted(run_folder.rglob("*")) == before
     # Three images a class; 1, 2 and 3 classes; two orders; two epochs.
     assert (plan[0]["students"], plan[0]["images_seen"]) == (6, 3 * (1 + 2 + 3) * 2 * 2)
-    assert "6 students to train" in format_continual(plan)
+    assert "6 students to train" in format_plan(plan)
 
 
 def test_the_table_has_a_column_per_stage():
     record = {
-        **{"dataset": "colours", "method": "infoutil", "ipc": 3, "tiles": 4, "student": "convnet3", "steps": 2},
+        **{"task": "continual", "dataset": "colours", "method": "infoutil", "ipc": 3, "tiles": 4, "steps": 2},
+        **{"student": "convnet3"},
         **{"protocol": "rded_kd", "labels": "views", "overrides": {}, "epoch": "last", "orders": [["a"], ["b"]]},
         **{"stage_mean": [0.9, 0.6543], "stage_std": [0.1, 0.02], "accuracies": [[0.83, 0.64], [0.97, 0.67]]},
         **{"seeds": [0, 1], "baseline": None, "baseline_note": "turned off by --no_baseline"},
     }
-    text = format_continual([record])
+    text = format_evaluation([record])
     assert "Stage 1" in text and "Stage 2" in text and "Stage 3" not in text
     assert "90.0 ± 10.0" in text and "65.4 ± 2.0" in text
     assert "was not compared with random images: turned off" in text
-    both = format_continual([record, {**record, "method": "rded", "stage_mean": [0.8, 0.5]}])
+    both = format_evaluation([record, {**record, "method": "rded", "stage_mean": [0.8, 0.5]}])
     assert both.count("Stage 1") == 1 and "80.0" in both
-    apart = format_continual([record, {**record, "labels": "hard"}, {**record, "overrides": {"epochs": 2}}])
+    # Records from before `results.json` held those of all tasks have the accuracies of all stages under `accuracies`.
+    stages = {"stage_accuracies": record["accuracies"], "accuracies": [0.64, 0.67], "accuracy_mean": 0.655}
+    assert format_evaluation([{**record, **stages}]) == text
+    apart = format_evaluation([record, {**record, "labels": "hard"}, {**record, "overrides": {"epochs": 2}}])
     assert apart.count("Stage 1") == 3
 
 
 def test_random_images_stand_beside_the_set(config, run_folder, images):
-    (alone,) = continual(config(seed=3))
+    (alone,) = evaluate(config(seed=3))
     files = sorted((run_folder / "evaluation").glob("continual-*"))
     times = [file.stat().st_mtime_ns for file in files]
-    plan = continual(config(seed=3, baseline=True, dry_run=True))
+    plan = plan_evaluate(config(seed=3, baseline=True))
     assert [(row["students"], row["done"]) for row in plan] == [(0, 6), (6, 0)]
-    (record,) = continual(config(seed=3, baseline=True))
+    (record,) = evaluate(config(seed=3, baseline=True))
     assert [file.stat().st_mtime_ns for file in files] == times, "the set's students are not trained again"
     for name in ("accuracies", "stage_mean", "config_hash"):
         assert record[name] == alone[name]
     assert (alone["baseline"], alone["baseline_note"]) == (None, "turned off by --no_baseline")
-    assert json.loads((run_folder / "continual.json").read_text()) == [record]
+    assert json.loads((run_folder / "results.json").read_text()) == [record]
     # The student of an order learns from its own draw, in the set's order of classes.
     (folder,) = run_folder.parent.glob("random-*")
     (draw,) = folder.glob("ipc_3-draw_4-*")
@@ -216,22 +204,22 @@ def test_random_images_stand_beside_the_set(config, run_folder, images):
     student = build_classifier("convnet3_w8", memory.spec, 4)
     train_student(student, memory, load_protocol("rded_kd"), "tiles", seed=4, epochs=2)
     expected = accuracy(student, SeenImages(PixelDataset(load_images(str(images), "test"), 16, 3), order))
-    assert record["baseline"]["accuracies"][1][1] == expected
-    text = format_continual([record])
+    assert record["baseline"]["stage_accuracies"][1][1] == expected
+    text = format_evaluation([record])
     assert "\nrandom images  4" in text
     assert "all classes: InfoUtil is" in text and "random images" in text.splitlines()[-1]
-    assert [row["students"] for row in continual(config(seed=3, baseline=True, dry_run=True))] == [0, 0]
+    assert [row["students"] for row in plan_evaluate(config(seed=3, baseline=True))] == [0, 0]
 
 
 def test_clear_errors_before_any_training(config, run_folder, make_images, make_run, teacher):
     with pytest.raises(ValueError, match=r"steps must be in \[1, 3\]"):
-        continual(config(steps=4))
+        evaluate(config(steps=4))
     with pytest.raises(ValueError, match="epoch must be 'last'"):
-        continual(config(epoch="best"))
+        evaluate(config(epoch="best"))
     with pytest.raises(ValueError, match="another order"):
-        continual(config(dataset=str(make_images("swapped", ["green", "red", "blue"]))))
+        evaluate(config(dataset=str(make_images("swapped", ["green", "red", "blue"]))))
     with pytest.raises(ValueError, match="--views"):
-        continual(config(distilled=str(make_run("bare", [3], teacher, views=0)), labels=["views"]))
+        evaluate(config(distilled=str(make_run("bare", [3], teacher, views=0)), labels=["views"]))
     with pytest.raises(ValueError, match=r"(?s)'online'.*--teacher"):
-        continual(config(distilled=str(make_run("unnamed", [3], None)), labels=["online"]))
+        evaluate(config(distilled=str(make_run("unnamed", [3], None)), labels=["online"]))
     assert not (run_folder / "evaluation").exists()

@@ -9,7 +9,7 @@ from decoct.data.loading import load_images
 from decoct.data.spec import ImageSpec
 from decoct.data.tensors import PixelDataset
 from decoct.distilled.dataset import load_distilled
-from decoct.evaluation.transfer import format_transfer, transfer
+from decoct.evaluation.evaluate import evaluate, format_evaluation, format_plan, plan_evaluate
 from decoct.models.zoo import build_classifier
 from decoct.training.finetuning import fine_tune, replace_head
 from decoct.training.protocols import load_protocol
@@ -108,9 +108,9 @@ def test_fine_tuning_learns(spec, images):
 
 
 def test_one_record_per_setting_with_its_control(config, run_folder, sample_part):
-    records = transfer(config(labels=["tiles", "hard"], seed=3))
+    records = evaluate(config(labels=["tiles", "hard"], seed=3))
     assert [record["labels"] for record in records] == ["tiles", "hard"]
-    assert json.loads((run_folder / "transfer.json").read_text()) == records
+    assert json.loads((run_folder / "results.json").read_text()) == records
     for record in records:
         assert (record["task"], record["method"], record["epoch"]) == ("transfer", "infoutil", "last")
         assert (record["ipc"], record["tiles"], record["seeds"]) == (3, 4, [3, 4])
@@ -127,59 +127,59 @@ def test_one_record_per_setting_with_its_control(config, run_folder, sample_part
 
 
 def test_pretraining_makes_a_difference(config, images):
-    (record,) = transfer(config(target_dataset=str(images), epochs=40, labels=["views"], seeds=1))
+    (record,) = evaluate(config(target_dataset=str(images), epochs=40, labels=["views"], seeds=1))
     assert record["accuracies"] != record["scratch"]["accuracies"]
 
 
 def test_random_images_stand_beside_the_set(config, run_folder, images):
-    (alone,) = transfer(config(dataset=str(images)))
-    plan = transfer(config(dataset=str(images), baseline=True, dry_run=True))
-    assert [(row["setting"].endswith("random images"), row["students"], row["done"]) for row in plan] == [
+    (alone,) = evaluate(config(dataset=str(images)))
+    plan = plan_evaluate(config(dataset=str(images), baseline=True))
+    assert [(row["title"].endswith("random images"), row["students"], row["done"]) for row in plan] == [
         (False, 0, 2),
         (True, 2, 0),
         (False, 0, 2),
     ]
-    (record,) = transfer(config(dataset=str(images), baseline=True))
+    (record,) = evaluate(config(dataset=str(images), baseline=True))
     for name in ("accuracies", "scratch", "config_hash"):
         assert record[name] == alone[name]
-    assert json.loads((run_folder / "transfer.json").read_text()) == [record]
+    assert json.loads((run_folder / "results.json").read_text()) == [record]
     (folder,) = run_folder.parent.glob("random-*")
     assert len(list((folder / "evaluation").glob("pretrained-*.safetensors"))) == 2
     assert len(list((run_folder / "evaluation").glob("pretrained-*.safetensors"))) == 2
     assert record["baseline"]["seeds"] == [0, 1] and len(record["baseline"]["accuracies"]) == 2
-    lines = format_transfer([record]).splitlines()
+    lines = format_evaluation([record]).splitlines()
     assert "random %" in lines[1] and "InfoUtil is level with random images" in lines[-1]
-    assert "was not compared with random images: turned off" in format_transfer([alone])
+    assert "was not compared with random images: turned off" in format_evaluation([alone])
 
 
 def test_the_manifest_names_the_source_where_the_command_does_not(config, run_folder, images):
     with pytest.raises(ValueError, match=r"(?s)training split of sample.*--dataset.*--no_baseline"):
-        transfer(config(baseline=True))
+        evaluate(config(baseline=True))
     manifest = json.loads((run_folder / "manifest.json").read_text())
     manifest["config"] |= {"dataset": str(images), "train_split": "train", "image_size": None}
     (run_folder / "manifest.json").write_text(json.dumps(manifest))
-    plan = transfer(config(baseline=True, dry_run=True))
+    plan = plan_evaluate(config(baseline=True))
     assert [row["students"] for row in plan] == [2, 2, 2]
 
 
 def test_a_rerun_trains_only_what_is_missing(config, run_folder, image_folder):
-    first = transfer(config())
+    first = evaluate(config())
     folder = run_folder / "evaluation"
     weights = {file: file.stat().st_mtime_ns for file in folder.glob("pretrained-*")}
     students = sorted(folder.glob("transfer-*.json"))
     students[0].unlink()
     times = {file: file.stat().st_mtime_ns for file in students[1:]}
-    again = transfer(config())
+    again = evaluate(config())
     assert without_times(again) == without_times(first)
-    (other,) = transfer(config(target_dataset=str(image_folder), finetune_batch_size=100))
+    (other,) = evaluate(config(target_dataset=str(image_folder), finetune_batch_size=100))
     assert other["finetune"]["batch_size"] == 24, "the batch is at most the target's training split"
     assert all(file.stat().st_mtime_ns == time for file, time in [*times.items(), *weights.items()])
     for file in weights:
         file.unlink()
     for file in students:
         file.unlink()
-    assert without_times(transfer(config())) == without_times(first)
-    assert len(json.loads((run_folder / "transfer.json").read_text())) == 2
+    assert without_times(evaluate(config())) == without_times(first)
+    assert len(json.loads((run_folder / "results.json").read_text())) == 2
 
 
 def test_colour_becomes_grey(sample_part, trained_teacher, image_folder, tmp_path):
@@ -189,7 +189,7 @@ def test_colour_becomes_grey(sample_part, trained_teacher, image_folder, tmp_pat
     run = tmp_path / "grey"
     settings = {"method": "random", "ipc": [1], "views": 0, "tiles_per_image": 1}
     distill(DistillConfig(dataset=str(sample_part), teacher=str(trained_teacher), output_dir=str(run), **settings))
-    (record,) = transfer(
+    (record,) = evaluate(
         EvaluateConfig(
             task="transfer",
             distilled=str(run),
@@ -213,37 +213,38 @@ def test_the_protocol_is_the_papers():
 
 def test_dry_run_counts_and_writes_nothing(config, run_folder):
     before = sorted(run_folder.rglob("*"))
-    plan = transfer(config(dry_run=True))
+    plan = plan_evaluate(config())
     assert sorted(run_folder.rglob("*")) == before
     # Two seeds: two epochs of nine images, three steps of sixteen.
     assert [(row["students"], row["images_seen"]) for row in plan] == [(2, 2 * (2 * 9 + 3 * 16)), (2, 2 * 3 * 16)]
-    assert "no pre-training: 2 students to train" in format_transfer(plan)
+    assert "no pre-training: 2 students to train" in format_plan(plan)
 
 
 def test_the_table_shows_the_gain():
     record = {
-        **{"dataset": "colours", "method": "igds", "ipc": 10, "tiles": 1, "student": "convnet3", "epoch": "last"},
+        **{"task": "transfer", "dataset": "colours", "method": "igds", "ipc": 10, "tiles": 1, "student": "convnet3"},
+        **{"epoch": "last"},
         **{"protocol": "igds_transfer", "labels": "hard", "overrides": {}, "target_dataset": "birds"},
         **{"finetune": {"steps": 5000, "batch_size": 256, "learning_rate": 0.01}, "seeds": [0, 1]},
         **{"accuracy_mean": 0.252, "accuracy_std": 0.005, "accuracies": [0.249, 0.255]},
         **{"baseline": None, "baseline_note": "turned off by --no_baseline"},
         "scratch": {"accuracy_mean": 0.2, "accuracy_std": 0.001},
     }
-    text = format_transfer([record])
+    text = format_evaluation([record])
     assert "25.2 ± 0.5" in text and "20.0 ± 0.1" in text and "+5.2" in text and "birds" in text
     longer = {**record, "finetune": {**record["finetune"], "steps": 10_000}}
-    assert format_transfer([record, longer]).count("from scratch %") == 2
+    assert format_evaluation([record, longer]).count("from scratch %") == 2
 
 
 def test_clear_errors_before_any_training(config, run_folder):
     with pytest.raises(ValueError, match="target_dataset must be given"):
         config(target_dataset=None)
     with pytest.raises(ValueError, match="dataset must be a Hub id"):
-        transfer(config(target_dataset=str(run_folder / "nowhere")))
+        evaluate(config(target_dataset=str(run_folder / "nowhere")))
     with pytest.raises(ValueError, match="label_column must be one of"):
-        transfer(config(target_label_column="kind"))
+        evaluate(config(target_label_column="kind"))
     with pytest.raises(ValueError, match="epoch must be 'last'"):
-        transfer(config(epoch="best"))
+        evaluate(config(epoch="best"))
     with pytest.raises(ValueError, match="'igds_transfer' is defined for"):
-        transfer(config(protocols=["igds_transfer"]))
+        evaluate(config(protocols=["igds_transfer"]))
     assert not (run_folder / "evaluation").exists()

@@ -12,7 +12,7 @@ import pytest
 from diffusers import DDPMPipeline
 from huggingface_hub import snapshot_download
 
-from decoct.config import EvaluateConfig, PublishConfig, VerifyConfig
+from decoct.config import PublishConfig, VerifyConfig
 from decoct.distilled.dataset import read_manifest, spec_of
 from decoct.evaluation.teachers import Teachers
 from decoct.hub.publish import publish
@@ -130,11 +130,11 @@ def test_a_report_that_shows_no_path_is_uploaded_as_it_is(hub, run):
 def test_a_published_sets_teacher_is_found_where_it_is_named(hub, run, trained_teacher):
     to_hub(run)
     manifest = read_manifest("user/thing")
-    far = Teachers(EvaluateConfig(distilled="user/thing"), manifest, spec_of(manifest))
+    far = Teachers("user/thing", manifest, spec_of(manifest))
     with pytest.raises(ValueError, match=r"Got 'path/to/.*Name a folder or Hub id with --teacher"):
         far.online(1)
-    near = EvaluateConfig(distilled="user/thing", teacher=str(trained_teacher))
-    assert isinstance(Teachers(near, manifest, spec_of(manifest)).labeller(1), Classifier)
+    near = Teachers("user/thing", manifest, spec_of(manifest), str(trained_teacher))
+    assert isinstance(near.labeller(1), Classifier)
 
 
 def test_no_file_of_a_model_shows_where_it_was_made(

@@ -6,7 +6,7 @@ from datasets import load_dataset
 
 from decoct.arguments import parse_config
 from decoct.config import EvaluateConfig
-from decoct.evaluation.accuracy import evaluate
+from decoct.evaluation.evaluate import evaluate
 from decoct.models.zoo import load_classifier
 from decoct.run.folder import read_json
 

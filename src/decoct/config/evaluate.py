@@ -87,6 +87,7 @@ class EvaluateConfig(DataConfig):
             "given for task 'transfer'",
             self.target_dataset,
         )
+        require(self.task == "accuracy" or self.epoch == "last", "epoch", f"'last' for task {self.task!r}", self.epoch)
         self.real_accuracies()
 
     def real_accuracies(self) -> dict[str, float]:

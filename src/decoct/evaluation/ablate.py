@@ -31,8 +31,7 @@ from decoct.config import AblateConfig, DataConfig, DistillConfig, EvaluateConfi
 from decoct.data.loading import load_split
 from decoct.data.pixels import to_pixels
 from decoct.data.source import dataset_fingerprint
-from decoct.evaluation.records import make_records
-from decoct.evaluation.run import Evaluation
+from decoct.evaluation.accuracy import AccuracyEvaluation
 from decoct.infoutil.processor import Attribution, InfoUtilProcessor, build_attribution
 from decoct.models.throughput import calibrated_batch_size
 from decoct.models.zoo import build_classifier, load_classifier
@@ -252,7 +251,7 @@ class _Ablation:
         """The records so far."""
         return read_results(self.folder / "ablation.json")
 
-    def evaluation(self, cell: Cell) -> Evaluation:
+    def evaluation(self, cell: Cell) -> AccuracyEvaluation:
         """The students of one set, all saved in one folder."""
         config = self.config
         shared = [field.name for field in dataclasses.fields(DataConfig)]
@@ -260,7 +259,7 @@ class _Ablation:
         values |= {"seed": cell.seed, "output_dir": str(self.folder / "students"), "overwrite": False}
         values |= {"distilled": str(self.set_folder(cell)), "protocols": [config.protocol]}
         labels = list(dict.fromkeys(key[2] for key in keys_of(cell, config)))
-        evaluation = Evaluation(EvaluateConfig(**values, labels=labels, seeds=1, baseline=False, ranking=False))
+        evaluation = AccuracyEvaluation(EvaluateConfig(**values, labels=labels, seeds=1, baseline=False, ranking=False))
         evaluation.check()
         return evaluation
 
@@ -281,11 +280,11 @@ class _Ablation:
         for cell in left:
             self.add_records(cell, self.evaluation(cell))
 
-    def add_records(self, cell: Cell, evaluation: Evaluation) -> bool:
+    def add_records(self, cell: Cell, evaluation: AccuracyEvaluation) -> bool:
         """Adds the records of a set to ablation.json, if its students are trained; False where they are not."""
         if not all(map(evaluation.is_done, evaluation.units)):
             return False
-        results = make_records(evaluation, self.accelerator.device)
+        results = evaluation.make_records(self.accelerator.device)
         added = [self.record(cell, each, evaluation.manifest) for each in results]
         merged = {key_of(record): record for record in [*self.records(), *added]}
         records = [merged[key] for key in sorted(merged, key=lambda key: (key[-1], str(key[1]), *key[2:-1], key[0]))]

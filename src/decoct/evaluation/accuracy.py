@@ -1,71 +1,92 @@
-"""Students trained on a distilled set, and on random images beside it, and measured on real images."""
+"""Task `accuracy`: students trained on a distilled set and measured on real images of the same classes."""
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import torch
+from accelerate import Accelerator
+from torch import nn
 
-from decoct.config import EvaluateConfig
-from decoct.evaluation.records import make_records
-from decoct.evaluation.run import Evaluation, seconds_per_image
-from decoct.evaluation.units import Unit
+from decoct.config import config_hash
+from decoct.evaluation.run import Evaluation, Setting, Unit
+from decoct.evaluation.teachers import architecture_of
 from decoct.models.zoo import build_classifier
-from decoct.pages.report import write_report
-from decoct.results.records import merge_records
+from decoct.results.ranking import dd_ranking
 from decoct.results.statistics import place_of, verdict
-from decoct.results.tables import decimals, format_plan, format_table
-from decoct.run.processes import close, open_accelerator
+from decoct.results.tables import decimals, format_table
 
-__all__ = ["evaluate", "format_evaluation", "format_plan", "format_table"]
+__all__ = ["AccuracyEvaluation", "format_accuracy"]
+
+# `epoch="best"` takes the best of every tenth epoch and the last one.
+BEST_EVERY = 10
 
 
-def evaluate(config: EvaluateConfig) -> list[dict[str, Any]]:
-    """Trains and measures students of every (IPC, student, protocol, label mode, seed); the seeds share a record.
+class AccuracyEvaluation(Evaluation[Unit]):
+    """Students of every (IPC, student, protocol, label mode, seed); the seeds share a record.
 
-    Beside each student, one is trained on random real images of the same source with everything else equal
-    (`RandomBaseline`), unless `baseline` is off. With `ranking`, hard labels have records of their own wherever the
-    protocol is defined for them, for the metrics of DD-Ranking. The records are added to `results.json`, and the
-    `report.html` of a distilled run folder is written anew.
-
-    Each student's accuracy is saved under `<output_dir>/evaluation/`, or beside the random images, as soon as it is
-    known, so a killed run continues where it was; processes started by `accelerate launch` share the students.
-
-    Returns:
-        The records of this call, one per IPC, student, protocol and label mode; accuracies are fractions, `seconds` is
-        the mean training time of a student. With `dry_run`: the plan, for `format_plan`; nothing is written.
-
-    Raises:
-        ValueError: If the distilled set, the data and the teacher do not fit together, or lack what was asked for, or
-            a protocol is defined for none of the label modes.
+    With `ranking`, hard labels have records of their own wherever the protocol is defined for them, for the metrics of
+    DD-Ranking. `seconds` is the mean training time of a student.
     """
-    accelerator = open_accelerator(config)
-    with accelerator.main_process_first():
-        run = Evaluation(config)
-        run.check()
-    if config.dry_run:
-        rows = plan(run, accelerator.device)
-        close(accelerator)
-        return rows
-    run.baseline.make(run.draws, accelerator)
-    with accelerator.main_process_first():
-        missing = [unit for unit in run.units if not run.is_done(unit)]
-    accelerator.wait_for_everyone()  # all processes must see the same list before the first unit is saved
-    for unit in missing[accelerator.process_index :: accelerator.num_processes]:
-        run.train(unit, accelerator)
-    accelerator.wait_for_everyone()
-    records: list[dict[str, Any]] = []
-    if accelerator.is_main_process:
-        records = make_records(run, accelerator.device)
-        merge_records(run.folder / "results.json", records)
-        if (run.folder / "manifest.json").is_file() and (run.folder / "data").is_dir():
-            write_report(run.folder)
-    close(accelerator)
-    return records
+
+    @property
+    def label_modes(self) -> list[str]:
+        return [*self.config.labels, *(["hard"] if self.config.ranking else [])]  # HLR compares with hard labels
+
+    def units_of(self, setting: Setting, random: bool = False) -> list[Unit]:
+        return [Unit(setting, seed, random) for seed in self.seeds]
+
+    def name(self, unit: Unit) -> str:
+        identity = {**self._identity(unit.setting, self.fingerprint_of(unit)), "seed": unit.seed}
+        return f"{config_hash(identity)}.json"
+
+    def record_identity(self, setting: Setting, images: list[str]) -> dict[str, Any]:
+        return {**self._identity(setting, images), "seeds": self.seeds}
+
+    def _identity(self, setting: Setting, images: str | list[str]) -> dict[str, Any]:
+        trained = {**dataclasses.asdict(setting), **self.identity(setting, images)}
+        return {**trained, "data": self.data_fingerprint, "epoch": self.config.epoch}
+
+    def train_and_measure(self, unit: Unit, accelerator: Accelerator) -> dict[str, Any]:
+        setting, best, measured = unit.setting, self.config.epoch == "best", []
+
+        def after_epoch(done: int, network: nn.Module) -> None:
+            if done == self.epochs(setting) or (best and done % BEST_EVERY == 0):
+                measured.append(self.measure(network, self.pixels, accelerator.device))
+
+        student = build_classifier(setting.student, self.spec, unit.seed)
+        images, teacher, words = self.images_of(unit), self.teacher(setting), f"{unit.title}, seed {unit.seed}"
+        seconds = self.fit(student, images, unit, teacher, accelerator, words, after_epoch)
+        return {"accuracy": max(measured) if best else measured[-1], "seconds": seconds}
+
+    def fields(self, setting: Setting, device: torch.device) -> dict[str, Any]:
+        return {"dd_ranking": self._ranking(setting, device) if self.config.ranking else None}
+
+    def _ranking(self, setting: Setting, device: torch.device) -> dict[str, Any]:
+        """DD-Ranking's metrics of a setting."""
+        note, hard = self.notes[setting], dataclasses.replace(setting, labels="hard")
+        return dd_ranking(
+            own=self.measured(setting)["accuracy_mean"],
+            random=None if note else self.measured(setting, random=True)["accuracy_mean"],
+            hard=self.measured(hard)["accuracy_mean"] if hard in self.settings else None,
+            real=self._real_accuracy(setting.student, device),
+            student=setting.student,
+            protocol=setting.protocol,
+            baseline_note=note,
+        )
+
+    def _real_accuracy(self, student: str, device: torch.device) -> float | None:
+        """Accuracy of a student trained on all real images with hard labels: given, or the teacher's if it is one."""
+        given, teacher = self.config.real_accuracies(), self.teachers.converged()
+        if student in given or isinstance(teacher, str) or architecture_of(teacher) != student:
+            return given.get(student)
+        return self.teacher_accuracy(teacher, device)
 
 
-def format_evaluation(records: list[dict[str, Any]]) -> str:
-    """The tables of an evaluation, then in words whether each set beats random images, and its DD-Ranking metrics."""
+def format_accuracy(records: Sequence[dict[str, Any]]) -> str:
+    """The tables of records, then in words whether each set beats random images, and its DD-Ranking metrics."""
     lines = []
     for record in records:
         lines.append(f"{place_of(record)}: {verdict(record)}")
@@ -74,39 +95,3 @@ def format_evaluation(records: list[dict[str, Any]]) -> str:
             note = f" ({ranking['note']})" if ranking["note"] else ""
             lines.append(f"  DD-Ranking: {', '.join(values)}{note}")
     return "\n".join([format_table(records), "", *lines])
-
-
-def plan(run: Evaluation, device: torch.device) -> list[dict[str, Any]]:
-    """Rows for `format_plan`: per setting, on distilled and on random images, the students still to train.
-
-    What one costs comes from a timing of two steps on the distilled images.
-    """
-    rows = []
-    for setting in run.settings:
-        distilled, online = run.sets[setting.ipc], setting.labels == "online"
-        seen = len(distilled) * run.epochs(setting)
-        seconds = seen * seconds_per_image(
-            build_classifier(setting.student, run.spec),
-            distilled,
-            run.protocols[setting.protocol],
-            setting.labels,
-            run.teachers.online(setting.ipc) if online else None,
-            device,
-            run.config.mixed_precision,
-        )
-        for random in [False] if run.notes[setting] else [False, True]:
-            done = sum(run.is_done(Unit(setting, seed, random)) for seed in run.seeds)
-            rows.append(
-                {
-                    "ipc": setting.ipc,
-                    "student": setting.student,
-                    "protocol": setting.protocol,
-                    "labels": setting.labels,
-                    "random": random,
-                    "students": len(run.seeds) - done,
-                    "done": done,
-                    "images_seen": seen,
-                    "seconds": seconds,
-                }
-            )
-    return rows

@@ -1,4 +1,4 @@
-"""Class-incremental learning from a distilled set: its images are the memory, and classes arrive in steps.
+"""Task `continual`: class-incremental learning, with the distilled images as the memory while classes arrive in steps.
 
 After each step a student is trained from scratch on the distilled images of all classes seen so far and measured on the
 real images of these classes. This is GDumb (Prabhu et al., ECCV 2020) with a distilled memory, as DM (Zhao & Bilen,
@@ -8,244 +8,228 @@ real images of these classes. This is GDumb (Prabhu et al., ECCV 2020) with a di
 from __future__ import annotations
 
 import dataclasses
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property, partial
-from pathlib import Path
+from functools import cached_property
 from typing import Any, cast
 
+import numpy as np
 import torch
 from accelerate import Accelerator
+from torch import Tensor, nn
+from torch.utils.data import Dataset
 
-from decoct.config import EvaluateConfig, config_hash
-from decoct.data.loading import check_label_names, eval_split_name, load_split, require_class_count
-from decoct.data.source import dataset_fingerprint
+from decoct.config import config_hash
+from decoct.data.loading import require_class_count
 from decoct.data.tensors import PixelDataset
-from decoct.evaluation.downstream import Sources, plain_table, plan_lines, share_out, title_of
-from decoct.evaluation.seen_classes import SeenImages, SeenLogits, class_order, select_classes, stages
-from decoct.evaluation.units import Setting
+from decoct.distilled.dataset import DistilledSet
+from decoct.evaluation.run import Evaluation, Setting, Unit, accuracies_of
 from decoct.methods import method_name
-from decoct.models.accuracy import accuracy
 from decoct.models.classifier import Classifier
 from decoct.models.zoo import build_classifier
-from decoct.results.records import merge_records, setting_of
+from decoct.results.records import setting_of
 from decoct.results.statistics import mean_and_std, place_of, verdict
-from decoct.results.tables import percent
-from decoct.run.folder import read_json, write_json
-from decoct.run.processes import close, device_name, open_accelerator
-from decoct.run.versions import installed_versions
+from decoct.results.tables import accuracy_cell, text_table
+from decoct.run.seeding import numpy_generator
 
-__all__ = ["continual", "format_continual"]
-
-
-def continual(config: EvaluateConfig) -> list[dict[str, Any]]:
-    """Measures class-incremental learning from a distilled set, and adds one record per setting to continual.json.
-
-    The classes arrive in `config.steps` groups, in `config.orders` random orders; if the steps do not divide the
-    classes, the first groups have one class more. The student of order o has the seed `config.seed` + o;
-    `config.seeds` is not used. The memory keeps all images of the classes seen. Beside each student, one is trained
-    on random real images with everything else equal (`RandomBaseline`), unless `config.baseline` is off; the seed is
-    that of the draw, too. Every student's accuracy is saved under `<output_dir>/evaluation/`, or beside the random
-    images, as soon as it is known, so a killed run continues with the next student; processes started by
-    `accelerate launch` share the students.
-
-    Returns:
-        The records of this call, one per (IPC, student, protocol, label mode): `accuracies[order][stage]`, and
-        `stage_mean` and `stage_std` over the orders, as fractions, of the distilled set and, as `baseline`, of random
-        images; `orders` names the classes in their order. With `dry_run`: what there is to train, for
-        `format_continual`; nothing is written.
-
-    Raises:
-        ValueError: If there are more steps than classes, or the distilled set, the data and the teacher do not fit
-            together or lack what was asked for.
-    """
-    accelerator = open_accelerator(config)
-    with accelerator.main_process_first():
-        run = _Continual(config)
-    if config.dry_run:
-        plan = run.plan()
-        close(accelerator)
-        return plan
-    run.sources.draw(map(run.seed, range(config.orders)), accelerator)
-    share_out(accelerator, [(run.file(unit), partial(run.train, unit, accelerator)) for unit in run.units])
-    records = []
-    if accelerator.is_main_process:
-        records = [run.record(setting, accelerator.device) for setting in run.sources.settings]
-        merge_records(run.sources.folder / "continual.json", records)
-    close(accelerator)
-    return records
+__all__ = [
+    "ContinualEvaluation",
+    "SeenImages",
+    "SeenLogits",
+    "class_order",
+    "format_continual",
+    "select_classes",
+    "stages",
+]
 
 
 @dataclass(frozen=True)
-class _Unit:
-    """One student: the smallest piece of work that is saved and resumed."""
+class Stage(Unit):
+    """One student, of the classes seen after a step; its seed is that of their order, too."""
 
-    setting: Setting
-    order: int
-    stage: int
-    random: bool = False
+    stage: int = 0
 
 
-class _Continual:
-    """What the students of one call share; loading it checks that everything fits together."""
+class ContinualEvaluation(Evaluation[Stage]):
+    """Students of every (IPC, student, protocol, label mode), order of the classes and step.
 
-    def __init__(self, config: EvaluateConfig) -> None:
-        self.config = config
-        self.sources = Sources(config)
-        spec = self.sources.spec
-        self.orders = [class_order(config.seed, order, spec.num_classes) for order in range(config.orders)]
-        self.seen = [stages(order, config.steps) for order in self.orders]
-        split = eval_split_name(config.dataset, config.dataset_config, config.eval_split)
-        self.images = load_split(config, split, spec.image_size)
-        names = self.images.features["label"].names
-        check_label_names(spec.label_names, names, str(config.distilled), config.dataset)
-        require_class_count(self.images, 1)
-        self._data = dataset_fingerprint(self.images)
-        self.units = [
-            _Unit(setting, order, stage, random)
-            for setting in self.sources.settings
-            for random in self.sources.sides(setting)
-            for order in range(config.orders)
-            for stage in range(config.steps)
-        ]
+    The classes arrive in `steps` groups, in `orders` random orders; if the steps do not divide the classes, the first
+    groups have one class more. The student of order o has the seed `seed` + o. The memory keeps all images of the
+    classes seen. A record's accuracies are those after the last step; `stage_accuracies[order][stage]`, `stage_mean`
+    and `stage_std` have all of them, and `orders` names the classes in their order.
+    """
+
+    @property
+    def seeds(self) -> list[int]:
+        return list(range(self.config.seed, self.config.seed + self.config.orders))
 
     @cached_property
-    def pixels(self) -> PixelDataset:
-        """The evaluation split."""
-        return PixelDataset(self.images, self.sources.spec.image_size, self.sources.spec.channels)
+    def orders(self) -> dict[int, list[int]]:
+        """The order of the classes, by seed."""
+        first, classes = self.config.seed, self.spec.num_classes
+        return {seed: class_order(first, order, classes) for order, seed in enumerate(self.seeds)}
 
-    def seed(self, order: int) -> int:
-        """The seed of an order's students."""
-        return self.config.seed + order
+    @cached_property
+    def seen(self) -> dict[int, list[list[int]]]:
+        """The classes seen after each step, by seed."""
+        return {seed: stages(order, self.config.steps) for seed, order in self.orders.items()}
 
-    def file(self, unit: _Unit) -> Path:
-        """Where a student's accuracy is saved; the name identifies all it depends on."""
-        seed = self.seed(unit.order)
-        identity = {
-            **self.sources.identity(unit.setting, seed if unit.random else None),
-            "data": self._data,
-            "classes": self.seen[unit.order][unit.stage],
-            "seed": seed,
-        }
-        return self.sources.file(unit.random, f"continual-{config_hash(identity)}.json")
+    def units_of(self, setting: Setting, random: bool = False) -> list[Stage]:
+        steps = range(self.config.steps)
+        return [Stage(setting, seed, random, stage) for seed in self.seeds for stage in steps]
 
-    def is_done(self, unit: _Unit) -> bool:
-        """Whether a student's accuracy is saved; random images may not have been drawn yet."""
-        return self.sources.is_drawn(unit.setting, self.seed(unit.order), unit.random) and self.file(unit).is_file()
+    def check_data(self) -> None:
+        super().check_data()
+        _ = self.seen
+        require_class_count(self.images, 1)
 
-    def train(self, unit: _Unit, accelerator: Accelerator) -> dict[str, Any]:
-        """Trains one student on the classes seen, and measures it on them."""
-        setting, classes, seed = unit.setting, self.seen[unit.order][unit.stage], self.seed(unit.order)
-        memory = select_classes(self.sources.images(setting, seed, unit.random), classes)
-        student = build_classifier(setting.student, memory.spec, seed)
-        teacher = self.sources.teacher(setting)
+    def classes(self, unit: Stage) -> list[int]:
+        """The classes that a unit's student knows."""
+        return self.seen[unit.seed][unit.stage]
+
+    def name(self, unit: Stage) -> str:
+        identity = self._identity(unit.setting, self.fingerprint_of(unit), self.classes(unit), unit.seed)
+        return f"continual-{config_hash(identity)}.json"
+
+    def record_identity(self, setting: Setting, images: list[str]) -> dict[str, Any]:
+        only = images[0] if len(images) == 1 else images
+        return self._identity(setting, only, list(self.seen.values()), self.config.seed)
+
+    def _identity(self, setting: Setting, images: str | list[str], classes: list[Any], seed: int) -> dict[str, Any]:
+        trained = {**self.identity(setting, images), "setting": dataclasses.asdict(setting)}
+        return {**trained, "data": self.data_fingerprint, "classes": classes, "seed": seed}
+
+    def extent(self, unit: Stage) -> int:
+        return len(self.classes(unit)) * unit.setting.ipc * self.epochs(unit.setting)
+
+    def train_and_measure(self, unit: Stage, accelerator: Accelerator) -> dict[str, Any]:
+        classes, teacher = self.classes(unit), self.teacher(unit.setting)
+        memory = select_classes(self.images_of(unit), classes)
+        student = build_classifier(unit.setting.student, memory.spec, unit.seed)
         known = None if teacher is None else cast(Classifier, SeenLogits(teacher, classes))
-        place = f"order {unit.order + 1}/{self.config.orders}, stage {unit.stage + 1}/{self.config.steps}"
-        start = time.perf_counter()
-        title = f"{title_of(setting, unit.random)}, {place}"
-        self.sources.train(setting, student, memory, known, seed, accelerator, title)
-        seconds = time.perf_counter() - start
-        measured = accuracy(
-            student,
-            SeenImages(self.pixels, classes),
-            device=accelerator.device,
-            mixed_precision=self.config.mixed_precision,
-            num_workers=self.config.num_workers,
-        )
+        words = f"{unit.title}, seed {unit.seed}, {len(classes)} of {self.spec.num_classes} classes"
+        seconds = self.fit(student, memory, unit, known, accelerator, words)
         return {
-            **dataclasses.asdict(setting),
-            "classes": [self.sources.spec.label_names[label] for label in classes],
-            "seed": seed,
-            "random": unit.random,
-            "accuracy": measured,
-            "seconds": round(seconds, 2),
-            "device": device_name(accelerator.device),
-            "versions": installed_versions(),
+            "classes": [self.spec.label_names[label] for label in classes],
+            "accuracy": self.measure(student, SeenImages(self.pixels, classes), accelerator.device),
+            "seconds": seconds,
         }
 
-    def teacher_accuracy(self, setting: Setting, device: torch.device) -> float | None:
-        """The teacher's accuracy on all classes, measured once; None if the teacher is out of reach."""
-        teacher = self.sources.teachers.current(setting.ipc)
-        if isinstance(teacher, str):
-            return None
-        precision = self.config.mixed_precision
-        fingerprint = self.sources.teachers.fingerprint(teacher)
-        identity = {"teacher": fingerprint, "data": self._data, "mixed_precision": precision}
-        file = self.sources.folder / "evaluation" / f"teacher-{config_hash(identity)}.json"
-        if not file.is_file():
-            pixels = PixelDataset(self.images, teacher.spec.image_size, teacher.spec.channels)
-            measured = accuracy(teacher.to(device), pixels, device=device, mixed_precision=precision)
-            write_json(file, {"teacher": teacher.name, "accuracy": measured})
-        return read_json(file)["accuracy"]
-
-    def record(self, setting: Setting, device: torch.device) -> dict[str, Any]:
-        """The record of one setting, from the students' files."""
-        config, note = self.config, self.sources.notes[setting]
-        students = [result for row in self.results(setting, random=False) for result in row]
-        identity = {**self.sources.identity(setting), "data": self._data, "classes": self.seen, "seed": config.seed}
+    def measured(self, setting: Setting, random: bool = False) -> dict[str, Any]:
+        steps, results = self.config.steps, self.results(self.units_of(setting, random))
+        by_order = [results[start : start + steps] for start in range(0, len(results), steps)]
+        by_stage = [accuracies_of(column, self.seeds) for column in zip(*by_order, strict=True)]
         return {
-            **self.sources.describe(setting),
-            "teacher_accuracy": self.teacher_accuracy(setting, device),
-            "steps": config.steps,
-            "orders": [[self.sources.spec.label_names[label] for label in order] for order in self.orders],
-            **self.summary(setting, random=False),
-            "seconds": round(sum(result["seconds"] for result in students) / len(students), 2),
-            "device": ", ".join(sorted({result["device"] for result in students})),
-            "versions": students[-1]["versions"],
-            "overrides": self.sources.overrides(setting),
-            "config_hash": config_hash(identity),
-            "baseline": None if note else self.summary(setting, random=True),
-            "baseline_note": note,
+            **by_stage[-1],
+            "stage_accuracies": [[result["accuracy"] for result in row] for row in by_order],
+            "stage_mean": [stage["accuracy_mean"] for stage in by_stage],
+            "stage_std": [stage["accuracy_std"] for stage in by_stage],
         }
 
-    def results(self, setting: Setting, random: bool) -> list[list[dict[str, Any]]]:
-        """What was saved of the students, by order and stage."""
-        orders, steps = range(self.config.orders), range(self.config.steps)
-        return [[read_json(self.file(_Unit(setting, order, stage, random))) for stage in steps] for order in orders]
+    def fields(self, setting: Setting, device: torch.device) -> dict[str, Any]:
+        names = self.spec.label_names
+        orders = [[names[label] for label in order] for order in self.orders.values()]
+        return {"steps": self.config.steps, "orders": orders}
 
-    def summary(self, setting: Setting, random: bool) -> dict[str, Any]:
-        """Accuracies by order and stage, and over the orders."""
-        accuracies = [[result["accuracy"] for result in row] for row in self.results(setting, random)]
-        stages = [mean_and_std(column) for column in zip(*accuracies, strict=True)]
-        return {
-            "accuracies": accuracies,
-            "stage_mean": [mean for mean, _ in stages],
-            "stage_std": [std for _, std in stages],
-            "seeds": [self.seed(order) for order in range(self.config.orders)],
-        }
 
-    def plan(self) -> list[dict[str, Any]]:
-        """Per setting: students still to train, and the images that all of them will see."""
-        rows = []
-        for setting, random in dict.fromkeys((unit.setting, unit.random) for unit in self.units):
-            units = [unit for unit in self.units if (unit.setting, unit.random) == (setting, random)]
-            missing = [unit for unit in units if not self.is_done(unit)]
-            held = [len(self.seen[unit.order][unit.stage]) * setting.ipc for unit in missing]
-            rows.append(
-                {
-                    "setting": title_of(setting, random),
-                    "students": len(missing),
-                    "done": len(units) - len(missing),
-                    "images_seen": sum(held) * self.sources.epochs(setting),
-                }
-            )
-        return rows
+# Classes seen so far
+
+
+def class_order(seed: int, order: int, classes: int) -> list[int]:
+    """The order-th random order of the classes."""
+    return numpy_generator(seed, "class-order", order).permutation(classes).tolist()
+
+
+def stages(order: Sequence[int], steps: int) -> list[list[int]]:
+    """The classes seen after each step, in the order they came; if uneven, the first steps bring one class more.
+
+    Raises:
+        ValueError: If there are more steps than classes.
+    """
+    if not 1 <= steps <= len(order):
+        raise ValueError(f"steps must be in [1, {len(order)}], the number of classes. Got {steps}.")
+    ends = np.cumsum([len(group) for group in np.array_split(np.arange(len(order)), steps)])
+    return [list(order[:end]) for end in ends]
+
+
+def select_classes(distilled: DistilledSet, classes: Sequence[int]) -> DistilledSet:
+    """The images of some classes, which are numbered anew: `classes[i]` becomes label i.
+
+    Images stay in their order. Stored logits keep the columns of these classes, so that their softmax is the
+    teacher's probability given that the class is one of them.
+
+    Raises:
+        ValueError: If a class occurs twice or is not in the set.
+    """
+    names = distilled.manifest["label_names"]
+    if len(set(classes)) != len(classes) or not set(classes) <= set(range(len(names))):
+        raise ValueError(f"classes must be different ones below {len(names)}. Got {list(classes)}.")
+    columns = torch.tensor(classes)
+    matches = distilled.labels[:, None] == columns
+    rows = matches.any(dim=1)
+
+    def restricted(logits: Tensor | None) -> Tensor | None:
+        return None if logits is None else logits[rows][:, :, columns]
+
+    return dataclasses.replace(
+        distilled,
+        images=distilled.images[rows],
+        labels=matches[rows].int().argmax(dim=1),
+        tile_logits=restricted(distilled.tile_logits),
+        view_logits=restricted(distilled.view_logits),
+        view_boxes=None if distilled.view_boxes is None else distilled.view_boxes[rows],
+        manifest={**distilled.manifest, "label_names": [names[label] for label in classes]},
+    )
+
+
+class SeenLogits(nn.Module):
+    """A teacher that knows only some classes: its logits of these, in their order."""
+
+    def __init__(self, teacher: Classifier, classes: Sequence[int]) -> None:
+        super().__init__()
+        self.teacher = teacher
+        self.columns = list(classes)
+        self.name = teacher.name
+        names = tuple(teacher.spec.label_names[label] for label in classes)
+        self.spec = dataclasses.replace(teacher.spec, label_names=names)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """Logits of shape `(batch, len(classes))` for pixels in [0, 1]."""
+        return self.teacher(pixels)[:, self.columns]
+
+
+class SeenImages(Dataset[tuple[Tensor, int]]):
+    """The images of some classes, which are numbered anew: `classes[i]` becomes label i."""
+
+    def __init__(self, pixels: PixelDataset, classes: Sequence[int]) -> None:
+        self._pixels = pixels
+        self._rows = torch.isin(pixels.labels, torch.tensor(classes)).nonzero()[:, 0].tolist()
+        self._new = {label: position for position, label in enumerate(classes)}
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        return self.__getitems__([index])[0]
+
+    def __getitems__(self, indices: Sequence[int]) -> list[tuple[Tensor, int]]:
+        """Several items at once; a `DataLoader` calls this for a batch."""
+        items = self._pixels.__getitems__([self._rows[index] for index in indices])
+        return [(pixels, self._new[label]) for pixels, label in items]
+
+
+# Tables
 
 
 def format_continual(records: Sequence[dict[str, Any]]) -> str:
     """Records as plain text: tables in the shape of InfoUtil's Table 4, one per (dataset, protocol, labels, steps), and
-    in words whether each set beats random images after the last step.
-
-    A dry run's plan is shown as it is.
-    """
-    if records and "students" in records[0]:
-        return plan_lines(records)
+    in words whether each set beats random images after the last step."""
     groups: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
     for record in records:
         groups.setdefault((*setting_of(record), record["steps"]), []).append(record)
     tables = [_table(group, members) for group, members in sorted(groups.items())]
-    return "\n\n".join([*tables, "\n".join(map(_verdict, records))])
+    lines = [f"{place_of(record)}, all classes: {verdict(_after_last_step(record))}" for record in records]
+    return "\n\n".join([*tables, "\n".join(lines)])
 
 
 def _table(group: tuple[Any, ...], records: Sequence[dict[str, Any]]) -> str:
@@ -259,25 +243,18 @@ def _table(group: tuple[Any, ...], records: Sequence[dict[str, Any]]) -> str:
         if baseline := record.get("baseline"):
             rows.append(("random images", *where, *_cells(baseline)))
     title = f"{dataset}, classes in {steps} steps, protocol {protocol}, {labels} labels, {epoch} epoch"
-    return plain_table(f"{title}: accuracy % on the classes seen", [header, *dict.fromkeys(rows)])
+    return text_table([header, *dict.fromkeys(rows)], f"{title}: accuracy % on the classes seen")
 
 
 def _cells(summary: dict[str, Any]) -> list[str]:
-    """Mean and, of several orders, standard deviation of each stage in percent."""
-    means = [percent(mean) for mean in summary["stage_mean"]]
-    if len(summary["accuracies"]) == 1:
-        return means
-    return [f"{mean} ± {percent(std)}" for mean, std in zip(means, summary["stage_std"], strict=True)]
+    """The accuracy of each stage."""
+    stages = zip(summary["stage_mean"], summary["stage_std"], strict=True)
+    return [accuracy_cell(mean, std, len(summary["seeds"])) for mean, std in stages]
 
 
-def _verdict(record: dict[str, Any]) -> str:
-    """Whether a set beats random images after the last step, when all classes have been seen."""
-    last = {**record, **_last_stage(record)}
+def _after_last_step(record: dict[str, Any]) -> dict[str, Any]:
+    """A record whose accuracies are numbers; those of an old `continual.json` are lists, of all stages."""
     if record.get("baseline") is not None:
-        last["baseline"] = _last_stage(record["baseline"])
-    return f"{place_of(record)}, all classes: {verdict(last)}"
-
-
-def _last_stage(summary: dict[str, Any]) -> dict[str, Any]:
-    accuracies = [row[-1] for row in summary.get("stage_accuracies") or summary["accuracies"]]
-    return {"accuracy_mean": summary["stage_mean"][-1], "accuracies": accuracies, "seeds": summary["seeds"]}
+        record = {**record, "baseline": _after_last_step(record["baseline"])}
+    last = [row[-1] for row in record.get("stage_accuracies") or record["accuracies"]]
+    return {**record, "accuracies": last, "accuracy_mean": mean_and_std(last)[0]}

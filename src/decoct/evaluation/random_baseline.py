@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterable
 from contextlib import nullcontext
 from functools import cached_property
@@ -14,8 +13,8 @@ from accelerate.utils import broadcast_object_list
 from datasets import Dataset
 from filelock import FileLock
 
-from decoct.config import DataConfig, DistillConfig, EvaluateConfig, config_hash
-from decoct.data.loading import check_label_names, class_counts, load_split
+from decoct.config import DistillConfig, config_hash
+from decoct.data.loading import check_label_names, class_counts, load_images
 from decoct.data.source import dataset_fingerprint
 from decoct.data.spec import ImageSpec
 from decoct.distilled.dataset import DistilledSet, load_distilled
@@ -23,7 +22,13 @@ from decoct.evaluation.teachers import Teachers
 from decoct.models.classifier import Classifier
 from decoct.synthesis.real import distill_images
 
-__all__ = ["RandomBaseline"]
+__all__ = ["SOURCE_FIELDS", "RandomBaseline"]
+
+# What names a source's images; their size is the distilled set's.
+SOURCE_FIELDS = (
+    *("dataset", "dataset_config", "train_split", "eval_split"),
+    *("image_column", "label_column", "skip_unreadable"),
+)
 
 # Fixed, since the fastest one differs from run to run, and logits with it in their last digits.
 BATCH_SIZE = 64
@@ -37,24 +42,26 @@ class RandomBaseline:
     IPCs, seeds and labels theirs.
 
     Args:
-        config: Names the source (`dataset`, `train_split`) and `baseline_dir`.
+        source: Where the training images are: `SOURCE_FIELDS`, as a configuration has them.
         manifest: The distilled set's.
         sets: The distilled set by IPC: tiles and views are like theirs.
         teachers: The set's; its labellers label the draws.
-        beside: Folder beside which the draws lie, unless `baseline_dir` is given.
+        beside: Folder beside which the draws lie, unless `folder` is given.
+        folder: Folder of all draws of the source.
     """
 
     def __init__(
         self,
-        config: EvaluateConfig,
+        source: dict[str, Any],
         manifest: dict[str, Any],
         sets: dict[int, DistilledSet],
         teachers: Teachers,
         beside: Path,
+        folder: Path | None = None,
     ) -> None:
-        self.config, self.manifest, self.sets, self.teachers = config, manifest, sets, teachers
+        self.source, self.manifest, self.sets, self.teachers = source, manifest, sets, teachers
         self.spec: ImageSpec = teachers.spec
-        self.beside = beside
+        self.beside, self.folder = beside, folder
         self._fingerprints: dict[tuple[int, int], str] = {}
         self._loaded: tuple[tuple[int, int], DistilledSet] | None = None
 
@@ -64,8 +71,6 @@ class RandomBaseline:
         Raises:
             ValueError: If the source's training split cannot be read or has other label names.
         """
-        if not self.config.baseline:
-            return "turned off by --no_baseline"
         if self.manifest["config"]["method"] == "random":
             return "the set is itself a draw of random images"
         teacher = self.teachers.labeller(ipc) if labels in ("tiles", "views") else self._teacher(ipc)
@@ -119,12 +124,20 @@ class RandomBaseline:
         Raises:
             ValueError: If it cannot be read or has other label names.
         """
-        config = self.config
+        source = self.source
         try:
-            images = load_split(config, config.train_split, self.spec.image_size)
+            images = load_images(
+                source["dataset"],
+                source["train_split"],
+                config_name=source["dataset_config"],
+                image_column=source["image_column"],
+                label_column=source["label_column"],
+                image_size=self.spec.image_size,
+                skip_unreadable=source["skip_unreadable"],
+            )
             names = images.features["label"].names
-            source = f"the training split of {config.dataset}"
-            check_label_names(self.spec.label_names, names, str(config.distilled), source)
+            split = f"the training split of {source['dataset']}"
+            check_label_names(self.spec.label_names, names, self.teachers.distilled, split)
         except ValueError as error:
             raise ValueError(
                 f"train_split must be readable and have the classes of the set, for random images of it are the "
@@ -145,8 +158,8 @@ class RandomBaseline:
     @cached_property
     def root(self) -> Path:
         """Folder of all draws of the source, and of the results of their students."""
-        if self.config.baseline_dir is not None:
-            return Path(self.config.baseline_dir)
+        if self.folder is not None:
+            return self.folder
         return self.beside.resolve().parent / f"random-{config_hash(self._data)}"
 
     def draw_folder(self, ipc: int, seed: int) -> Path:
@@ -175,10 +188,9 @@ class RandomBaseline:
         }
 
     def _draw_config(self, ipc: int, seed: int, teacher: Classifier) -> DistillConfig:
-        data = {field.name: getattr(self.config, field.name) for field in dataclasses.fields(DataConfig)}
         return DistillConfig(
             **{
-                **data,
+                **self.source,
                 **self._labelling(ipc),
                 "method": "random",
                 "teacher": teacher.name,
@@ -189,6 +201,5 @@ class RandomBaseline:
                 "batch_size": BATCH_SIZE,
                 "output_dir": str(self.draw_folder(ipc, seed)),
                 "overwrite": True,  # a draw that was left unfinished, say, with the teacher under another path
-                "dry_run": False,
             }
         )

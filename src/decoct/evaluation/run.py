@@ -1,13 +1,21 @@
-"""The students of one evaluation: what each is trained on, its training, and where its accuracy is saved."""
+"""What the students of one evaluation share, whatever its task: their sets, teachers, names, files, sharing, records.
+
+A task (`accuracy`, `continual`, `transfer`) is a subclass of `Evaluation` that adds what differs: which students there
+are, what identifies one, how it is trained and measured, and the fields of its records.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import itertools
+import logging
 import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import torch
 from accelerate import Accelerator
@@ -20,26 +28,72 @@ from decoct.data.loading import check_label_names, eval_split_name, load_split
 from decoct.data.source import dataset_fingerprint
 from decoct.data.tensors import PixelDataset
 from decoct.distilled.dataset import DistilledSet, commit_of, load_distilled, read_manifest, spec_of
-from decoct.evaluation.random_baseline import RandomBaseline
-from decoct.evaluation.teachers import Teachers
-from decoct.evaluation.units import Setting, Unit, load_protocols, overrides_of, settings_of
+from decoct.evaluation.random_baseline import SOURCE_FIELDS, RandomBaseline
+from decoct.evaluation.teachers import Teachers, architecture_of
 from decoct.models.accuracy import accuracy
 from decoct.models.classifier import Classifier
 from decoct.models.zoo import build_classifier
-from decoct.run.folder import write_json
+from decoct.results.statistics import mean_and_std
+from decoct.run.folder import read_json, write_json
 from decoct.run.processes import device_name
 from decoct.run.versions import installed_versions
-from decoct.training.protocols import Protocol, batch_size, epoch_count
+from decoct.training.protocols import Protocol, batch_size, epoch_count, load_protocol, own_settings, student_name
 from decoct.training.student import train_student
 
-__all__ = ["Evaluation"]
+__all__ = ["Evaluation", "Setting", "Unit", "load_protocols", "seconds_per_image", "share_out"]
 
-# `epoch="best"` takes the best of every tenth epoch and the last one.
-BEST_EVERY = 10
+logger = logging.getLogger(__name__)
+
+Piece = TypeVar("Piece")
+UnitType = TypeVar("UnitType", bound="Unit")
 
 
-class Evaluation:
-    """What the students of one call share; data and teachers are loaded on first use.
+@dataclass(frozen=True)
+class Setting:
+    """What the students of one record share.
+
+    Args:
+        ipc: Images per class.
+        student: Architecture, under the protocol's norm.
+        protocol: Name of the protocol.
+        labels: Label mode.
+    """
+
+    ipc: int
+    student: str
+    protocol: str
+    labels: str
+
+    def __str__(self) -> str:
+        return f"IPC {self.ipc}, {self.student}, {self.protocol}, {self.labels} labels"
+
+
+@dataclass(frozen=True)
+class Unit:
+    """One student to train: the smallest piece of work that is saved and resumed.
+
+    Args:
+        setting: How it is trained.
+        seed: Of its weights and its training and, for random images, of their draw.
+        random: On random images in place of the distilled ones.
+    """
+
+    setting: Setting
+    seed: int
+    random: bool = False
+
+    @property
+    def title(self) -> str:
+        """How it is trained, and on what, in words; students that differ by their seeds share it."""
+        return f"{self.setting}, random images" if self.random else str(self.setting)
+
+    def to_dict(self) -> dict[str, Any]:
+        """How it was trained, as the file of its accuracy states it."""
+        return {**dataclasses.asdict(self.setting), "seed": self.seed, "random": self.random}
+
+
+class Evaluation(ABC, Generic[UnitType]):
+    """The students of one call; data and teachers are loaded on first use.
 
     Args:
         config: What is evaluated, and how.
@@ -55,36 +109,96 @@ class Evaluation:
         revision = commit_of(config.distilled)
         self.manifest = read_manifest(config.distilled, revision)
         self.spec = spec_of(self.manifest)
-        self.folder = self._folder()
+        if config.output_dir is None and not Path(config.distilled).is_dir():
+            raise ValueError(
+                f"output_dir must be given for a distilled set from the Hub ({config.distilled}). Got None."
+            )
+        self.folder = Path(config.output_dir or config.distilled)
         self.ipcs = list(dict.fromkeys(config.ipc)) or list(self.manifest["ipcs"])
-        self.settings = settings_of(config, self.protocols, self.ipcs)
-        self.seeds = list(range(config.seed, config.seed + config.seeds))
+        self.settings = self._settings()
         self.sets: dict[int, DistilledSet] = {ipc: load_distilled(config.distilled, ipc, revision) for ipc in self.ipcs}
         self.fingerprints = {ipc: distilled.fingerprint() for ipc, distilled in self.sets.items()}
-        self.teachers = Teachers(config, self.manifest, self.spec)
-        self.baseline = RandomBaseline(config, self.manifest, self.sets, self.teachers, self.folder)
+        self.teachers = Teachers(config.distilled, self.manifest, self.spec, config.teacher)
+        draws = None if config.baseline_dir is None else Path(config.baseline_dir)
+        self.baseline = RandomBaseline(self.source, self.manifest, self.sets, self.teachers, self.folder, draws)
 
-    def _folder(self) -> Path:
-        if self.config.output_dir is not None:
-            return Path(self.config.output_dir)
-        if not Path(self.config.distilled).is_dir():
-            raise ValueError(
-                f"output_dir must be given for a distilled set from the Hub ({self.config.distilled}). Got None."
-            )
-        return Path(self.config.distilled)
+    def _settings(self) -> list[Setting]:
+        """All settings: a label mode is trained by the protocols that are defined for it."""
+        asked, settings = self.config.labels, []
+        for protocol in self.protocols.values():
+            if not set(asked) & set(protocol.labels):
+                raise ValueError(
+                    f"labels must hold one of {list(protocol.labels)}, which protocol {protocol.name!r} is defined "
+                    f"for. Got {asked}."
+                )
+        for ipc, student, protocol in itertools.product(self.ipcs, self.config.students, self.protocols.values()):
+            name = student_name(protocol, student)
+            modes = [mode for mode in self.label_modes if mode in protocol.labels]
+            settings += [Setting(ipc, name, protocol.name, mode) for mode in modes]
+        return list(dict.fromkeys(settings))
 
     def check(self) -> None:
         """Raises ValueError for what would stop a unit later: labels not stored, no teacher, other label names."""
         for setting in self.settings:
             self.sets[setting.ipc].check_labels(setting.labels)
-        for student in dict.fromkeys(setting.student for setting in self.settings):
-            build_classifier(student, self.spec)
+            build_classifier(setting.student, self.spec)
         if "online" in self.config.labels or self.config.teacher is not None:
             for ipc in self.ipcs:
                 self.teachers.online(ipc)
+        self.check_data()
+        _ = self.notes
+
+    # What a task may say otherwise
+
+    @property
+    def label_modes(self) -> list[str]:
+        """Label modes that are trained, wherever a protocol has them."""
+        return self.config.labels
+
+    @property
+    def seeds(self) -> list[int]:
+        """Seeds of the students of one setting."""
+        return list(range(self.config.seed, self.config.seed + self.config.seeds))
+
+    @property
+    def source(self) -> dict[str, Any]:
+        """Where the distilled images come from (`SOURCE_FIELDS`), and random images beside them."""
+        return {name: getattr(self.config, name) for name in SOURCE_FIELDS}
+
+    def check_data(self) -> None:
+        """Raises ValueError unless the evaluation split has the set's label names."""
         names = self.images.features["label"].names
         check_label_names(self.spec.label_names, names, str(self.config.distilled), self.config.dataset)
-        _ = self.notes
+
+    def extent(self, unit: UnitType) -> int:
+        """Images that a student sees while it is trained."""
+        return len(self.sets[unit.setting.ipc]) * self.epochs(unit.setting)
+
+    def measured(self, setting: Setting, random: bool = False) -> dict[str, Any]:
+        """Accuracies of a setting's students."""
+        return accuracies_of(self.results(self.units_of(setting, random)), self.seeds)
+
+    def fields(self, setting: Setting, device: torch.device) -> dict[str, Any]:
+        """Fields that records of this task alone have."""
+        return {}
+
+    # What a task is
+
+    @abstractmethod
+    def units_of(self, setting: Setting, random: bool = False) -> list[UnitType]:
+        """The students of a setting that are trained on the distilled images, or on random ones."""
+
+    @abstractmethod
+    def name(self, unit: UnitType) -> str:
+        """Name of the file of a student's accuracy, which identifies all that it depends on."""
+
+    @abstractmethod
+    def train_and_measure(self, unit: UnitType, accelerator: Accelerator) -> dict[str, Any]:
+        """Trains one student; returns its `accuracy`, the `seconds` of its training, and what else is to be saved."""
+
+    @abstractmethod
+    def record_identity(self, setting: Setting, images: list[str]) -> dict[str, Any]:
+        """Everything that a setting's accuracies depend on, the fingerprints of the images among it."""
 
     # Data
 
@@ -97,121 +211,308 @@ class Evaluation:
 
     @cached_property
     def data_fingerprint(self) -> str:
+        """Fingerprint of the evaluation split."""
         return dataset_fingerprint(self.images)
 
     @cached_property
     def pixels(self) -> PixelDataset:
+        """The evaluation split's pixels."""
         return PixelDataset(self.images, self.spec.image_size, self.spec.channels)
+
+    def images_of(self, unit: UnitType) -> DistilledSet:
+        """What a unit's student is trained on; random images have been drawn."""
+        ipc = unit.setting.ipc
+        return self.baseline.load(ipc, unit.seed) if unit.random else self.sets[ipc]
+
+    def fingerprint_of(self, unit: UnitType) -> str:
+        """Fingerprint of `images_of`."""
+        ipc = unit.setting.ipc
+        return self.baseline.fingerprint(ipc, unit.seed) if unit.random else self.fingerprints[ipc]
 
     # Units
 
     @cached_property
     def notes(self) -> dict[Setting, str]:
         """Why a setting has no random images beside it; empty where it has."""
+        if not self.config.baseline:
+            return dict.fromkeys(self.settings, "turned off by --no_baseline")
         return {setting: self.baseline.note(setting.ipc, setting.labels) for setting in self.settings}
 
     @cached_property
-    def units(self) -> list[Unit]:
+    def units(self) -> list[UnitType]:
         """All students: of the distilled set, then of random images."""
-        units = [Unit(setting, seed) for setting, seed in itertools.product(self.settings, self.seeds)]
-        return units + [dataclasses.replace(unit, random=True) for unit in units if not self.notes[unit.setting]]
+        compared = [setting for setting in self.settings if not self.notes[setting]]
+        return [
+            unit
+            for settings, random in ((self.settings, False), (compared, True))
+            for setting in settings
+            for unit in self.units_of(setting, random)
+        ]
 
-    @property
-    def draws(self) -> list[tuple[int, int]]:
-        """IPC and seed of the draws of random images that the units need."""
-        return list(dict.fromkeys((unit.setting.ipc, unit.seed) for unit in self.units if unit.random))
-
-    def identity(self, setting: Setting) -> dict[str, Any]:
-        """Everything a student's accuracy depends on, but its images and seed."""
-        protocol, online = self.protocols[setting.protocol], setting.labels == "online"
+    def identity(self, setting: Setting, images: str | list[str]) -> dict[str, Any]:
+        """Everything that training on images with these fingerprints depends on, but the seed."""
+        teacher = self.teacher(setting)
         return {
-            "ipc": setting.ipc,
+            "distilled": images,
             "spec": self.spec.to_dict(),
-            "data": self.data_fingerprint,
-            "student": setting.student,
-            "labels": setting.labels,
-            "protocol": dataclasses.asdict(protocol),
-            "overrides": overrides_of(self.config, protocol, setting),
-            "teacher": self.teachers.fingerprint(self.teachers.online(setting.ipc)) if online else None,
-            "epoch": self.config.epoch,
+            "protocol": dataclasses.asdict(self.protocols[setting.protocol]),
+            "overrides": self.overrides(setting),
+            "teacher": None if teacher is None else self.teachers.fingerprint(teacher),
         }
 
-    def images_of(self, unit: Unit) -> DistilledSet:
-        """What a unit's student is trained on."""
-        ipc = unit.setting.ipc
-        return self.baseline.load(ipc, unit.seed) if unit.random else self.sets[ipc]
-
-    def fingerprint_of(self, unit: Unit) -> str:
-        ipc = unit.setting.ipc
-        return self.baseline.fingerprint(ipc, unit.seed) if unit.random else self.fingerprints[ipc]
-
-    def unit_file(self, unit: Unit) -> Path:
-        """Where a unit's accuracy is saved; the name identifies all it depends on."""
-        identity = {**self.identity(unit.setting), "distilled": self.fingerprint_of(unit), "seed": unit.seed}
-        folder = self.baseline.root if unit.random else self.folder
-        return folder / "evaluation" / f"{config_hash(identity)}.json"
-
-    def is_done(self, unit: Unit) -> bool:
-        """Whether a unit's accuracy is saved; random images may not have been drawn yet."""
-        drawn = not unit.random or self.baseline.is_made(unit.setting.ipc, unit.seed)
-        return drawn and self.unit_file(unit).is_file()
+    def teacher(self, setting: Setting) -> Classifier | None:
+        """The teacher of `online` labels; None for other labels."""
+        return self.teachers.online(setting.ipc) if setting.labels == "online" else None
 
     def epochs(self, setting: Setting) -> int:
+        """Epochs of training."""
         return self.config.epochs or epoch_count(self.protocols[setting.protocol], setting.ipc)
 
-    def train(self, unit: Unit, accelerator: Accelerator) -> None:
+    def overrides(self, setting: Setting) -> dict[str, Any]:
+        """What is not trained as the protocol says."""
+        config, usual = self.config, epoch_count(self.protocols[setting.protocol], setting.ipc)
+        values = {
+            "epochs": None if config.epochs == usual else config.epochs,
+            "rrc_scale": None if setting.labels == "views" else config.rrc_scale,  # views bring their own boxes
+            "mixed_precision": None if config.mixed_precision == "no" else config.mixed_precision,
+        }
+        return {key: value for key, value in values.items() if value is not None}
+
+    def beside(self, random: bool, name: str) -> Path:
+        """A file of a student; those of random images lie with them, for all distilled sets of their source."""
+        return (self.baseline.root if random else self.folder) / "evaluation" / name
+
+    def file(self, unit: UnitType) -> Path:
+        """Where a unit's accuracy is saved."""
+        return self.beside(unit.random, self.name(unit))
+
+    def is_drawn(self, unit: UnitType) -> bool:
+        """Whether the images that a unit is trained on are there; distilled ones are."""
+        return not unit.random or self.baseline.is_made(unit.setting.ipc, unit.seed)
+
+    def is_done(self, unit: UnitType) -> bool:
+        """Whether a unit's accuracy is saved."""
+        return self.is_drawn(unit) and self.file(unit).is_file()
+
+    # Training
+
+    def run(self, accelerator: Accelerator) -> list[dict[str, Any]]:
+        """Draws random images and trains the students that are missing, all processes together.
+
+        Returns:
+            The records; none where this process is not the main one.
+        """
+        draws = dict.fromkeys((unit.setting.ipc, unit.seed) for unit in self.units if unit.random)
+        self.baseline.make(draws, accelerator)
+        with accelerator.main_process_first():
+            missing = [unit for unit in self.units if not self.is_done(unit)]
+        share_out(accelerator, missing, lambda unit: self.train(unit, accelerator))
+        return self.make_records(accelerator.device) if accelerator.is_main_process else []
+
+    def train(self, unit: UnitType, accelerator: Accelerator) -> None:
         """Trains and measures one student, and saves its accuracy."""
-        config, setting, device = self.config, unit.setting, accelerator.device
-        epochs = self.epochs(setting)
-        measured: list[float] = []
-        measuring = 0.0
-        words = [f"IPC {setting.ipc}", setting.student, setting.protocol, setting.labels, f"seed {unit.seed}"]
-        title = ", ".join([*words, *(["random images"] if unit.random else [])])
-        bar = tqdm(total=epochs, desc=title, unit="epoch", disable=not accelerator.is_main_process)
+        result = {
+            **unit.to_dict(),
+            **self.train_and_measure(unit, accelerator),
+            "device": device_name(accelerator.device),
+            "versions": installed_versions(),
+        }
+        file = self.file(unit)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_json(file, {**result, "seconds": round(result["seconds"], 2)})
+
+    def fit(
+        self,
+        student: nn.Module,
+        images: DistilledSet,
+        unit: UnitType,
+        teacher: Classifier | None,
+        accelerator: Accelerator,
+        title: str,
+        after_epoch: Callable[[int, nn.Module], None] | None = None,
+    ) -> float:
+        """`train_student` as the unit's setting says, with a progress bar.
+
+        Args:
+            after_epoch: Called with the number of epochs done and the network to measure.
+
+        Returns:
+            The seconds it took, without those of `after_epoch`.
+        """
+        config, setting, apart = self.config, unit.setting, 0.0
+        bar = tqdm(total=self.epochs(setting), desc=title, unit="epoch", disable=not accelerator.is_main_process)
 
         def on_epoch_end(epoch: int, loss: float, network: nn.Module) -> None:
-            nonlocal measuring
+            nonlocal apart
             bar.update()
-            if epoch + 1 == epochs or (config.epoch == "best" and (epoch + 1) % BEST_EVERY == 0):
-                before = time.perf_counter()
-                measured.append(self.measure(network, self.pixels, device))
-                measuring += time.perf_counter() - before
+            before = time.perf_counter()
+            if after_epoch is not None:
+                after_epoch(epoch + 1, network)
+            apart += time.perf_counter() - before
 
-        images = self.images_of(unit)
         start = time.perf_counter()
         with bar:
             train_student(
-                build_classifier(setting.student, self.spec, unit.seed),
+                student,
                 images,
                 self.protocols[setting.protocol],
                 setting.labels,
-                self.teachers.online(setting.ipc) if setting.labels == "online" else None,
+                teacher,
                 seed=unit.seed,
-                device=device,
+                device=accelerator.device,
                 mixed_precision=config.mixed_precision,
                 compile=config.compile,
-                epochs=epochs,
+                epochs=self.epochs(setting),
                 rrc_scale=config.rrc_scale,
                 architecture=setting.student,
                 on_epoch_end=on_epoch_end,
             )
-        result = {
-            **dataclasses.asdict(setting),
-            "seed": unit.seed,
-            "random": unit.random,
-            "accuracy": max(measured) if config.epoch == "best" else measured[-1],
-            "seconds": round(time.perf_counter() - start - measuring, 2),
-            "device": device_name(device),
-            "versions": installed_versions(),
-        }
-        file = self.unit_file(unit)
-        file.parent.mkdir(parents=True, exist_ok=True)
-        write_json(file, result)
+        return time.perf_counter() - start - apart
 
-    def measure(self, network: nn.Module, pixels: PixelDataset, device: torch.device) -> float:
-        """Accuracy on the evaluation split."""
+    def measure(self, network: nn.Module, images: torch.utils.data.Dataset[Any], device: torch.device) -> float:
+        """Accuracy on real images."""
         precision, workers = self.config.mixed_precision, self.config.num_workers
-        return accuracy(network, pixels, device=device, mixed_precision=precision, num_workers=workers)
+        return accuracy(network, images, device=device, mixed_precision=precision, num_workers=workers)
+
+    # Records
+
+    def make_records(self, device: torch.device) -> list[dict[str, Any]]:
+        """One record per setting, once all units are saved; teachers are measured on the way.
+
+        Accuracies are fractions. `baseline` is what students of random images reach; where it is None,
+        `baseline_note` says why.
+        """
+        teachers = [self.teachers.current(ipc) for ipc in self.ipcs]
+        for unknown in sorted({teacher for teacher in teachers if isinstance(teacher, str)}):
+            logger.warning("The teacher's accuracy is left out: %s.", unknown)
+        return [self._record(setting, device) for setting in self.settings]
+
+    def _record(self, setting: Setting, device: torch.device) -> dict[str, Any]:
+        teacher, note = self.teachers.current(setting.ipc), self.notes[setting]
+        results = self.results(self.units_of(setting))
+        baseline = {} if note else {**self.measured(setting, True), "config_hash": self.record_hash(setting, True)}
+        return {
+            "task": self.config.task,
+            "dataset": self.source["dataset"],
+            "method": self.manifest["config"]["method"],
+            "ipc": setting.ipc,
+            "tiles": self.sets[setting.ipc].tiles_per_image,
+            "student": setting.student,
+            "protocol": setting.protocol,
+            "protocol_settings": own_settings(self.protocols[setting.protocol]),
+            "labels": setting.labels,
+            "teacher": self.teachers.name(setting.ipc),
+            "teacher_model": architecture_of(teacher) if isinstance(teacher, Classifier) else None,
+            "teacher_accuracy": self.teacher_accuracy(teacher, device),
+            "epoch": self.config.epoch,
+            **self.measured(setting),
+            "seconds": round(sum(result["seconds"] for result in results) / len(results), 2),
+            "device": ", ".join(sorted({result["device"] for result in results})),
+            "versions": results[-1]["versions"],
+            "overrides": self.overrides(setting),
+            "config_hash": self.record_hash(setting),
+            "baseline": baseline or None,
+            "baseline_note": note,
+            **self.fields(setting, device),
+        }
+
+    def record_hash(self, setting: Setting, random: bool = False) -> str:
+        """`config_hash` of a record's identity, or of its baseline's."""
+        images = list(dict.fromkeys(map(self.fingerprint_of, self.units_of(setting, random))))
+        return config_hash(self.record_identity(setting, images))
+
+    def results(self, units: Iterable[UnitType]) -> list[dict[str, Any]]:
+        """What was saved of students."""
+        return [read_json(self.file(unit)) for unit in units]
+
+    def teacher_accuracy(self, teacher: Classifier | str, device: torch.device) -> float | None:
+        """A teacher's accuracy on the evaluation split, measured once; None if the teacher is out of reach."""
+        if isinstance(teacher, str):
+            return None
+        identity = {
+            "teacher": self.teachers.fingerprint(teacher),
+            "data": self.data_fingerprint,
+            "mixed_precision": self.config.mixed_precision,
+        }
+        file = self.folder / "evaluation" / f"teacher-{config_hash(identity)}.json"
+        if not file.is_file():
+            file.parent.mkdir(parents=True, exist_ok=True)
+            teacher.to(device)
+            same = (teacher.spec.image_size, teacher.spec.channels) == (self.spec.image_size, self.spec.channels)
+            pixels = self.pixels if same else PixelDataset(self.images, teacher.spec.image_size, teacher.spec.channels)
+            write_json(file, {"teacher": teacher.name, "accuracy": self.measure(teacher, pixels, device)})
+        return read_json(file)["accuracy"]
+
+    # Dry run
+
+    def plan(self, device: torch.device) -> list[dict[str, Any]]:
+        """Rows for `format_plan`: the students of each title, those to train and those done, and what training takes.
+
+        `images_seen` and `seconds` are those of all students to train; the seconds come from a timing of two steps on
+        the distilled images.
+        """
+        groups: dict[str, list[UnitType]] = {}
+        for unit in self.units:
+            groups.setdefault(unit.title, []).append(unit)
+        rows = []
+        for title, units in groups.items():
+            missing = [unit for unit in units if not self.is_done(unit)]
+            seen = sum(map(self.extent, missing))
+            rows.append(
+                {
+                    "title": title,
+                    "students": len(missing),
+                    "done": len(units) - len(missing),
+                    "images_seen": seen,
+                    "seconds": seen * self._seconds_per_image(units[0].setting, device) if missing else 0.0,
+                }
+            )
+        return rows
+
+    def _seconds_per_image(self, setting: Setting, device: torch.device) -> float:
+        return seconds_per_image(
+            build_classifier(setting.student, self.spec),
+            self.sets[setting.ipc],
+            self.protocols[setting.protocol],
+            setting.labels,
+            self.teacher(setting),
+            device,
+            self.config.mixed_precision,
+        )
+
+
+def load_protocols(names: Iterable[str]) -> dict[str, Protocol]:
+    """Protocols by the name that they state.
+
+    Raises:
+        ValueError: If there is no such protocol, or two files state the same name.
+    """
+    protocols: dict[str, Protocol] = {}
+    for name in dict.fromkeys(names):
+        protocol = load_protocol(name)
+        if protocol.name in protocols:
+            raise ValueError(f"protocols must have names of their own. Got {protocol.name!r} twice.")
+        protocols[protocol.name] = protocol
+    return protocols
+
+
+def share_out(accelerator: Accelerator, pieces: Sequence[Piece], do: Callable[[Piece], None]) -> None:
+    """Does each piece of work in one of the processes, and waits for all of them.
+
+    Args:
+        pieces: What is missing, the same in all processes.
+    """
+    accelerator.wait_for_everyone()  # all processes must have listed what is missing before the first result is saved
+    for piece in pieces[accelerator.process_index :: accelerator.num_processes]:
+        do(piece)
+    accelerator.wait_for_everyone()
+
+
+def accuracies_of(results: Sequence[dict[str, Any]], seeds: Sequence[int]) -> dict[str, Any]:
+    """Mean, standard deviation and single accuracies of students, one per seed."""
+    accuracies = [result["accuracy"] for result in results]
+    mean, std = mean_and_std(accuracies)
+    return {"accuracy_mean": mean, "accuracy_std": std, "accuracies": accuracies, "seeds": list(seeds)}
 
 
 def seconds_per_image(

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from decoct.config import EvaluateConfig
 from decoct.data.loading import check_label_names
 from decoct.data.spec import ImageSpec
 from decoct.models.classifier import Classifier
@@ -20,13 +19,14 @@ class Teachers:
     """Teachers of one distilled set; each network is loaded once, on first use.
 
     Args:
-        config: Names the set and, with `teacher`, a network in place of those in the manifest.
+        distilled: The set's folder or Hub id.
         manifest: The set's manifest.
         spec: The set's images and label names.
+        asked: Folder or Hub id of a network to ask for labels in place of those in the manifest.
     """
 
-    def __init__(self, config: EvaluateConfig, manifest: dict[str, Any], spec: ImageSpec) -> None:
-        self.config, self.manifest, self.spec = config, manifest, spec
+    def __init__(self, distilled: str, manifest: dict[str, Any], spec: ImageSpec, asked: str | None = None) -> None:
+        self.distilled, self.manifest, self.spec, self.asked = distilled, manifest, spec, asked
         self._loaded: dict[str, Classifier | str] = {}
         self._fingerprints: dict[str, str] = {}
 
@@ -44,7 +44,7 @@ class Teachers:
 
     def current(self, ipc: int) -> Classifier | str:
         """The network that is asked for labels now: `--teacher`, else the labeller; or why it cannot be had."""
-        return self.labeller(ipc) if self.config.teacher is None else self._load(self.config.teacher)
+        return self.labeller(ipc) if self.asked is None else self._load(self.asked)
 
     def online(self, ipc: int) -> Classifier:
         """`current`; raises ValueError with the remedy if it cannot be had."""
@@ -58,7 +58,7 @@ class Teachers:
 
     def name(self, ipc: int) -> str | None:
         """Name of `current`, also where it cannot be had."""
-        return self.config.teacher or self.record(ipc).get("name")
+        return self.asked or self.record(ipc).get("name")
 
     def fingerprint(self, teacher: Classifier) -> str:
         """`teacher.fingerprint()`, computed once."""
@@ -71,7 +71,7 @@ class Teachers:
         if record.get("name") is None:
             return "the manifest names no teacher"
         reasons = []
-        for name in filter(None, (record["name"], self.config.teacher)):
+        for name in filter(None, (record["name"], self.asked)):
             teacher = self._load(name)
             if isinstance(teacher, Classifier) and self.fingerprint(teacher) == record.get("fingerprint"):
                 return teacher
@@ -86,8 +86,7 @@ class Teachers:
             except (OSError, ValueError) as error:
                 self._loaded[name] = str(error).removesuffix(".")  # it becomes part of a sentence
             else:
-                distilled = str(self.config.distilled)
-                check_label_names(self.spec.label_names, teacher.spec.label_names, distilled, name)
+                check_label_names(self.spec.label_names, teacher.spec.label_names, self.distilled, name)
                 self._loaded[name] = teacher
         return self._loaded[name]
 

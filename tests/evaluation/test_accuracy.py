@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from decoct.config import EvaluateConfig
-from decoct.evaluation.accuracy import evaluate, format_evaluation, format_plan, format_table
+from decoct.evaluation.evaluate import evaluate, format_evaluation, format_plan, plan_evaluate
+from decoct.results.tables import format_table
 
 KEYS = """task dataset method ipc tiles student protocol protocol_settings labels teacher teacher_model
 teacher_accuracy epoch accuracy_mean accuracy_std accuracies seeds seconds device versions overrides
@@ -78,8 +79,8 @@ def test_epochs_are_the_protocols_unless_given(config, tmp_path):
     changed = text.replace("name: rded_kd", "name: short").replace("epochs: 300", "epochs: {1: 2, 3: 4}")
     (tmp_path / "short.yaml").write_text(changed)
     short = {"protocols": [str(tmp_path / "short.yaml")], "labels": ["hard"]}
-    plan = evaluate(config(dry_run=True, epochs=None, **short))
-    assert [(row["ipc"], row["images_seen"]) for row in plan] == [(1, 3 * 2), (3, 9 * 4)]
+    plan = plan_evaluate(config(epochs=None, **short))
+    assert [(row["title"][:5], row["images_seen"]) for row in plan] == [("IPC 1", 3 * 2), ("IPC 3", 9 * 4)]
     records = evaluate(config(epochs=4, **short))
     assert [(record["protocol"], record["overrides"]) for record in records] == [
         ("short", {"epochs": 4}),
@@ -166,9 +167,11 @@ def test_the_best_epoch_is_at_least_as_good_as_the_last(config):
 
 def test_dry_run_counts_and_writes_nothing(config, run_folder):
     before = sorted(run_folder.rglob("*"))
-    plan = evaluate(config(dry_run=True, seeds=2))
+    plan = plan_evaluate(config(seeds=2))
     assert sorted(run_folder.rglob("*")) == before
-    assert [(row["ipc"], row["students"], row["images_seen"]) for row in plan] == [(1, 2, 9), (3, 2, 27)]
+    titles = [f"IPC {ipc}, convnet3_w8, rded_kd, views labels" for ipc in (1, 3)]
+    rows = [(row["title"], row["students"], row["images_seen"]) for row in plan]
+    assert rows == [(titles[0], 2, 2 * 9), (titles[1], 2, 2 * 27)]
     assert all(row["seconds"] > 0 for row in plan)
     assert "2 students to train" in format_plan(plan)
 
