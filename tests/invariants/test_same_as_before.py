@@ -38,10 +38,11 @@ RUNS: dict[str, dict[str, Any]] = {
 @pytest.fixture(scope="module")
 def networks(tmp_path_factory, sample_part) -> dict[str, str]:
     """Folders of an untrained teacher, with made-up forgetting events, an estimator and a prior."""
+    from diffusers import DDPMPipeline, DDPMScheduler
+
     from decoct.config import PriorConfig
     from decoct.igds.loading import build_estimator
     from decoct.training.prior import build_unet
-    from diffusers import DDPMPipeline, DDPMScheduler
 
     root = tmp_path_factory.mktemp("networks")
     images = decoct.load_images(str(sample_part))
