@@ -19,32 +19,24 @@ The tables are printed; the records go to `results.json`, `continual.json` or `t
 
 from pathlib import Path
 
-from decoct.arguments import parse_config, run
+from decoct.arguments import Stage, run_stage
 from decoct.config import EvaluateConfig
 
 
-def main() -> None:
-    config = parse_config(EvaluateConfig, description=__doc__)
-    from accelerate import PartialState
+def stage(config: EvaluateConfig) -> Stage:
+    from decoct.evaluation.accuracy import evaluate, format_evaluation, format_plan
+    from decoct.evaluation.continual import continual, format_continual
+    from decoct.evaluation.transfer import format_transfer, transfer
 
-    if config.task == "continual":
-        from decoct.evaluation.continual import continual, format_continual
-
-        records, table = continual(config), format_continual
-    elif config.task == "transfer":
-        from decoct.evaluation.transfer import format_transfer, transfer
-
-        records, table = transfer(config), format_transfer
-    else:
-        from decoct.evaluation.accuracy import evaluate, format_evaluation, format_plan
-
-        records, table = evaluate(config), format_plan if config.dry_run else format_evaluation
-    if PartialState().is_main_process:
-        print(table(records))
-        if not config.dry_run:
-            name = "results" if config.task == "accuracy" else config.task
-            print(f"\nSee   {Path(config.output_dir or config.distilled) / name}.json")
+    tasks = {
+        "accuracy": (evaluate, format_evaluation, format_plan, "results"),
+        "continual": (continual, format_continual, format_continual, "continual"),
+        "transfer": (transfer, format_transfer, format_transfer, "transfer"),
+    }
+    task, table, plan_table, file = tasks[config.task]
+    see = f"\n\nSee   {Path(config.output_dir or config.distilled) / file}.json"
+    return Stage(task, task, lambda records: table(records) + see, plan_table)
 
 
 if __name__ == "__main__":
-    run(main)
+    run_stage(EvaluateConfig, stage, __doc__)

@@ -1,4 +1,4 @@
-"""A configuration from the command line and presets, and errors of a command as one line."""
+"""What all scripts share: configuration from the command line and presets, run or plan, errors as one line."""
 
 from __future__ import annotations
 
@@ -8,15 +8,100 @@ import difflib
 import os
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
 
-__all__ = ["parse_config", "read_preset", "run"]
+__all__ = ["Stage", "parse_config", "read_preset", "run", "run_stage"]
 
 Config = TypeVar("Config")
+
+
+@dataclass(frozen=True)
+class Stage:
+    """What a script runs.
+
+    Args:
+        run: Does the work, given the configuration.
+        plan: What `--dry_run` shows, given the configuration; it writes nothing. Default: there is no dry run.
+        printed: The text that is printed of a result.
+        printed_plan: The text that is printed of a plan. Default: names and values in two columns.
+        ok: Whether a result is a success; else the command ends with exit code 1.
+    """
+
+    run: Callable[[Any], Any]
+    plan: Callable[[Any], Any] | None = None
+    printed: Callable[[Any], str] = str
+    printed_plan: Callable[[Any], str] | None = None
+    ok: Callable[[Any], bool] = lambda result: True
+
+
+def run_stage(
+    config_class: type[Config],
+    stage_of: Callable[[Config], Stage],
+    description: str | None,
+    leading_words: str | None = None,
+) -> None:
+    """A script's `main`: reads the configuration, runs the stage or shows its plan, prints, and publishes if asked.
+
+    Args:
+        config_class: As for `parse_config`.
+        stage_of: Imports and returns what the script runs; not called for `--help`, which stays fast.
+        description: The script's docstring.
+        leading_words: Option that words before the first option are the values of, as in `decoct compare runs/*`.
+    """
+
+    def main() -> None:
+        arguments = sys.argv[1:]
+        named = f"--{leading_words}"
+        if leading_words is not None and arguments and not arguments[0].startswith("-") and named not in arguments:
+            arguments = [named, *arguments]
+        config: Any = parse_config(config_class, arguments, description)
+        stage = stage_of(config)
+        if stage.plan is not None and config.dry_run:
+            _print(stage.plan(config), stage.printed_plan or _settings)
+            return
+        publish = _publisher(config)
+        result = stage.run(config)
+        _print(result, stage.printed)
+        if publish is not None:
+            _print(config, publish)
+        if not stage.ok(result):
+            raise SystemExit(1)
+
+    run(main)
+
+
+def _print(result: Any, text_of: Callable[[Any], str]) -> None:
+    """Prints the text of a result, on the launcher's first process alone."""
+    if int(os.environ.get("RANK", 0)) == 0:
+        sys.stdout.write(f"{text_of(result)}\n")
+        sys.stdout.flush()
+
+
+def _settings(plan: dict[str, Any]) -> str:
+    from decoct.pages.printed import format_settings
+
+    return format_settings(plan)
+
+
+def _publisher(config: Any) -> Callable[[Any], str] | None:
+    """What publishes a stage's folder once it is finished, if the configuration asks for it.
+
+    Raises:
+        ValueError: For what would keep the result from being published.
+    """
+    from decoct.config import PublishingConfig, RunConfig
+
+    if not (isinstance(config, PublishingConfig) and isinstance(config, RunConfig) and config.push_to_hub):
+        return None
+    from decoct.hub.publish import publish_run, require_publishing
+
+    require_publishing(config)
+    return lambda config: publish_run(config, config.output_dir)
 
 
 def parse_config(
@@ -35,7 +120,11 @@ def parse_config(
     """
     from transformers.hf_argparser import HfArgumentParser  # 0.6 s, so not at import
 
-    parser: Any = HfArgumentParser(
+    class Parser(HfArgumentParser):  # it hands all metadata of a field to argparse, which knows no `matters`
+        def add_argument(self, *names: str, matters: str | None = None, **options: Any) -> argparse.Action:
+            return super().add_argument(*names, **options)
+
+    parser: Any = Parser(
         config_class,  # type: ignore[arg-type]
         description=description,
         formatter_class=HelpFormatter,

@@ -23,7 +23,7 @@ from decoct.infoutil.processor import InfoUtilProcessor
 from decoct.infoutil.utility import cross_entropy_loss, grad_norm
 from decoct.run.folder import read_json
 from decoct.run.seeding import numpy_generator
-from decoct.synthesis.distill import distill
+from decoct.synthesis.distill import distill, plan_distill
 from decoct.synthesis.relabel import view_crops
 from decoct.synthesis.selection import k_center, k_means
 
@@ -243,19 +243,19 @@ def test_forgetting_ranks_the_candidates_alone(config, tmp_path, trained_teacher
     assert ours == candidates
 
 
-@pytest.mark.parametrize("dry_run", [False, True])
-def test_forgetting_needs_the_events_of_the_same_images(config, tmp_path, teacher, sample_part, dry_run):
-    asked = {"method": "forgetting", "dry_run": dry_run}
+@pytest.mark.parametrize("run", [distill, plan_distill])
+def test_forgetting_needs_the_events_of_the_same_images(config, tmp_path, teacher, sample_part, run):
+    asked = {"method": "forgetting"}
     copied = decoct.load_classifier(teacher.name)
     copied.model.save_pretrained(tmp_path / "teacher")
     with pytest.raises(
         ValueError, match=r"has no forgetting.safetensors: train it again with scripts/train_teacher.py"
     ):
-        distill(config(teacher=str(tmp_path / "teacher"), **asked))
+        run(config(teacher=str(tmp_path / "teacher"), **asked))
     images = decoct.load_images(str(sample_part))
     images.select(range(95)).to_parquet(tmp_path / "other.parquet")
     with pytest.raises(ValueError, match="Got 95 images with fingerprint .*, and events of 96 images"):
-        distill(config(dataset=str(tmp_path / "other.parquet"), **asked))
+        run(config(dataset=str(tmp_path / "other.parquet"), **asked))
     with pytest.raises(ValueError, match="forgetting must be given for utility 'forgetting'. Got None."):
         InfoUtilProcessor(teacher, config(method="forgetting"), 16)
     assert not (tmp_path / "run").exists()
@@ -553,7 +553,7 @@ def test_a_missing_teacher_and_bad_settings(config, tmp_path):
 
 @pytest.mark.parametrize("count", [1, 4])
 def test_a_dry_run_counts_and_writes_nothing(config, tmp_path, count):
-    plan = distill(config(dry_run=True, tiles_per_image=count))
+    plan = plan_distill(config(tiles_per_image=count))
     assert (plan["candidates"], plan["distilled_images"], plan["tiles"]) == (64, 16, 16 * count)
     passes = plan["forward_passes"]
     assert passes["attribution"] == 17 * (16 if count == 1 else 64)
@@ -565,9 +565,9 @@ def test_a_dry_run_counts_and_writes_nothing(config, tmp_path, count):
 
 def test_a_dry_run_finds_bad_input(config):
     with pytest.raises(ValueError, match="at least 25 candidates"):
-        distill(config(dry_run=True, ipc=[25]))
+        plan_distill(config(ipc=[25]))
     with pytest.raises(ValueError, match="teacher must be an existing folder"):
-        distill(config(dry_run=True, label_teacher="/no/such/teacher"))
+        plan_distill(config(label_teacher="/no/such/teacher"))
 
 
 def test_the_python_object(config, tmp_path, teacher, sample_part):

@@ -33,7 +33,7 @@ from decoct.models.classifier import fingerprint_of
 from decoct.pipelines.igds.pipeline import IGDSPipeline, IGDSPipelineOutput
 from decoct.run.folder import read_json, write_json
 from decoct.run.seeding import item_seed
-from decoct.synthesis.distill import distill
+from decoct.synthesis.distill import distill, plan_distill
 from decoct.synthesis.relabel import view_crops
 from decoct.synthesis.sampled import Chunk, chunks_of, sample_chunk
 from decoct.synthesis.tiles import pixels_of
@@ -588,9 +588,9 @@ def test_a_prior_of_other_classes_needs_prior_classes(quick, tmp_path, tiny_prio
     ],
 )
 def test_wrong_prior_classes_are_an_error_before_any_work(quick, tmp_path, ids, message):
-    for dry_run in (True, False):
+    for run in (plan_distill, distill):
         with pytest.raises(ValueError, match=message):
-            distill(quick(prior_classes=ids, dry_run=dry_run))
+            run(quick(prior_classes=ids))
     assert not (tmp_path / "run").exists()
 
 
@@ -658,7 +658,7 @@ def test_bad_settings(config, options, message):
 
 
 def test_a_dry_run_plans_and_writes_nothing(config, tmp_path):
-    plan = distill(config(dry_run=True, tiles_per_image=4))
+    plan = plan_distill(config(tiles_per_image=4))
     assert (plan["distilled_images"], plan["tiles"], plan["chunks"]) == (16, 48, 20)
     assert plan["prior_passes"] == 48 * STEPS
     assert plan["label_passes"] == 16 * (8 + VIEWS)
@@ -671,8 +671,8 @@ def test_a_dry_run_plans_and_writes_nothing(config, tmp_path):
 
 def test_a_dry_run_finds_bad_input(quick, tmp_path, other_estimator):
     with pytest.raises(ValueError, match="Label names of the estimator"):
-        distill(quick(dry_run=True, estimator=other_estimator(label_names=NAMES[::-1])))
+        plan_distill(quick(estimator=other_estimator(label_names=NAMES[::-1])))
     with pytest.raises(ValueError, match="prior must be .*existing folder"):
-        distill(quick(dry_run=True, prior=str(tmp_path / "missing")))
+        plan_distill(quick(prior=str(tmp_path / "missing")))
     with pytest.raises(ValueError, match="teacher must be an existing folder"):
-        distill(quick(dry_run=True, label_teacher="/no/such/teacher"))
+        plan_distill(quick(label_teacher="/no/such/teacher"))

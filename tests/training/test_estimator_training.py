@@ -19,7 +19,7 @@ from decoct.igds.loading import load_estimator
 from decoct.igds.probe import extract_features
 from decoct.run.folder import read_json
 from decoct.run.seeding import numpy_generator
-from decoct.training.estimator import train_estimator
+from decoct.training.estimator import plan_estimator, train_estimator
 from decoct.training.view_augment import ViewChoices, draw_views, view_of
 
 
@@ -156,7 +156,7 @@ def test_an_existing_encoder_is_kept_and_gets_a_classifier(config, image_folder,
 
 
 def test_a_dry_run_counts_and_writes_nothing(config, tmp_path):
-    plan = train_estimator(config(dry_run=True))
+    plan = plan_estimator(config())
     assert (plan["images"], plan["classes"], plan["steps"]) == (96, 4, 12)
     assert plan["image_passes"] == 2 * 12 * 16 + 96 + 40
     assert plan["parameters"] > 10_000

@@ -27,7 +27,15 @@ from accelerate.utils import broadcast_object_list
 from datasets import Dataset, Features, List, Value
 from torch import Tensor
 
-from decoct.config import AblateConfig, DataConfig, DistillConfig, EvaluateConfig, config_hash, to_dict
+from decoct.config import (
+    AblateConfig,
+    DataConfig,
+    DistillConfig,
+    EvaluateConfig,
+    config_hash,
+    fields_that_matter_for,
+    to_dict,
+)
 from decoct.data.loading import load_split
 from decoct.data.pixels import to_pixels
 from decoct.data.source import dataset_fingerprint
@@ -50,7 +58,6 @@ __all__ = ["ablate"]
 
 WRITTEN = ("heatmaps", "scores", "sets", "students", "batch_size.json", "ablation.json", "ablation.md")
 # Fields that add cells to an ablation and leave those that it has as they are.
-EXTENDING = ("tables", "full_grid", "utility_orders", "label_teachers", "labels", "students", "seeds")
 
 
 def ablate(config: AblateConfig) -> list[dict[str, Any]] | dict[str, Any]:
@@ -69,7 +76,7 @@ def ablate(config: AblateConfig) -> list[dict[str, Any]] | dict[str, Any]:
         ValueError: If data, teacher, students and protocol do not fit together, or the folder belongs to an ablation
             with other data, candidates, IPCs, teacher or protocol.
     """
-    accelerator = open_accelerator(config)
+    accelerator = open_accelerator(config.mixed_precision)
     with accelerator.main_process_first():
         run = _Ablation(config, accelerator)
         run.check()
@@ -143,7 +150,8 @@ class _Ablation:
         """Claims the folder, and sets the batch size that all of the ablation is computed with."""
         config, main = self.config, self.accelerator.is_main_process
         if main:
-            fixed = {key: value for key, value in to_dict(config).items() if key not in EXTENDING}
+            extent = fields_that_matter_for(AblateConfig, "extent")
+            fixed = {key: value for key, value in to_dict(config).items() if key not in extent}
             identity = identity_of(fixed, data=dataset_fingerprint(self.images), weights=self.teacher.fingerprint())
             identity["protocol"] = dataclasses.asdict(self.protocol)
             claim_folder(self.folder, json.loads(json.dumps(identity)), config.overwrite, WRITTEN)

@@ -39,7 +39,7 @@ def evaluate(config: EvaluateConfig) -> list[dict[str, Any]]:
         ValueError: If the distilled set, the data and the teacher do not fit together, or lack what was asked for, or
             a protocol is defined for none of the label modes.
     """
-    accelerator = open_accelerator(config)
+    accelerator = open_accelerator(config.mixed_precision)
     with accelerator.main_process_first():
         run = Evaluation(config)
         run.check()

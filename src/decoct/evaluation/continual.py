@@ -60,7 +60,7 @@ def continual(config: EvaluateConfig) -> list[dict[str, Any]]:
         ValueError: If there are more steps than classes, or the distilled set, the data and the teacher do not fit
             together or lack what was asked for.
     """
-    accelerator = open_accelerator(config)
+    accelerator = open_accelerator(config.mixed_precision)
     with accelerator.main_process_first():
         run = _Continual(config)
     if config.dry_run:

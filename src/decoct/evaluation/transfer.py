@@ -63,7 +63,7 @@ def transfer(config: EvaluateConfig) -> list[dict[str, Any]]:
     """
     if config.target_dataset is None:
         raise ValueError("target_dataset must be given for task 'transfer'. Got None.")
-    accelerator = open_accelerator(config)
+    accelerator = open_accelerator(config.mixed_precision)
     with accelerator.main_process_first():
         run = _Transfer(config, config.target_dataset)
     if config.dry_run:

@@ -35,7 +35,7 @@ from decoct.synthesis.output import write_samples_preview
 from decoct.synthesis.run import DistillRun, label_bytes, label_teacher
 from decoct.synthesis.tiles import Mosaics, pixels_of, png_bytes
 
-__all__ = ["IGDS", "Chunk", "chunks_of", "distill_samples", "plan_samples", "sample_chunk"]
+__all__ = ["IGDS", "Chunk", "chunks_of", "distill_samples", "plan_sampled", "sample_chunk"]
 
 SAMPLES = Features(
     {
@@ -290,7 +290,7 @@ class SampledTiles:
         return {name: float(np.mean(values)) for name, values in terms.items()}
 
 
-def plan_samples(
+def plan_sampled(
     config: DistillConfig, images: Dataset, teacher: Classifier, accelerator: Accelerator
 ) -> dict[str, Any]:
     """What `--dry_run` shows: samples, passes, and the seconds they take at the measured speed of a step."""
