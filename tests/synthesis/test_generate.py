@@ -20,7 +20,7 @@ from PIL import Image as PILImage
 from torch import Tensor
 
 import decoct
-from decoct.config import DistillConfig, PriorConfig
+from decoct.config import DistillConfig, PriorConfig, values_for
 from decoct.data.mosaic import unpack
 from decoct.data.pixels import to_pixels
 from decoct.data.spec import ImageSpec
@@ -35,7 +35,7 @@ from decoct.run.folder import read_json, write_json
 from decoct.run.seeding import item_seed
 from decoct.synthesis.distill import distill, plan_distill
 from decoct.synthesis.relabel import view_crops
-from decoct.synthesis.sampled import Chunk, chunks_of, sample_chunk
+from decoct.synthesis.sampled import Chunk, SamplingSettings, betas_of, chunks_of, sample_chunk
 from decoct.synthesis.tiles import pixels_of
 from decoct.training.prior import build_unet
 
@@ -66,6 +66,12 @@ def settings(sample_part, trained_teacher, tiny_prior, tiny_estimator) -> dict[s
 @pytest.fixture
 def config(settings, tmp_path) -> Callable[..., DistillConfig]:
     return lambda **options: DistillConfig(**{**settings, "output_dir": str(tmp_path / "run"), **options})
+
+
+@pytest.fixture
+def sampling(config) -> Callable[..., SamplingSettings]:
+    """How the tiles are sampled."""
+    return lambda **options: values_for(SamplingSettings, config(**options))
 
 
 @pytest.fixture
@@ -283,8 +289,8 @@ def test_a_smaller_set_is_the_head_of_a_larger_one(finished, count):
 @pytest.mark.parametrize("count", [1, 4])
 @pytest.mark.parametrize("ipcs", [[1], [5], [1, 3], [2, 3, 50]])
 @pytest.mark.parametrize("batch", [1, 3, 7, 1000])
-def test_chunks_cover_every_tile_once(config, ipcs, count, batch):
-    chunks = chunks_of(config(ipc=ipcs, tiles_per_image=count, guidance_batch=batch), 3)
+def test_chunks_cover_every_tile_once(ipcs, count, batch):
+    chunks = chunks_of(3, betas_of(ipcs, None), count, batch)
     for label in range(3):
         mine = [chunk for chunk in chunks if chunk.label == label]
         numbers = [number for chunk in mine for number in range(chunk.first, chunk.end)]
@@ -299,9 +305,10 @@ def test_chunks_cover_every_tile_once(config, ipcs, count, batch):
             assert {chunk.beta for chunk in inside} == {default_beta(ipc)}
 
 
-def test_a_configured_beta_holds_for_every_set(config):
-    assert {chunk.beta for chunk in chunks_of(config(ipc=[1, 10, 50], beta=0.3), 2)} == {0.3}
-    assert {chunk.beta for chunk in chunks_of(config(ipc=[1, 10, 50], beta=0.0), 2)} == {0.0}
+def test_a_beta_that_is_given_holds_for_every_set():
+    for beta in (0.3, 0.0):
+        chunks = chunks_of(2, betas_of([1, 10, 50], beta), tiles_per_image=1, most=100)
+        assert {chunk.beta for chunk in chunks} == {beta}
 
 
 # The tiles
@@ -341,38 +348,37 @@ def test_stored_estimates_are_the_estimators(finished, pipeline, estimator):
         assert contextual.min() > 1e-4, "tiles must differ for the check to mean something"
 
 
-def test_without_guidance_tiles_are_the_priors_own(config, tiny_prior, pipeline):
+def test_without_guidance_tiles_are_the_priors_own(sampling, tiny_prior, pipeline):
     unguided = drawn(load_pipeline(tiny_prior, None), 1, seeds_of(1, 0, 4)).images
-    tiles = pixels(sample_chunk(pipeline, Chunk(1, 0, 4, 0.5), config(guidance_scale=0.0), SIDE))
+    tiles = pixels(sample_chunk(pipeline, Chunk(1, 0, 4, 0.5), sampling(guidance_scale=0.0), SIDE))
     assert torch.equal(tiles, eight_bit(unguided))
-    part = pixels(sample_chunk(pipeline, Chunk(1, 2, 4, 0.5), config(guidance_scale=0.0), SIDE))
+    part = pixels(sample_chunk(pipeline, Chunk(1, 2, 4, 0.5), sampling(guidance_scale=0.0), SIDE))
     assert (part.int() - tiles[2:].int()).abs().max() <= 1, "a tile's noise does not depend on its chunk"
-    guided = pixels(sample_chunk(pipeline, Chunk(1, 0, 4, 0.5), config(), SIDE))
+    guided = pixels(sample_chunk(pipeline, Chunk(1, 0, 4, 0.5), sampling(), SIDE))
     assert difference(guided, tiles) > 0.5
 
 
 @pytest.mark.parametrize(("count", "matters"), [(1, False), (4, True)])
-def test_beta_matters_at_ipc_1_where_an_image_has_several_tiles(config, pipeline, count, matters):
+def test_beta_matters_at_ipc_1_where_an_image_has_several_tiles(sampling, pipeline, count, matters):
     tiles = []
     for beta in (0.0, 2.0):
-        setting = config(ipc=[1], tiles_per_image=count, beta=beta, guidance_batch=100)
-        (chunk,) = chunks_of(setting, 1)
-        tiles.append(sample_chunk(pipeline, chunk, setting, SIDE))
+        (chunk,) = chunks_of(1, betas_of([1], beta), count, most=100)
+        tiles.append(sample_chunk(pipeline, chunk, sampling(), SIDE))
     assert (difference(*map(pixels, tiles)) > 0.5) == matters
     plain, spread = (np.mean(rows["contextual"][:]) for rows in tiles)
     assert (spread > 1.1 * plain) if matters else (abs(spread - plain) < 1e-5)
 
 
-def test_the_seed_changes_the_tiles(config, pipeline):
-    rows = [sample_chunk(pipeline, Chunk(0, 0, 2, 0.1), config(seed=seed), SIDE) for seed in (0, 7, 0)]
+def test_the_seed_changes_the_tiles(sampling, pipeline):
+    rows = [sample_chunk(pipeline, Chunk(0, 0, 2, 0.1), sampling(seed=seed), SIDE) for seed in (0, 7, 0)]
     assert torch.equal(pixels(rows[0]), pixels(rows[2]))
     assert difference(pixels(rows[0]), pixels(rows[1])) > 5
     assert rows[1]["seed"][:] == seeds_of(0, 0, 2, seed=7)
 
 
-def test_the_micro_batch_changes_nothing(config, pipeline):
+def test_the_micro_batch_changes_nothing(sampling, pipeline):
     whole, *others = (
-        sample_chunk(pipeline, Chunk(2, 0, 5, 1.0), config(micro_batch=size), SIDE) for size in (100, 1, 2)
+        sample_chunk(pipeline, Chunk(2, 0, 5, 1.0), sampling(micro_batch=size), SIDE) for size in (100, 1, 2)
     )
     for rows in others:
         assert (pixels(rows).int() - pixels(whole).int()).abs().max() <= 1
@@ -394,11 +400,11 @@ def test_the_micro_batch_changes_nothing(config, pipeline):
         ({"sampling_steps": 2}, {"num_inference_steps": 2}),
     ],
 )
-def test_every_setting_of_the_guidance_is_used(config, pipeline, options, passed):
+def test_every_setting_of_the_guidance_is_used(sampling, pipeline, options, passed):
     options = {"softplus": False} if "no_softplus" in options else options
-    tiles = pixels(sample_chunk(pipeline, Chunk(0, 0, 2, 0.5), config(**options), SIDE))
+    tiles = pixels(sample_chunk(pipeline, Chunk(0, 0, 2, 0.5), sampling(**options), SIDE))
     assert torch.equal(tiles, eight_bit(drawn(pipeline, 0, seeds_of(0, 0, 2), beta=0.5, **passed).images))
-    assert not torch.equal(tiles, pixels(sample_chunk(pipeline, Chunk(0, 0, 2, 0.5), config(), SIDE)))
+    assert not torch.equal(tiles, pixels(sample_chunk(pipeline, Chunk(0, 0, 2, 0.5), sampling(), SIDE)))
 
 
 # Other priors
@@ -429,7 +435,7 @@ def test_an_unconditional_prior_is_led_by_the_guidance_alone(quick, tmp_path, un
         distill(quick(prior=str(prior), classifier_free_guidance_scale=2.0, output_dir=str(tmp_path / "other")))
 
 
-def test_prior_classes_say_what_the_prior_is_asked_for(quick, tmp_path, tiny_prior, pipeline):
+def test_prior_classes_say_what_the_prior_is_asked_for(quick, sampling, tmp_path, tiny_prior, pipeline):
     manifest = distill(quick(prior_classes=[3, 2, 1, 0], guidance_scale=0.0))
     tiles, plain = columns(tmp_path / "run", 1)["pixels"], load_pipeline(tiny_prior, None)
     for label in range(CLASSES):
@@ -437,8 +443,7 @@ def test_prior_classes_say_what_the_prior_is_asked_for(quick, tmp_path, tiny_pri
         assert torch.equal(tiles[label : label + 1], eight_bit(drawn(plain, 3 - label, seeds).images))
         assert not torch.equal(tiles[label : label + 1], eight_bit(drawn(plain, label, seeds).images))
     assert manifest["config"]["prior_classes"] == [3, 2, 1, 0]
-    setting = quick(prior_classes=[3, 2, 1, 0])
-    guided = pixels(sample_chunk(pipeline, Chunk(0, 0, 2, 0.5), setting, SIDE))
+    guided = pixels(sample_chunk(pipeline, Chunk(0, 0, 2, 0.5), sampling(prior_classes=[3, 2, 1, 0]), SIDE))
     by_hand = drawn(pipeline, 0, seeds_of(0, 0, 2), beta=0.5, prior_class_labels=[3, 3]).images
     assert torch.equal(guided, eight_bit(by_hand)), "the guidance follows the dataset's class"
 
@@ -512,7 +517,9 @@ def test_a_run_cut_off_on_the_way_ends_the_same(config, tmp_path, finished, monk
         patch.setattr(labelling, "label_mosaics", lambda *args, **kwargs: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             distill(config())
-    assert sorted(map(vars_of, [*taken, *asked])) == sorted(map(vars_of, chunks_of(config(), CLASSES)))
+    assert sorted(map(vars_of, [*taken, *asked])) == sorted(
+        map(vars_of, chunks_of(CLASSES, betas_of([1, 3], None), 1, 3))
+    )
     asked.clear()
     assert not (tmp_path / "run" / "manifest.json").exists()
     distill(config())

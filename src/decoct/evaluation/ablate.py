@@ -35,13 +35,14 @@ from decoct.config import (
     config_hash,
     fields_that_matter_for,
     to_dict,
+    values_for,
 )
 from decoct.data.loading import load_split
 from decoct.data.pixels import to_pixels
 from decoct.data.source import dataset_fingerprint
 from decoct.evaluation.records import make_records
 from decoct.evaluation.run import Evaluation
-from decoct.infoutil.processor import Attribution, InfoUtilProcessor, build_attribution
+from decoct.infoutil.processor import Attribution, HeatmapSettings, InfoUtilProcessor, build_attribution
 from decoct.models.throughput import calibrated_batch_size
 from decoct.models.zoo import build_classifier, load_classifier
 from decoct.results.claims import format_ablation
@@ -140,7 +141,7 @@ class _Ablation:
         for student in config.students:
             build_classifier(student, self.teacher.spec)
         for choice in dict.fromkeys(cell.label_teacher for cell in self.cells):
-            label_teacher(self.distill_config(Cell(BASELINE, choice, config.seed)), self.teacher, config.ipc[0])
+            label_teacher(choice, self.teacher, config.ipc[0])
         self.candidates(config.seed)
         for attribution in dict.fromkeys(cell.setting.attribution for cell in self.cells):
             if attribution is not None:
@@ -222,7 +223,7 @@ class _Ablation:
     def attribution(self, name: str, seed: int, batch_size: int) -> tuple[DistillConfig, Attribution | None]:
         """What makes a seed's heat maps: its configuration and method."""
         config = self.distill_config(Cell(Setting("grad_norm", "highest", name, NOISE), "converged", seed))
-        return config, build_attribution(self.teacher, config, batch_size)
+        return config, build_attribution(self.teacher, values_for(HeatmapSettings, config), batch_size)
 
     def _heatmaps(self, attribution: str, seed: int) -> dict[int, np.ndarray]:
         """Heat maps of a seed's candidates by source index."""

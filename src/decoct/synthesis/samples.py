@@ -10,7 +10,7 @@ import torch
 from accelerate import Accelerator
 from tqdm.auto import tqdm
 
-from decoct.config import SampleConfig, to_dict
+from decoct.config import SampleConfig, to_dict, values_for
 from decoct.igds.estimator import VariationalEstimator
 from decoct.igds.loading import label_names, load_estimator
 from decoct.igds.prior import load_pipeline, prior_fingerprint
@@ -20,7 +20,7 @@ from decoct.pipelines.igds.pipeline import IGDSPipeline
 from decoct.run.folder import claim_folder, identity_of, read_json, write_json
 from decoct.run.precision import autocast
 from decoct.run.versions import installed_versions
-from decoct.synthesis.sampled import Chunk, sample_chunk
+from decoct.synthesis.sampled import Chunk, SamplingSettings, sample_chunk
 from decoct.synthesis.tiles import pixels_of
 
 __all__ = ["draw_samples", "plan_samples"]
@@ -48,14 +48,14 @@ def draw_samples(config: SampleConfig) -> dict[str, Any]:
         return read_json(folder / "samples.json")
 
     pipeline.to(accelerator.device)
-    side = estimator.config.image_size
+    side, settings = estimator.config.image_size, values_for(SamplingSettings, config)
     strips: dict[str, list[np.ndarray]] = {}
     terms: dict[str, dict[str, list[float]]] = {}
     for beta, label in tqdm(
         [(beta, label) for beta in config.betas for label in classes], desc="samples", unit="class"
     ):
         with torch.no_grad(), autocast(accelerator.device, config.mixed_precision):
-            rows = sample_chunk(pipeline, Chunk(label, 0, config.images_per_class, beta), config, side)
+            rows = sample_chunk(pipeline, Chunk(label, 0, config.images_per_class, beta), settings, side)
         pixels = pixels_of(rows["image"][:], estimator.config.num_channels)
         strips.setdefault(f"β = {beta:g}", []).append(pixels.numpy())
         measured = terms.setdefault(f"{beta:g}", {"prototype": [], "contextual": []})
