@@ -17,6 +17,7 @@ from decoct.config import DataConfig
 from decoct.data.columns import SHOWN, find_image_column, find_label_column, listed, read_labels
 from decoct.data.inspection import inspect_images, to_eight_bits
 from decoct.data.measuring import measure_spec
+from decoct.data.source import SAMPLE
 
 __all__ = [
     "check_label_names",
@@ -32,7 +33,6 @@ __all__ = [
 
 logger = logging.getLogger(__name__)
 
-SAMPLE = Path(__file__).parent / "sample"
 UNREADABLE = "Unreadable rows left out: "
 
 

@@ -33,7 +33,7 @@ from decoct.training.loop import (
     steps_per_epoch,
     train_epochs,
 )
-from decoct.training.view_augment import draw_views, view_of
+from decoct.training.view_augment import draw_choices, view_of
 
 __all__ = ["plan_estimator", "train_estimator"]
 
@@ -137,7 +137,7 @@ def _train_encoder(
         generator = numpy_generator(config.seed, "views", epoch, step)
         views = []
         for _ in range(2):
-            choices = draw_views(generator, config.batch_size, config.crop_scale, config.flip, config.color_jitter)
+            choices = draw_choices(generator, config.batch_size, config.crop_scale, config.flip, config.color_jitter)
             view = estimator_input(view_of(pixels, choices.rows(first, first + share)) * 2 - 1, estimator.config)
             views.append(view.contiguous(memory_format=torch.channels_last))
         with accelerator.autocast():
