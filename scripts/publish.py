@@ -24,7 +24,7 @@ from decoct.config import PublishConfig
 def stage(config: PublishConfig) -> Stage:
     from decoct.hub.publish import publish
 
-    return Stage(publish, publish, printed_plan=str)
+    return Stage(publish)
 
 
 if __name__ == "__main__":

@@ -15,6 +15,8 @@ from typing import Any, TypeVar
 
 import yaml
 
+from decoct.pages.printed import format_settings
+
 __all__ = ["Stage", "parse_config", "read_preset", "run", "run_stage"]
 
 Config = TypeVar("Config")
@@ -27,15 +29,15 @@ class Stage:
     Args:
         run: Does the work, given the configuration.
         plan: What `--dry_run` shows, given the configuration; it writes nothing. Default: there is no dry run.
-        printed: The text that is printed of a result.
-        printed_plan: The text that is printed of a plan. Default: names and values in two columns.
+        printed: Text of a result.
+        printed_plan: Text of a plan.
         ok: Whether a result is a success; else the command ends with exit code 1.
     """
 
     run: Callable[[Any], Any]
     plan: Callable[[Any], Any] | None = None
     printed: Callable[[Any], str] = str
-    printed_plan: Callable[[Any], str] | None = None
+    printed_plan: Callable[[Any], str] = format_settings
     ok: Callable[[Any], bool] = lambda result: True
 
 
@@ -56,52 +58,34 @@ def run_stage(
 
     def main() -> None:
         arguments = sys.argv[1:]
-        named = f"--{leading_words}"
-        if leading_words is not None and arguments and not arguments[0].startswith("-") and named not in arguments:
-            arguments = [named, *arguments]
+        if leading_words is not None and arguments and not arguments[0].startswith("-"):
+            arguments = [f"--{leading_words}", *arguments]
         config: Any = parse_config(config_class, arguments, description)
         stage = stage_of(config)
         if stage.plan is not None and config.dry_run:
-            _print(stage.plan(config), stage.printed_plan or _settings)
+            show(stage.printed_plan, stage.plan(config))
             return
-        publish = _publisher(config)
+        # Training and distilling can publish what they leave in their folder; `publish` does nothing else.
+        publishes = hasattr(config, "output_dir") and getattr(config, "push_to_hub", None) is not None
+        if publishes:
+            from decoct.hub.publish import publish_run, require_publishing
+
+            require_publishing(config)  # before the work, and not after it
         result = stage.run(config)
-        _print(result, stage.printed)
-        if publish is not None:
-            _print(config, publish)
+        show(stage.printed, result)
+        if publishes:
+            show(lambda folder: publish_run(config, folder), config.output_dir)
         if not stage.ok(result):
             raise SystemExit(1)
 
     run(main)
 
 
-def _print(result: Any, text_of: Callable[[Any], str]) -> None:
+def show(text_of: Callable[[Any], str], result: Any) -> None:
     """Prints the text of a result, on the launcher's first process alone."""
     if int(os.environ.get("RANK", 0)) == 0:
         sys.stdout.write(f"{text_of(result)}\n")
         sys.stdout.flush()
-
-
-def _settings(plan: dict[str, Any]) -> str:
-    from decoct.pages.printed import format_settings
-
-    return format_settings(plan)
-
-
-def _publisher(config: Any) -> Callable[[Any], str] | None:
-    """What publishes a stage's folder once it is finished, if the configuration asks for it.
-
-    Raises:
-        ValueError: For what would keep the result from being published.
-    """
-    from decoct.config import PublishingConfig, RunConfig
-
-    if not (isinstance(config, PublishingConfig) and isinstance(config, RunConfig) and config.push_to_hub):
-        return None
-    from decoct.hub.publish import publish_run, require_publishing
-
-    require_publishing(config)
-    return lambda config: publish_run(config, config.output_dir)
 
 
 def parse_config(

@@ -137,6 +137,7 @@ def train_epochs(
     """
     images = len(dataset)  # type: ignore[arg-type]
     steps = steps_per_epoch(images, config.batch_size)
+    share = accelerator.process_index, accelerator.num_processes
     history, epoch, start, loss_sum = _resume(accelerator, output_dir)
     while epoch < config.epochs:
         model.train()
@@ -147,19 +148,10 @@ def train_epochs(
             leave=False,
             disable=not accelerator.is_main_process,
         )
-        batches = EpochBatches(
-            images,
-            config.batch_size,
-            config.seed,
-            epoch,
-            start,
-            accelerator.process_index,
-            accelerator.num_processes,
-        )
+        batches = EpochBatches(images, config.batch_size, config.seed, epoch, start, *share)
+        loader = DataLoader(dataset, batch_sampler=batches, num_workers=config.num_workers)
         losses = torch.tensor(loss_sum, dtype=torch.float64)
-        for step, batch in enumerate(
-            DataLoader(dataset, batch_sampler=batches, num_workers=config.num_workers), start=start
-        ):
+        for step, batch in enumerate(loader, start=start):
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate(epoch * steps + step)
             loss = loss_of(batch, epoch, step)
