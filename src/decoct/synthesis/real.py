@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,7 @@ from decoct.models.throughput import throughput
 from decoct.run.seeding import numpy_generator
 from decoct.run.shards import run_shards
 from decoct.synthesis.output import write_preview
-from decoct.synthesis.run import DistillRun, check_source, label_bytes, label_teacher
+from decoct.synthesis.run import DistillRun, check_source, label_bytes, label_teacher, read_ipc, run_folder
 from decoct.synthesis.selection import draw_candidates
 from decoct.synthesis.tiles import Mosaics, SelectionSettings, Tile, cut_mosaics, images_of, select_tiles
 from decoct.training.forgetting import check_forgetting_events, forgetting_scores
@@ -49,13 +48,11 @@ class InfoUtil:
             ipc: Images per class.
             output_dir: Run folder to keep. Default: a temporary one, removed afterwards.
         """
-        with tempfile.TemporaryDirectory() as temporary:
-            folder = Path(output_dir or Path(temporary) / "run")
-            options = {"method": "infoutil", "dataset": "in memory", "teacher": self.teacher.name, **self.options}
+        options = {"method": "infoutil", "dataset": "in memory", "teacher": self.teacher.name, **self.options}
+        with run_folder(output_dir) as folder:
             config = DistillConfig(ipc=[ipc], output_dir=str(folder), **options)
             distill_images(config, images, self.teacher, Accelerator())
-            paths = sorted(map(str, folder.glob(f"data/ipc_{ipc}/*.parquet")))
-            return Dataset.from_parquet(paths, keep_in_memory=True)
+            return read_ipc(folder, ipc)
 
 
 def distill_images(

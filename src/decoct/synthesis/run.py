@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import shutil
+import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +31,7 @@ from decoct.run.versions import installed_versions
 from decoct.synthesis.output import merge_shards, write_card
 from decoct.synthesis.tiles import LabelSettings, Mosaics, label_mosaics
 
-__all__ = ["DistillRun", "check_source", "label_bytes", "label_teacher", "shared_batch_size"]
+__all__ = ["DistillRun", "check_source", "label_bytes", "label_teacher", "read_ipc", "run_folder", "shared_batch_size"]
 
 logger = logging.getLogger(__name__)
 
@@ -230,3 +232,16 @@ def network_record(classifier: Classifier) -> dict[str, str]:
 def label_bytes(images: int, classes: int, tiles_per_image: int, views: int) -> int:
     """Bytes of the stored logits and view boxes."""
     return images * (2 * classes * (tiles_per_image + views) + 10 * views)
+
+
+@contextlib.contextmanager
+def run_folder(kept: str | Path | None) -> Iterator[Path]:
+    """The folder to keep a run in or, without one, a temporary one that is removed afterwards."""
+    with tempfile.TemporaryDirectory() as temporary:
+        yield Path(kept or Path(temporary) / "run")
+
+
+def read_ipc(folder: Path, ipc: int) -> Dataset:
+    """The images of an IPC of a finished run, in memory."""
+    paths = sorted(map(str, folder.glob(f"data/ipc_{ipc}/*.parquet")))
+    return Dataset.from_parquet(paths, keep_in_memory=True)

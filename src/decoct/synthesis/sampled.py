@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -33,7 +32,7 @@ from decoct.run.precision import autocast
 from decoct.run.seeding import item_seed
 from decoct.run.shards import run_shards
 from decoct.synthesis.output import write_samples_preview
-from decoct.synthesis.run import DistillRun, check_source, label_bytes, label_teacher
+from decoct.synthesis.run import DistillRun, check_source, label_bytes, label_teacher, read_ipc, run_folder
 from decoct.synthesis.tiles import Mosaics, pixels_of, png_bytes
 
 __all__ = [
@@ -189,13 +188,11 @@ class IGDS:
             found = type(self.pipeline.scheduler).__name__
             raise ValueError(f"The pipeline's scheduler must be one of {list(SCHEDULERS)}. Got {found}.")
         in_memory = {**dict.fromkeys(("dataset", "prior", "estimator"), "in memory"), "scheduler": samplers[0]}
-        with tempfile.TemporaryDirectory() as temporary:
-            folder = Path(output_dir or Path(temporary) / "run")
-            options = {**in_memory, "teacher": self.teacher.name, **self.options, "method": "igds"}
+        options = {**in_memory, "teacher": self.teacher.name, **self.options, "method": "igds"}
+        with run_folder(output_dir) as folder:
             config = DistillConfig(ipc=[ipc], output_dir=str(folder), **options)
             distill_samples(config, images, self.teacher, Accelerator(), self.pipeline)
-            paths = sorted(map(str, folder.glob(f"data/ipc_{ipc}/*.parquet")))
-            return Dataset.from_parquet(paths, keep_in_memory=True)
+            return read_ipc(folder, ipc)
 
 
 def distill_samples(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -19,6 +19,7 @@ from torch import Tensor
 from decoct.data.mosaic import compose, cut_tile, tile_ranks
 from decoct.data.pixels import to_pixels
 from decoct.data.spec import ImageSpec
+from decoct.models.throughput import Forward
 from decoct.run.seeding import numpy_generator
 from decoct.synthesis.relabel import draw_views, tile_logits, view_logits
 from decoct.synthesis.selection import select_class
@@ -36,8 +37,6 @@ __all__ = [
     "read_scores",
     "select_tiles",
 ]
-
-Forward = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True)
