@@ -76,6 +76,13 @@ def test_words_before_the_first_option_are_values_of_one(script, words):
     assert (config.runs, config.output_dir) == (["a", "b"], "c")
 
 
+def test_words_before_an_option_that_has_them_already_are_refused(script, capsys):
+    with pytest.raises(SystemExit) as stop:
+        script(["a", "--runs", "b"], CompareConfig, "runs", plan=None)
+    assert stop.value.code == 2
+    assert "'a'" in capsys.readouterr().err
+
+
 def test_a_result_that_is_no_success_is_printed_and_ends_with_exit_code_1(script, capsys):
     with pytest.raises(SystemExit) as stop:
         script(["folder"], VerifyConfig, "source", plan=None, ok=lambda result: False)

@@ -57,9 +57,9 @@ def run_stage(
     """
 
     def main() -> None:
-        arguments = sys.argv[1:]
-        if leading_words is not None and arguments and not arguments[0].startswith("-"):
-            arguments = [f"--{leading_words}", *arguments]
+        arguments, named = sys.argv[1:], f"--{leading_words}"
+        if leading_words is not None and arguments and not arguments[0].startswith("-") and named not in arguments:
+            arguments = [named, *arguments]
         config: Any = parse_config(config_class, arguments, description)
         stage = stage_of(config)
         if stage.plan is not None and config.dry_run:
