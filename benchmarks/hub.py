@@ -131,7 +131,7 @@ def make_noise(folder: Path, classes: int, ipc: int, side: int, tiles: int, view
 
     config = DistillConfig(dataset="noise", ipc=[ipc], tiles_per_image=tiles, views=views)  # type: ignore[arg-type]
     spec = ImageSpec(side, 3, (0.5,) * 3, (0.25,) * 3, tuple(f"class {number}" for number in range(classes)))
-    features = image_features(spec, config)
+    features = image_features(spec, config.method, config.tiles_per_image, config.views)
 
     def rows(start: int, end: int) -> Any:
         return noise_rows(start, end, ipc, side, config, features)

@@ -14,21 +14,16 @@ What a killed ablation has done is kept; `--dry_run` shows what it takes. The ta
 claims are printed and written to `ablation.md`, the records to `ablation.json`.
 """
 
-from decoct.arguments import parse_config, run
+from decoct.arguments import Stage, run_stage
 from decoct.config import AblateConfig
 
 
-def main() -> None:
-    config = parse_config(AblateConfig, description=__doc__)
-    from accelerate import PartialState
-
+def stage(config: AblateConfig) -> Stage:
     from decoct.evaluation.ablate import ablate
     from decoct.results.claims import format_ablation, format_ablation_plan
 
-    result = ablate(config)
-    if PartialState().is_main_process:
-        print(format_ablation_plan(result) if isinstance(result, dict) else format_ablation(result))
+    return Stage(ablate, ablate, format_ablation, format_ablation_plan)
 
 
 if __name__ == "__main__":
-    run(main)
+    run_stage(AblateConfig, stage, __doc__)

@@ -13,21 +13,16 @@ More subsets and students for each setting, with a teacher's labels; what a kill
 The output folder has `study.json` and `figure2.png`: accuracy against the score, and the best score over the IPC.
 """
 
-from decoct.arguments import parse_config, run
+from decoct.arguments import Stage, run_stage
 from decoct.config import BetaStudyConfig
 
 
-def main() -> None:
-    config = parse_config(BetaStudyConfig, description=__doc__)
-    from accelerate import PartialState
-
+def stage(config: BetaStudyConfig) -> Stage:
     from decoct.evaluation.beta_study import beta_study
     from decoct.results.tables import format_study, format_study_plan
 
-    result = beta_study(config)
-    if PartialState().is_main_process:
-        print(format_study_plan(result) if config.dry_run else format_study(result))
+    return Stage(beta_study, beta_study, format_study, format_study_plan)
 
 
 if __name__ == "__main__":
-    run(main)
+    run_stage(BetaStudyConfig, stage, __doc__)

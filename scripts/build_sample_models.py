@@ -23,7 +23,7 @@ def main() -> None:
     parser.add_argument("--estimator", type=Path, required=True, help="folder that train_estimator.py wrote")
     parser.add_argument("--check", action="store_true", help="write nothing, compare with what is embedded")
     options = parser.parse_args()
-    from decoct.data.loading import SAMPLE
+    from decoct.data.source import SAMPLE
 
     with tempfile.TemporaryDirectory() as temporary:
         built = Path(temporary)

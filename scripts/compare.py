@@ -12,24 +12,15 @@ Numbers of different datasets, protocols, label modes or epoch rules never share
 `compare.md`, `compare.csv` (all records, one row each) and `figures/`.
 """
 
-import sys
-
-from decoct.arguments import parse_config, run
+from decoct.arguments import Stage, run_stage
 from decoct.config import CompareConfig
 
 
-def main() -> None:
-    config = parse_config(CompareConfig, run_words(sys.argv[1:]), description=__doc__)
+def stage(config: CompareConfig) -> Stage:
     from decoct.results.compare import compare
 
-    print(compare(config))
-
-
-def run_words(arguments: list[str]) -> list[str]:
-    """Arguments in which the words before the first option are the runs."""
-    count = next((number for number, word in enumerate(arguments) if word.startswith("-")), len(arguments))
-    return ["--runs", *arguments] if count and "--runs" not in arguments else arguments
+    return Stage(compare)
 
 
 if __name__ == "__main__":
-    run(main)
+    run_stage(CompareConfig, stage, __doc__, leading_words="runs")

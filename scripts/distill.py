@@ -19,26 +19,16 @@ The same command continues a run that was interrupted. Read the result with
 With `--push_to_hub user/name` the result is published as `scripts/publish.py` would, once it is finished.
 """
 
-from decoct.arguments import parse_config, run
+from decoct.arguments import Stage, run_stage
 from decoct.config import DistillConfig
 
 
-def main() -> None:
-    config = parse_config(DistillConfig, description=__doc__)
-    from accelerate import PartialState
+def stage(config: DistillConfig) -> Stage:
+    from decoct.pages.printed import distill_report
+    from decoct.synthesis.distill import distill, plan_distill
 
-    from decoct.hub.publish import publish_run, require_publishing
-    from decoct.pages.printed import distill_report, format_settings
-    from decoct.synthesis.distill import distill
-
-    if config.push_to_hub and not config.dry_run:
-        require_publishing(config)
-    manifest = distill(config)
-    if PartialState().is_main_process:
-        print(format_settings(manifest) if config.dry_run else distill_report(manifest, config.output_dir))
-        if config.push_to_hub and not config.dry_run:
-            print(publish_run(config, config.output_dir))
+    return Stage(distill, plan_distill, lambda manifest: distill_report(manifest, config.output_dir))
 
 
 if __name__ == "__main__":
-    run(main)
+    run_stage(DistillConfig, stage, __doc__)

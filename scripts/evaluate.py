@@ -19,22 +19,16 @@ The tables are printed; the records go to `results.json` in the run folder.
 
 from pathlib import Path
 
-from decoct.arguments import parse_config, run
+from decoct.arguments import Stage, run_stage
 from decoct.config import EvaluateConfig
 
 
-def main() -> None:
-    config = parse_config(EvaluateConfig, description=__doc__)
-    from accelerate import PartialState
-
+def stage(config: EvaluateConfig) -> Stage:
     from decoct.evaluation.evaluate import evaluate, format_evaluation, format_plan, plan_evaluate
 
-    text = format_plan(plan_evaluate(config)) if config.dry_run else format_evaluation(evaluate(config))
-    if PartialState().is_main_process:
-        print(text)
-        if not config.dry_run:
-            print(f"\nSee   {Path(config.output_dir or config.distilled) / 'results.json'}")
+    see = f"\n\nSee   {Path(config.output_dir or config.distilled) / 'results.json'}"
+    return Stage(evaluate, plan_evaluate, lambda records: format_evaluation(records) + see, format_plan)
 
 
 if __name__ == "__main__":
-    run(main)
+    run_stage(EvaluateConfig, stage, __doc__)

@@ -12,19 +12,16 @@ A distilled set beside the dataset it stands for:
 The table is printed; with `--output_dir` everything is written to `information.json` there.
 """
 
-from decoct.arguments import parse_config, run
+from decoct.arguments import Stage, run_stage
 from decoct.config import InformationConfig
 
 
-def main() -> None:
-    config = parse_config(InformationConfig, description=__doc__)
-    from decoct.igds.measuring import information
-    from decoct.pages.printed import format_settings
+def stage(config: InformationConfig) -> Stage:
+    from decoct.igds.measuring import information, plan_information
     from decoct.results.tables import format_information
 
-    result = information(config)
-    print(format_settings(result) if config.dry_run else format_information(result))
+    return Stage(information, plan_information, format_information)
 
 
 if __name__ == "__main__":
-    run(main)
+    run_stage(InformationConfig, stage, __doc__)

@@ -17,24 +17,15 @@ Weights are safetensors only; checkpoints, early teachers (`epoch_N`) and the fo
 In what is, paths from the root or the home folder are shortened to their last part: `path/to/teacher`.
 """
 
-import sys
-
-from decoct.arguments import parse_config, run
+from decoct.arguments import Stage, run_stage
 from decoct.config import PublishConfig
 
 
-def main() -> None:
-    config = parse_config(PublishConfig, folder_words(sys.argv[1:]), description=__doc__)
+def stage(config: PublishConfig) -> Stage:
     from decoct.hub.publish import publish
 
-    print(publish(config))
-
-
-def folder_words(arguments: list[str]) -> list[str]:
-    """Arguments in which the words before the first option are the folder."""
-    leading = bool(arguments) and not arguments[0].startswith("-")
-    return ["--folder", *arguments] if leading and "--folder" not in arguments else arguments
+    return Stage(publish)
 
 
 if __name__ == "__main__":
-    run(main)
+    run_stage(PublishConfig, stage, __doc__, leading_words="folder")

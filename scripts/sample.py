@@ -13,18 +13,16 @@ Guidance off, to see the prior alone:
     python scripts/sample.py --prior runs/prior --estimator runs/estimator --guidance_scale 0 --betas 0
 """
 
-from decoct.arguments import parse_config, run
+from decoct.arguments import Stage, run_stage
 from decoct.config import SampleConfig
 
 
-def main() -> None:
-    config = parse_config(SampleConfig, description=__doc__)
-    from decoct.pages.printed import format_settings, samples_report
-    from decoct.synthesis.samples import draw_samples
+def stage(config: SampleConfig) -> Stage:
+    from decoct.pages.printed import samples_report
+    from decoct.synthesis.samples import draw_samples, plan_samples
 
-    record = draw_samples(config)
-    print(format_settings(record) if config.dry_run else samples_report(record, config.output_dir))
+    return Stage(draw_samples, plan_samples, lambda record: samples_report(record, config.output_dir))
 
 
 if __name__ == "__main__":
-    run(main)
+    run_stage(SampleConfig, stage, __doc__)

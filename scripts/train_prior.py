@@ -17,26 +17,16 @@ The same command continues a run that was interrupted. `DDPMPipeline.from_pretra
 With `--push_to_hub user/name` the result is published as `scripts/publish.py` would, once it is finished.
 """
 
-from decoct.arguments import parse_config, run
+from decoct.arguments import Stage, run_stage
 from decoct.config import PriorConfig
 
 
-def main() -> None:
-    config = parse_config(PriorConfig, description=__doc__)
-    from accelerate import PartialState
+def stage(config: PriorConfig) -> Stage:
+    from decoct.pages.printed import prior_report
+    from decoct.training.prior import plan_prior, train_prior
 
-    from decoct.hub.publish import publish_run, require_publishing
-    from decoct.pages.printed import format_settings, prior_report
-    from decoct.training.prior import train_prior
-
-    if config.push_to_hub and not config.dry_run:
-        require_publishing(config)
-    record = train_prior(config)
-    if PartialState().is_main_process:
-        print(format_settings(record) if config.dry_run else prior_report(record, config.output_dir))
-        if config.push_to_hub and not config.dry_run:
-            print(publish_run(config, config.output_dir))
+    return Stage(train_prior, plan_prior, lambda record: prior_report(record, config.output_dir))
 
 
 if __name__ == "__main__":
-    run(main)
+    run_stage(PriorConfig, stage, __doc__)

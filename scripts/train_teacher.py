@@ -17,26 +17,16 @@ The same command continues a run that was interrupted.
 With `--push_to_hub user/name` the result is published as `scripts/publish.py` would, once it is finished.
 """
 
-from decoct.arguments import parse_config, run
+from decoct.arguments import Stage, run_stage
 from decoct.config import TeacherConfig
 
 
-def main() -> None:
-    config = parse_config(TeacherConfig, description=__doc__)
-    from accelerate import PartialState
+def stage(config: TeacherConfig) -> Stage:
+    from decoct.pages.printed import teacher_report
+    from decoct.training.teacher import plan_teacher, train_teacher
 
-    from decoct.hub.publish import publish_run, require_publishing
-    from decoct.pages.printed import format_settings, teacher_report
-    from decoct.training.teacher import train_teacher
-
-    if config.push_to_hub and not config.dry_run:
-        require_publishing(config)
-    record = train_teacher(config)
-    if PartialState().is_main_process:
-        print(format_settings(record) if config.dry_run else teacher_report(record, config.output_dir))
-        if config.push_to_hub and not config.dry_run:
-            print(publish_run(config, config.output_dir))
+    return Stage(train_teacher, plan_teacher, lambda record: teacher_report(record, config.output_dir))
 
 
 if __name__ == "__main__":
-    run(main)
+    run_stage(TeacherConfig, stage, __doc__)

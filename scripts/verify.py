@@ -12,26 +12,15 @@ A published dataset, which is downloaded at one commit into the Hub's cache, and
 Nothing in the folder or repository is executed. All problems are listed; the exit code is 1 if there is any.
 """
 
-import sys
-
-from decoct.arguments import parse_config, run
+from decoct.arguments import Stage, run_stage
 from decoct.config import VerifyConfig
 
 
-def main() -> None:
-    config = parse_config(VerifyConfig, source_word(sys.argv[1:]), description=__doc__)
+def stage(config: VerifyConfig) -> Stage:
     from decoct.hub.verify import verify
 
-    report = verify(config)
-    print(report)
-    if not report.ok:
-        raise SystemExit(1)
-
-
-def source_word(arguments: list[str]) -> list[str]:
-    """Arguments in which a first word that is no option is the source."""
-    return ["--source", *arguments] if arguments and not arguments[0].startswith("-") else arguments
+    return Stage(verify, ok=lambda report: report.ok)
 
 
 if __name__ == "__main__":
-    run(main)
+    run_stage(VerifyConfig, stage, __doc__, leading_words="source")

@@ -23,6 +23,7 @@ from decoct.config import (
     PriorConfig,
     TeacherConfig,
 )
+from decoct.methods import METHODS
 
 SCRIPTS = Path(__file__).parents[1] / "scripts"
 
@@ -124,7 +125,8 @@ def test_shipped_presets_are_valid(name, config_class):
 @pytest.mark.parametrize("method", ["rded", "random", "herding"])
 def test_presets_leave_a_baseline_its_own_settings(name, method):
     config = parse_config(DistillConfig, ["--preset", name, "--method", method])
-    assert {key: getattr(config, key) for key in config.method_defaults()} == config.method_defaults()
+    defaults = METHODS[config.method].defaults
+    assert {key: getattr(config, key) for key in defaults} == defaults
 
 
 @pytest.mark.parametrize("config_class", [BetaStudyConfig, EstimatorConfig, InformationConfig, PriorConfig])

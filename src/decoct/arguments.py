@@ -1,4 +1,4 @@
-"""A configuration from the command line and presets, and errors of a command as one line."""
+"""What all scripts share: configuration from the command line and presets, run or plan, errors as one line."""
 
 from __future__ import annotations
 
@@ -8,15 +8,84 @@ import difflib
 import os
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
 
-__all__ = ["parse_config", "read_preset", "run"]
+from decoct.pages.printed import format_settings
+
+__all__ = ["Stage", "parse_config", "read_preset", "run", "run_stage"]
 
 Config = TypeVar("Config")
+
+
+@dataclass(frozen=True)
+class Stage:
+    """What a script runs.
+
+    Args:
+        run: Does the work, given the configuration.
+        plan: What `--dry_run` shows, given the configuration; it writes nothing. Default: there is no dry run.
+        printed: Text of a result.
+        printed_plan: Text of a plan.
+        ok: Whether a result is a success; else the command ends with exit code 1.
+    """
+
+    run: Callable[[Any], Any]
+    plan: Callable[[Any], Any] | None = None
+    printed: Callable[[Any], str] = str
+    printed_plan: Callable[[Any], str] = format_settings
+    ok: Callable[[Any], bool] = lambda result: True
+
+
+def run_stage(
+    config_class: type[Config],
+    stage_of: Callable[[Config], Stage],
+    description: str | None,
+    leading_words: str | None = None,
+) -> None:
+    """A script's `main`: reads the configuration, runs the stage or shows its plan, prints, and publishes if asked.
+
+    Args:
+        config_class: As for `parse_config`.
+        stage_of: Imports and returns what the script runs; not called for `--help`, which stays fast.
+        description: The script's docstring.
+        leading_words: Option that words before the first option are the values of, as in `decoct compare runs/*`.
+    """
+
+    def main() -> None:
+        arguments, named = sys.argv[1:], f"--{leading_words}"
+        if leading_words is not None and arguments and not arguments[0].startswith("-") and named not in arguments:
+            arguments = [named, *arguments]
+        config: Any = parse_config(config_class, arguments, description)
+        stage = stage_of(config)
+        if stage.plan is not None and config.dry_run:
+            show(stage.printed_plan, stage.plan(config))
+            return
+        # Training and distilling can publish what they leave in their folder; `publish` does nothing else.
+        publishes = hasattr(config, "output_dir") and getattr(config, "push_to_hub", None) is not None
+        if publishes:
+            from decoct.hub.publish import publish_run, require_publishing
+
+            require_publishing(config)  # before the work, and not after it
+        result = stage.run(config)
+        show(stage.printed, result)
+        if publishes:
+            show(lambda folder: publish_run(config, folder), config.output_dir)
+        if not stage.ok(result):
+            raise SystemExit(1)
+
+    run(main)
+
+
+def show(text_of: Callable[[Any], str], result: Any) -> None:
+    """Prints the text of a result, on the launcher's first process alone."""
+    if int(os.environ.get("RANK", 0)) == 0:
+        sys.stdout.write(f"{text_of(result)}\n")
+        sys.stdout.flush()
 
 
 def parse_config(
@@ -35,7 +104,11 @@ def parse_config(
     """
     from transformers.hf_argparser import HfArgumentParser  # 0.6 s, so not at import
 
-    parser: Any = HfArgumentParser(
+    class Parser(HfArgumentParser):  # it hands all metadata of a field to argparse, which knows no `matters`
+        def add_argument(self, *names: str, matters: str | None = None, **options: Any) -> argparse.Action:
+            return super().add_argument(*names, **options)
+
+    parser: Any = Parser(
         config_class,  # type: ignore[arg-type]
         description=description,
         formatter_class=HelpFormatter,

@@ -32,7 +32,11 @@ def write_dataset(folder: Path, ipcs: Sequence[int] = (1, 2), names: Sequence[st
     defaults = {"method": "infoutil", "dataset": "user/colours", "tiles_per_image": 4, "views": 2}
     config = DistillConfig(**{**defaults, "ipc": list(ipcs), **settings})
     spec = ImageSpec(SIDE, 3, (0.5,) * 3, (0.2,) * 3, tuple(names))
-    features = {name: kind for name, kind in image_features(spec, config).items() if name != "correct"}
+    features = {
+        name: kind
+        for name, kind in image_features(spec, config.method, config.tiles_per_image, config.views).items()
+        if name != "correct"
+    }
     for ipc in ipcs:
         (folder / f"data/ipc_{ipc}").mkdir(parents=True)
         rows = datasets.Dataset.from_dict(noise(config, ipc, len(names)), features=datasets.Features(features))

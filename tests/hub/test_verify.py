@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import importlib.util
 import io
 import json
+import runpy
 import shutil
 import sys
 from collections.abc import Callable
@@ -233,21 +233,14 @@ def test_dataset_info_with_other_columns_is_named(run_folder):
     assert "dataset_info of ipc_1" in found(verify_folder(run_folder), "card")
 
 
-def script() -> Any:
-    path = Path(__file__).parents[2] / "scripts" / "verify.py"
-    specification = importlib.util.spec_from_file_location("verify_script", path)
-    module = importlib.util.module_from_spec(specification)
-    specification.loader.exec_module(module)
-    return module
-
-
 def test_the_script_exits_with_1_for_a_problem(run_folder, monkeypatch, capsys):
-    monkeypatch.setattr(sys, "argv", ["verify.py", str(run_folder)])
-    script().main()
+    script = str(Path(__file__).parents[2] / "scripts" / "verify.py")
+    monkeypatch.setattr(sys, "argv", [script, str(run_folder)])
+    runpy.run_path(script, run_name="__main__")
     assert "Everything is as it should be." in capsys.readouterr().out
     (run_folder / "preview.png").unlink()
     with pytest.raises(SystemExit) as stopped:
-        script().main()
+        runpy.run_path(script, run_name="__main__")
     assert stopped.value.code == 1 and "preview.png: is listed" in capsys.readouterr().out
 
 

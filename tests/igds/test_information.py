@@ -25,7 +25,7 @@ from decoct.igds.information import (
     prototype_information,
 )
 from decoct.igds.loading import build_estimator, label_names
-from decoct.igds.measuring import embed, information, measure, report_of
+from decoct.igds.measuring import embed, information, measure, plan_information, report_of
 from decoct.results.tables import format_information
 
 NAMES = ["red", "green", "blue"]
@@ -284,7 +284,7 @@ def test_a_distilled_set_beside_its_source(setting, estimator, tmp_path):
 
 
 def test_a_dry_run_counts_forward_passes_and_writes_nothing(setting, tmp_path):
-    plan = information(InformationConfig(**setting, dry_run=True, output_dir=str(tmp_path / "out")))
+    plan = plan_information(InformationConfig(**setting, output_dir=str(tmp_path / "out")))
     assert plan["forward_passes"] == 24 + 12 + 24
     assert not list(tmp_path.iterdir())
 

@@ -31,7 +31,8 @@ def process(teacher: decoct.Classifier, images: Dataset, batch: int = 4, **optio
     config = DistillConfig(**{**WINDOWS, **options})
     reference = None
     if config.utility == "gradient_flow":
-        reference = reference_of(teacher, to_pixels(images["image"][:], 28, 1), np.asarray(images["label"][:]), config)
+        pixels, labels = to_pixels(images["image"][:], 28, 1), np.asarray(images["label"][:])
+        reference = reference_of(teacher, pixels, labels, config.mixed_precision)
     processor = InfoUtilProcessor(teacher, config, config.batch_size, reference)
     scored = images.map(
         processor,

@@ -12,7 +12,7 @@ import decoct
 from decoct.config import SampleConfig
 from decoct.run.folder import read_json
 from decoct.synthesis import samples
-from decoct.synthesis.samples import draw_samples
+from decoct.synthesis.samples import draw_samples, plan_samples
 
 
 @pytest.fixture
@@ -68,7 +68,7 @@ def test_chosen_classes_alone(config, drawn):
 
 
 def test_a_dry_run_writes_nothing_and_another_configuration_is_refused(config, tmp_path):
-    assert draw_samples(config(dry_run=True))["prior_passes"] == 2 * 4 * 3 * 2
+    assert plan_samples(config())["prior_passes"] == 2 * 4 * 3 * 2
     assert not (tmp_path / "samples").exists()
     record = draw_samples(config())
     assert draw_samples(config()) == record

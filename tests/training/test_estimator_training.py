@@ -19,8 +19,8 @@ from decoct.igds.loading import load_estimator
 from decoct.igds.probe import extract_features
 from decoct.run.folder import read_json
 from decoct.run.seeding import numpy_generator
-from decoct.training.estimator import train_estimator
-from decoct.training.view_augment import ViewChoices, draw_views, view_of
+from decoct.training.estimator import plan_estimator, train_estimator
+from decoct.training.view_augment import ViewChoices, draw_choices, view_of
 
 
 class PowerCut(Exception):
@@ -156,7 +156,7 @@ def test_an_existing_encoder_is_kept_and_gets_a_classifier(config, image_folder,
 
 
 def test_a_dry_run_counts_and_writes_nothing(config, tmp_path):
-    plan = train_estimator(config(dry_run=True))
+    plan = plan_estimator(config())
     assert (plan["images"], plan["classes"], plan["steps"]) == (96, 4, 12)
     assert plan["image_passes"] == 2 * 12 * 16 + 96 + 40
     assert plan["parameters"] > 10_000
@@ -187,7 +187,7 @@ def test_the_script_trains_with_two_processes(launch, scripts, sample_part, tmp_
 
 def test_views_do_not_depend_on_how_the_batch_is_shared():
     pixels = torch.randint(0, 256, (6, 3, 16, 16), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    choices = draw_views(np.random.default_rng(0), 6, 0.2, True, 0.4)
+    choices = draw_choices(np.random.default_rng(0), 6, 0.2, True, 0.4)
     whole = view_of(pixels, choices)
     parts = [view_of(pixels[first : first + 3], choices.rows(first, first + 3)) for first in (0, 3)]
     assert torch.allclose(torch.cat(parts), whole, atol=1e-6)
@@ -215,18 +215,18 @@ def test_views_do_what_was_drawn():
 
 
 def test_draws_keep_to_their_ranges():
-    choices = draw_views(numpy_generator(0, "views", 0, 0), 2000, 0.2, True, 0.4)
+    choices = draw_choices(numpy_generator(0, "views", 0, 0), 2000, 0.2, True, 0.4)
     area = choices.boxes[:, 2] * choices.boxes[:, 3]
     assert 0.2 - 1e-5 <= area.min() <= area.max() <= 1
     assert 0.6 <= choices.factors.min() <= choices.factors.max() <= 1.4
     assert 0.45 < choices.flips.float().mean() < 0.55
     assert 0.15 < choices.grey.float().mean() < 0.25
-    still = draw_views(numpy_generator(0, "views", 0, 0), 50, 0.2, False, 0.0)
+    still = draw_choices(numpy_generator(0, "views", 0, 0), 50, 0.2, False, 0.0)
     assert not still.flips.any()
     assert torch.equal(still.factors, torch.ones(50, 3))
 
 
 def test_grey_images_stay_grey():
     pixels = torch.randint(0, 256, (4, 1, 28, 28), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    view = view_of(pixels, draw_views(np.random.default_rng(0), 4, 0.2, True, 0.4))
+    view = view_of(pixels, draw_choices(np.random.default_rng(0), 4, 0.2, True, 0.4))
     assert view.shape == (4, 1, 28, 28)

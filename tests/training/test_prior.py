@@ -14,7 +14,7 @@ from decoct.config import PriorConfig
 from decoct.data.spec import ImageSpec
 from decoct.run.folder import read_json
 from decoct.training import prior as stages
-from decoct.training.prior import build_unet, draw_noising, train_prior
+from decoct.training.prior import build_unet, draw_noising, plan_prior, train_prior
 
 SPEC = ImageSpec(28, 1, (0.3,), (0.3,), ("a", "b", "c", "d"))
 
@@ -155,7 +155,7 @@ def test_a_finished_run_is_returned_and_another_configuration_refused(config, tm
 
 
 def test_a_dry_run_plans_and_writes_nothing(config, tmp_path):
-    plan = train_prior(config(dry_run=True))
+    plan = plan_prior(config())
     assert plan["steps"] == 2 * 3
     assert plan["parameters"] == build_unet(config(), SPEC).num_parameters()
     assert not (tmp_path / "prior").exists()

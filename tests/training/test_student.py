@@ -1,3 +1,5 @@
+"""Training students: losses, optimisers, moving averages, batch norm, errors."""
+
 import dataclasses
 import math
 
@@ -6,86 +8,18 @@ import pytest
 import torch
 from torch import nn
 
-from decoct.data.crops import crop_and_resize
-from decoct.distilled.dataset import DistilledSet
 from decoct.models.accuracy import accuracy
 from decoct.models.zoo import build_classifier
 from decoct.training.protocols import load_protocol
 from decoct.training.student import soft_label_loss, train_student
 from decoct.training.student_batches import StudentBatches
 
-CLASSES, SIDE, VIEWS = 3, 16, 4
-CPU = torch.device("cpu")
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+from .students import CLASSES, CPU, ColourTeacher, FixedLogits, coloured, make_set, student_of
 
 
 @pytest.fixture(scope="module")
 def protocol():
     return load_protocol("rded_kd")
-
-
-def coloured(labels: torch.Tensor, seed: int = 0) -> torch.Tensor:
-    """Noisy images whose class is their brightest channel."""
-    noise = torch.randint(0, 120, (len(labels), 3, SIDE, SIDE), generator=torch.Generator().manual_seed(seed))
-    noise[torch.arange(len(labels)), labels] += 100
-    return noise.to(torch.uint8)
-
-
-class ColourTeacher(nn.Module):
-    """Its logits are the images' mean colours."""
-
-    def __init__(self, spec):
-        super().__init__()
-        self.spec, self.name = spec, "colours"
-
-    def forward(self, pixels):
-        return 60 * pixels.mean(dim=(2, 3))
-
-
-def make_set(ipc: int = 4, tiles: int = 1, seed: int = 0) -> DistilledSet:
-    labels = torch.arange(CLASSES).repeat_interleave(ipc)
-    generator = np.random.default_rng(seed)
-    boxes = np.concatenate(
-        [generator.uniform(0, 0.3, (len(labels), VIEWS, 2)), generator.uniform(0.4, 0.7, (len(labels), VIEWS, 2))], -1
-    )
-    flips = generator.integers(0, 2, (len(labels), VIEWS, 1))
-    boxes = torch.from_numpy(np.concatenate([boxes, flips], -1)).half().float()
-    images = coloured(labels, seed)
-    logits = 60 * images.float().mean(dim=(2, 3)) / 255
-    manifest = {
-        "label_names": ["red", "green", "blue"],
-        "image_size": SIDE,
-        "channels": 3,
-        "image_mean": [0.3] * 3,
-        "image_std": [0.2] * 3,
-        "config": {"method": "random", "tiles_per_image": tiles},
-    }
-    return DistilledSet(
-        images=images,
-        labels=labels,
-        tile_logits=logits[:, None].repeat(1, tiles, 1),
-        view_logits=(logits[:, None] + torch.from_numpy(generator.normal(0, 1, (len(labels), VIEWS, CLASSES)))).half(),
-        view_boxes=boxes,
-        ipc=ipc,
-        tiles_per_image=tiles,
-        manifest=manifest,
-    )
-
-
-def student_of(distilled: DistilledSet, seed: int = 0):
-    return build_classifier("convnet3_w8", distilled.spec, seed)
-
-
-def collect(batches: StudentBatches, epoch: int) -> tuple[torch.Tensor, torch.Tensor]:
-    pixels, targets = zip(*batches.epoch(epoch), strict=True)
-    return torch.cat(pixels), torch.cat(targets)
 
 
 def test_loss_against_a_loop():
@@ -106,17 +40,6 @@ def test_loss_is_pytorchs_divergence_without_the_square_of_the_temperature(tempe
     torch.testing.assert_close(soft_label_loss(logits, target, temperature), reference)
 
 
-class FixedLogits(nn.Module):
-    """Its logits do not depend on the image, so that a step's loss is known."""
-
-    def __init__(self, logits):
-        super().__init__()
-        self.logits = nn.Parameter(logits)
-
-    def forward(self, pixels):
-        return self.logits.expand(len(pixels), -1)
-
-
 @pytest.mark.parametrize("name", ["rded_kd", "minimax_hard", "igds_adam"])
 def test_hard_labels_are_trained_with_the_mixed_cross_entropies(name):
     """The loss of a mixed step is kept * CE(label) + (1 - kept) * CE(label of the partner), as in IDC."""
@@ -133,122 +56,6 @@ def test_hard_labels_are_trained_with_the_mixed_cross_entropies(name):
             one_by_one.append(float(sum(entropy)))
     assert mixed > 3
     assert losses == pytest.approx([sum(one_by_one) / len(one_by_one)], rel=1e-5)
-
-
-def test_cutmix_mixes_labels_by_the_pixels_that_were_mixed(protocol):
-    distilled = make_set(ipc=6)
-    flat = torch.zeros_like(distilled.images)
-    flat[torch.arange(len(flat)), distilled.labels] = 255
-    batches = StudentBatches(dataclasses.replace(distilled, images=flat), protocol, "hard", seed=0, device=CPU)
-    mixed = 0
-    for epoch in range(5):
-        pixels, target = collect(batches, epoch)
-        torch.testing.assert_close(pixels.mean(dim=(2, 3)), target)
-        mixed += int(((target > 0) & (target < 1)).any(dim=1).sum())
-    assert mixed > 10
-
-
-def test_tiles_and_their_labels_are_shuffled_and_cropped_together(protocol):
-    """Each tile has a grey value and a class of its own, so a view's mean grey follows from its label."""
-    side, count = 64, 40
-    greys = torch.tensor([0, 60, 140, 255], dtype=torch.uint8)
-    image = greys.view(2, 2).repeat_interleave(side // 2, 0).repeat_interleave(side // 2, 1)
-    distilled = make_set()
-    distilled = dataclasses.replace(
-        distilled,
-        images=image.expand(count, 3, side, side).clone(),
-        labels=torch.zeros(count, dtype=torch.int64),
-        tile_logits=(1000 * torch.eye(4)).expand(count, 4, 4).clone(),
-        tiles_per_image=4,
-        manifest={**distilled.manifest, "label_names": list("abcd"), "image_size": side},
-    )
-    plain = dataclasses.replace(protocol, cutmix_probability=0.0)
-    pixels, target = collect(StudentBatches(distilled, plain, "tiles", seed=0, device=CPU, rrc_scale=0.2), 0)
-    torch.testing.assert_close(target.sum(dim=1), torch.ones(count))
-    torch.testing.assert_close(pixels.mean(dim=(1, 2, 3)), target @ greys.float() / 255, atol=0.01, rtol=0)
-    corners = {tuple(view[0, ::63, ::63].flatten().tolist()) for view in pixels}
-    assert len(corners) > 4
-
-
-def test_one_tile_is_never_cropped_unless_asked(protocol):
-    distilled = make_set()
-    plain = dataclasses.replace(protocol, cutmix_probability=0.0, flip=0.0)
-    pixels, _ = collect(StudentBatches(distilled, plain, "tiles", seed=0, device=CPU), 0)
-    whole = {image.numpy().tobytes() for image in distilled.images.float() / 255}
-    assert {image.contiguous().numpy().tobytes() for image in pixels} == whole
-    cropped, _ = collect(StudentBatches(distilled, plain, "tiles", seed=0, device=CPU, rrc_scale=0.1), 0)
-    assert not {image.contiguous().numpy().tobytes() for image in cropped} & whole
-
-
-def test_views_are_replayed_exactly_and_equally_often(protocol):
-    distilled = make_set()
-    assert protocol.cutmix_probability == 1  # stored views are not mixed all the same
-    batches = StudentBatches(distilled, protocol, "views", seed=3, device=CPU)
-    labels = (distilled.view_logits.float() / protocol.temperature).softmax(dim=-1)
-    images = distilled.images.float() / 255
-    seen = []
-    for epoch in range(2 * VIEWS):
-        pixels, target = collect(batches, epoch)
-        for view_pixels, view_target in zip(pixels, target, strict=True):
-            image, view = divmod(int((labels - view_target).abs().sum(dim=-1).argmin()), VIEWS)
-            seen.append((image, view))
-            box = distilled.view_boxes[image, view]
-            expected = crop_and_resize(images, torch.tensor([image]), box[None, :4] * SIDE, SIDE)[0]
-            expected = expected.flip(-1) if box[4] else expected
-            assert torch.equal(view_pixels, expected)
-            assert torch.equal(view_target, labels[image, view])
-    assert sorted(seen) == sorted(2 * [(image, view) for image in range(len(images)) for view in range(VIEWS)])
-    assert seen[: len(images) * VIEWS] != seen[len(images) * VIEWS :]
-
-
-@pytest.mark.parametrize(("name", "labels"), [("rded_kd", "tiles"), ("minimax_hard", "hard"), ("igds_adam", "hard")])
-def test_augmentation_does_not_depend_on_the_batch(name, labels):
-    distilled = make_set(ipc=6, tiles=4)
-    plain = dataclasses.replace(load_protocol(name), cutmix_probability=0.0)
-    small = dataclasses.replace(plain, batch_sizes={1: 5})
-    whole = collect(StudentBatches(distilled, plain, labels, seed=0, device=CPU), 2)
-    parts = collect(StudentBatches(distilled, small, labels, seed=0, device=CPU), 2)
-    torch.testing.assert_close(whole, parts)
-    again = collect(StudentBatches(distilled, plain, labels, seed=0, device=CPU), 3)
-    assert not torch.equal(whole[0], again[0])
-
-
-def test_colours_change_only_where_the_protocol_says():
-    """A grey image stays grey under jitter, and gets a colour of its own from lighting alone."""
-    distilled = make_set(ipc=6)
-    grey = torch.full_like(distilled.images, 100)
-    distilled = dataclasses.replace(distilled, images=grey)
-    base = dataclasses.replace(load_protocol("minimax_hard"), cutmix_probability=0.0)
-
-    def pixels(**changes):
-        return collect(StudentBatches(distilled, dataclasses.replace(base, **changes), "hard", seed=0, device=CPU), 0)[
-            0
-        ]
-
-    torch.testing.assert_close(pixels(color_jitter=0.0, lighting=0.0), grey.float() / 255)
-    jittered = pixels(lighting=0.0)
-    torch.testing.assert_close(jittered[:, 0], jittered[:, 1])
-    levels = jittered[:, 0, 0, 0] / (100 / 255)
-    assert levels.min() > 0.6 and levels.max() < 1.4 and levels.std() > 0.1
-    lit = pixels(color_jitter=0.0) - grey.float() / 255
-    assert (lit.flatten(2).std(dim=2) < 1e-6).all() and len(lit[:, 0, 0, 0].unique()) == len(grey)
-
-
-def test_cutmix_comes_as_often_as_its_probability():
-    distilled = make_set(ipc=6)
-    half = dataclasses.replace(load_protocol("igds_adam"), cutmix_probability=0.5, batch_sizes={1: 18})
-    batches = StudentBatches(distilled, half, "hard", seed=0, device=CPU)
-    mixed = sum(bool(((target > 0) & (target < 1)).any()) for e in range(200) for _, target in batches.epoch(e))
-    assert 60 < mixed < 130  # a box can be empty, so a little less than half
-
-
-def test_tiles_are_shuffled_only_where_the_protocol_says(protocol):
-    distilled = make_set(tiles=4)
-    for shuffled in (True, False):
-        plain = dataclasses.replace(protocol, cutmix_probability=0.0, flip=0.0, rrc_scale=1.0, shuffle_tiles=shuffled)
-        pixels, _ = collect(StudentBatches(distilled, plain, "hard", seed=0, device=CPU), 0)
-        whole = {image.numpy().tobytes() for image in distilled.images.float() / 255}
-        assert ({image.contiguous().numpy().tobytes() for image in pixels} == whole) != shuffled
 
 
 @pytest.mark.parametrize("labels", ["hard", "tiles", "views", "online"])

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from decoct.config import TeacherConfig
 from decoct.models.zoo import load_classifier
 from decoct.run.folder import read_json
-from decoct.training.teacher import train_teacher
+from decoct.training.teacher import plan_teacher, train_teacher
 
 
 class PowerCut(Exception):
@@ -167,7 +167,7 @@ def test_an_image_folder_of_rgb_images(config, image_folder, tmp_path):
 
 
 def test_a_dry_run_counts_and_writes_nothing(config, tmp_path):
-    plan = train_teacher(config(dry_run=True))
+    plan = plan_teacher(config())
     assert (plan["images"], plan["classes"], plan["steps"], plan["image_passes"]) == (96, 4, 6, 192)
     assert plan["parameters"] == 8 * 10 + 2 * 8 * 73 + 3 * 16 + (8 * 9 + 1) * 4
     assert not (tmp_path / "teacher").exists()

@@ -7,20 +7,26 @@ from __future__ import annotations
 
 from decoct.config.ablate import ABLATION_TABLES, AblateConfig, CompareConfig
 from decoct.config.data import DataConfig, RunConfig
-from decoct.config.distill import SELECTION_FIELDS, DistillConfig
+from decoct.config.distill import DistillConfig, default_values
 from decoct.config.evaluate import LABEL_MODES, EvaluateConfig
-from decoct.config.options import check_choices, config_hash, option, require, to_dict
-from decoct.config.publishing import PUBLISHING_FIELDS, PublishConfig, PublishingConfig, VerifyConfig
-from decoct.config.sampling import SAMPLING_FIELDS, SampleConfig, SamplingConfig
+from decoct.config.options import (
+    check_choice,
+    check_choices,
+    config_hash,
+    fields_that_matter_for,
+    option,
+    require,
+    to_dict,
+    values_for,
+)
+from decoct.config.publishing import PublishConfig, PublishingConfig, VerifyConfig
+from decoct.config.sampling import SampleConfig, SamplingConfig
 from decoct.config.study import BetaStudyConfig, InformationConfig
 from decoct.config.training import EstimatorConfig, PriorConfig, TeacherConfig, TrainingConfig
 
 __all__ = [
     "ABLATION_TABLES",
     "LABEL_MODES",
-    "PUBLISHING_FIELDS",
-    "SAMPLING_FIELDS",
-    "SELECTION_FIELDS",
     "AblateConfig",
     "BetaStudyConfig",
     "CompareConfig",
@@ -38,9 +44,13 @@ __all__ = [
     "TeacherConfig",
     "TrainingConfig",
     "VerifyConfig",
+    "check_choice",
     "check_choices",
     "config_hash",
+    "default_values",
+    "fields_that_matter_for",
     "option",
     "require",
     "to_dict",
+    "values_for",
 ]

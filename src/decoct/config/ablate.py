@@ -18,32 +18,41 @@ ABLATION_TABLES = ("6", "7", "8", "11")
 class AblateConfig(DataConfig):
     """The ablation grid of InfoUtil (section 4.3, App. D): every setting with one teacher and one protocol."""
 
-    output_dir: str = option("runs/ablation", "Folder for distilled sets, students, records and tables.")
+    output_dir: str = option(
+        "runs/ablation", "Folder for distilled sets, students, records and tables.", matters="command"
+    )
     teacher: str = option("runs/teacher", "Folder or Hub id of the teacher that attributes, scores and labels.")
     tables: list[str] = option(
         list(ABLATION_TABLES),
         "Tables of the paper to fill: 6 (scoring and cropping), 7 (noise), 8 (Shapley or Grad-CAM), 11 (RDED and "
         "InfoUtil by student and label teacher).",
+        matters="extent",
     )
-    full_grid: bool = option(False, "Every combination of the factors, not only those that the tables show.")
+    full_grid: bool = option(
+        False, "Every combination of the factors, not only those that the tables show.", matters="extent"
+    )
     ipc: list[int] = option([10], "Images per class.")
     tiles_per_image: Literal[1, 4] = option(4, "Tiles of an image (k).")
     candidates_per_class: int | None = option(300, "Images of a class that are scored, drawn by the seed. 0: all.")
     coalitions: int = option(128, "Coalitions of KernelSHAP, in complementary pairs.")
     crop_fraction: float = option(0.5, "Side of the attribution windows as a share of the image's, below 1.")
     utility_orders: list[str] = option(
-        ["highest", "lowest"], "Which gradient norms are taken first: `highest` (the paper), `lowest`, or both."
+        ["highest", "lowest"],
+        "Which gradient norms are taken first: `highest` (the paper), `lowest`, or both.",
+        matters="extent",
     )
-    label_teachers: list[str] = option(["converged"], "Teachers that label: converged, early.")
-    labels: list[str] = option(["online"], "Label modes: hard, tiles, views, online.")
-    students: list[str] = option(["convnet3"], "Student architectures.")
+    label_teachers: list[str] = option(["converged"], "Teachers that label: converged, early.", matters="extent")
+    labels: list[str] = option(["online"], "Label modes: hard, tiles, views, online.", matters="extent")
+    students: list[str] = option(["convnet3"], "Student architectures.", matters="extent")
     protocol: str = option("rded_kd", "Training protocol: a name that decoct ships, or a YAML file.")
-    seeds: int = option(3, "Repetitions; a seed draws the candidates and starts the student.")
+    seeds: int = option(3, "Repetitions; a seed draws the candidates and starts the student.", matters="extent")
     epochs: int | None = option(None, "Epochs, instead of the protocol's; recorded as an override.")
     rrc_scale: float | None = option(
         None, "Smallest area of random-resized crops, instead of the protocol's; recorded as an override."
     )
-    batch_size: int | None = option(None, "Images per forward pass. Default: the fastest of a short calibration.")
+    batch_size: int | None = option(
+        None, "Images per forward pass. Default: the fastest of a short calibration.", matters="machine"
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -74,7 +83,7 @@ class CompareConfig:
     """Tables and figures of several runs' results."""
 
     runs: list[str] = option([], "Run folders (with results.json) or result files.")
-    output_dir: str = option("runs/comparison", "Folder for the tables (Markdown, CSV) and figures.")
+    output_dir: str = option("runs/comparison", "Folder for the tables (Markdown, CSV) and figures.", matters="command")
     reported: str | None = option(
         None, "YAML file of other people's numbers to set beside, with their source; `infoutil` and `igds` are shipped."
     )

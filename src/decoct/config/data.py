@@ -14,11 +14,13 @@ __all__ = ["DataConfig", "RunConfig"]
 class RunConfig:
     """What every command knows: where it writes, its seed, its precision."""
 
-    output_dir: str = option("runs/run", "Folder for everything this command writes.")
+    output_dir: str = option("runs/run", "Folder for everything this command writes.", matters="command")
     overwrite: bool = option(
-        False, "Start again in a folder that holds another configuration's run. Only files decoct wrote are removed."
+        False,
+        "Start again in a folder that holds another configuration's run. Only files decoct wrote are removed.",
+        matters="command",
     )
-    dry_run: bool = option(False, "Print what would be computed and what it would cost, then stop.")
+    dry_run: bool = option(False, "Print what would be computed and what it would cost, then stop.", matters="command")
     seed: int = option(0, "Run seed; every random choice follows from it.")
     mixed_precision: Literal["no", "bf16", "fp16"] = option("no", "Precision of the forward and backward passes.")
 
@@ -40,7 +42,7 @@ class DataConfig(RunConfig):
         None, "Side in pixels; images are resized (shorter side) and centre-cropped. Required when sizes differ."
     )
     skip_unreadable: bool = option(False, "Leave unreadable images out and list them, instead of stopping.")
-    num_workers: int = option(0, "Worker processes that decode images.")
+    num_workers: int = option(0, "Worker processes that decode images.", matters="command")
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -12,27 +13,7 @@ from decoct.config.publishing import PublishingConfig
 from decoct.config.sampling import SamplingConfig
 from decoct.methods import METHODS
 
-__all__ = ["SELECTION_FIELDS", "DistillConfig"]
-
-# Fields that only tiles chosen from real images depend on.
-SELECTION_FIELDS = (
-    "candidates_per_class",
-    "attribution",
-    "grid_size",
-    "coalitions",
-    "baseline",
-    "value",
-    "crop_fraction",
-    "crop_center",
-    "crops_per_image",
-    "noise_scale",
-    "utility",
-    "utility_order",
-    "utility_quantile",
-    "selection",
-    "pool_factor",
-    "gradient_flow_references",
-)
+__all__ = ["DistillConfig", "default_values"]
 
 
 @dataclass(kw_only=True)
@@ -42,7 +23,7 @@ class DistillConfig(SamplingConfig, PublishingConfig, DataConfig):
     Fields that default to None take the method's own value (`decoct.methods.METHODS`).
     """
 
-    output_dir: str = option("runs/distilled", "Run folder; `load_dataset` reads it as it is.")
+    output_dir: str = option("runs/distilled", "Run folder; `load_dataset` reads it as it is.", matters="command")
     method: Literal["infoutil", "igds", "rded", "random", "herding", "k_center", "k_means", "forgetting"] = option(
         "infoutil", "What makes the tiles: `igds` samples them from a diffusion prior, the others choose real images."
     )
@@ -54,65 +35,87 @@ class DistillConfig(SamplingConfig, PublishingConfig, DataConfig):
     )
     ipc: list[int] = option([10], "Images per class; several values share one run.")
     tiles_per_image: Literal[1, 4] = option(1, "Tiles of an image (k): 1 for small images, 4 for a 2x2 mosaic.")
-    candidates_per_class: int | None = option(300, "Images of a class that are scored, drawn by the seed. 0: all.")
+    candidates_per_class: int | None = option(
+        300, "Images of a class that are scored, drawn by the seed. 0: all.", matters="selection"
+    )
     attribution: Literal["kernel_shap", "exact_shapley", "captum_kernel_shap", "grad_cam", "random", "whole"] | None = (
-        option(None, "What the crops come from: a heat map, random crops, or the whole image.")
+        option(None, "What the crops come from: a heat map, random crops, or the whole image.", matters="selection")
     )
-    grid_size: int = option(4, "Side of the patch grid; its cells are the players.")
-    coalitions: int = option(128, "Coalitions of KernelSHAP, in complementary pairs.")
-    baseline: Literal["mean", "blur"] = option("mean", "What an absent patch shows.")
-    value: Literal["logit", "probability"] = option("logit", "Value of a coalition, for the true class.")
+    grid_size: int = option(4, "Side of the patch grid; its cells are the players.", matters="selection")
+    coalitions: int = option(128, "Coalitions of KernelSHAP, in complementary pairs.", matters="selection")
+    baseline: Literal["mean", "blur"] = option("mean", "What an absent patch shows.", matters="selection")
+    value: Literal["logit", "probability"] = option(
+        "logit", "Value of a coalition, for the true class.", matters="selection"
+    )
     crop_fraction: float | None = option(
-        None, "Side of a window as a share of the image's, in (0, 1]. Default: 0.5 for k = 4, 1.0 for k = 1."
+        None,
+        "Side of a window as a share of the image's, in (0, 1]. Default: 0.5 for k = 4, 1.0 for k = 1.",
+        matters="selection",
     )
-    crop_center: Literal["pooled", "patch"] = option("pooled", "Window at the pooled maximum, or at the best patch.")
-    crops_per_image: int = option(5, "Crops of an image; the last one takes the clean heat map's maximum.")
-    noise_scale: float = option(2.0, "Noise on the pooled heat map, in its own standard deviations.")
+    crop_center: Literal["pooled", "patch"] = option(
+        "pooled", "Window at the pooled maximum, or at the best patch.", matters="selection"
+    )
+    crops_per_image: int = option(
+        5, "Crops of an image; the last one takes the clean heat map's maximum.", matters="selection"
+    )
+    noise_scale: float = option(
+        2.0, "Noise on the pooled heat map, in its own standard deviations.", matters="selection"
+    )
     utility: Literal["grad_norm", "grad_norm_last", "loss", "gradient_flow", "forgetting", "random"] | None = option(
-        None, "Score of a crop; `forgetting` counts how often the teacher forgot the image while it was trained."
+        None,
+        "Score of a crop; `forgetting` counts how often the teacher forgot the image while it was trained.",
+        matters="selection",
     )
     utility_order: Literal["highest", "lowest", "quantile"] | None = option(
-        None, "Which scores are taken first: the highest (the paper), the lowest, or those around a quantile."
+        None,
+        "Which scores are taken first: the highest (the paper), the lowest, or those around a quantile.",
+        matters="selection",
     )
-    utility_quantile: float = option(0.5, "Target of `utility_order quantile`: 0 is the lowest score, 1 the highest.")
+    utility_quantile: float = option(
+        0.5, "Target of `utility_order quantile`: 0 is the lowest score, 1 the highest.", matters="selection"
+    )
     selection: Literal["top", "herding", "k_center", "k_means"] | None = option(
-        None, "Take the best scores, or the most diverse of the pool by the teacher's features."
+        None, "Take the best scores, or the most diverse of the pool by the teacher's features.", matters="selection"
     )
     pool_factor: float | None = option(
         None,
         "Pool that `herding`, `k_center` and `k_means` choose from, best scores first, as a multiple of the tiles "
         "that are needed. 0: all candidates.",
+        matters="selection",
     )
-    gradient_flow_references: int = option(512, "Candidates that `gradient_flow` takes its maximum over.")
+    gradient_flow_references: int = option(
+        512, "Candidates that `gradient_flow` takes its maximum over.", matters="selection"
+    )
     beta: float | None = option(
-        None, "Weight of the contextual information in IGDS. Default: decoct's schedule over the IPC."
+        None,
+        "Weight of the contextual information in IGDS. Default: decoct's schedule over the IPC.",
+        matters="sampling",
     )
     views: int = option(50, "Fixed views of an image whose logits are stored (M); 0 leaves them out.")
     view_scale: float = option(0.08, "Smallest area of a view, as a share of the image's.")
-    batch_size: int | None = option(None, "Images per forward pass. Default: the fastest of a short calibration.")
-    shard_size: int = option(100, "Candidates per shard; a kill loses at most one shard per process.")
+    batch_size: int | None = option(
+        None, "Images per forward pass. Default: the fastest of a short calibration.", matters="machine"
+    )
+    shard_size: int = option(
+        100, "Candidates per shard; a kill loses at most one shard per process.", matters="machine"
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
         self.check_publishing()
-        for name, value in self.method_defaults().items():
+        for name, value in method_defaults(self.method, self.tiles_per_image).items():
             if getattr(self, name) is None:
                 setattr(self, name, value)
-        if self.pool_factor is None:
-            self.pool_factor = 3.0
-        if self.crop_fraction is None:
-            self.crop_fraction = 0.5 if self.tiles_per_image == 4 else 1.0
         self.candidates_per_class = self.candidates_per_class or None
         self.ipc = sorted(set(self.ipc))
         require(bool(self.ipc) and min(self.ipc) >= 1, "ipc", "one or more numbers from 1 on", self.ipc)
         require(self.beta is None or self.beta >= 0, "beta", "at least 0", self.beta)
         require(2 <= self.grid_size <= 14, "grid_size", "in [2, 14]", self.grid_size)
         require(self.coalitions >= 2 and self.coalitions % 2 == 0, "coalitions", "even and at least 2", self.coalitions)
-        require(0 < self.crop_fraction <= 1, "crop_fraction", "in (0, 1]", self.crop_fraction)
+        require(0 < (self.crop_fraction or 0) <= 1, "crop_fraction", "in (0, 1]", self.crop_fraction)
         require(0 <= self.utility_quantile <= 1, "utility_quantile", "in [0, 1]", self.utility_quantile)
-        require(
-            self.pool_factor == 0 or self.pool_factor >= 1, "pool_factor", "0 (all) or at least 1", self.pool_factor
-        )
+        pool = self.pool_factor or 0
+        require(pool == 0 or pool >= 1, "pool_factor", "0 (all) or at least 1", self.pool_factor)
         require(0 < self.view_scale <= 1, "view_scale", "in (0, 1]", self.view_scale)
         require(self.crops_per_image >= 1, "crops_per_image", "at least 1", self.crops_per_image)
         require(self.noise_scale >= 0, "noise_scale", "at least 0", self.noise_scale)
@@ -136,6 +139,17 @@ class DistillConfig(SamplingConfig, PublishingConfig, DataConfig):
         """Tiles along an image's side."""
         return math.isqrt(self.tiles_per_image)
 
-    def method_defaults(self) -> dict[str, Any]:
-        """The method's values for the fields that were left at None."""
-        return METHODS[self.method].defaults
+
+def method_defaults(method: str, tiles_per_image: int) -> dict[str, Any]:
+    """A method's values for the fields that were left at None."""
+    return {"pool_factor": 3.0, "crop_fraction": 0.5 if tiles_per_image == 4 else 1.0, **METHODS[method].defaults}
+
+
+def default_values(method: str, tiles_per_image: int = 1) -> dict[str, Any]:
+    """The values that a method has in every field unless others are given."""
+    values = {
+        each.name: each.default if each.default_factory is dataclasses.MISSING else each.default_factory()
+        for each in dataclasses.fields(DistillConfig)
+    }
+    given = {"method": method, "tiles_per_image": tiles_per_image}
+    return {**values, **method_defaults(method, tiles_per_image), **given}

@@ -15,7 +15,9 @@ __all__ = ["LABEL_MODES", "EvaluateConfig"]
 class EvaluateConfig(DataConfig):
     """Training students on a distilled set and measuring them on real images."""
 
-    output_dir: str | None = option(None, "Folder for results.json. Default: the distilled run folder.")  # type: ignore[assignment]
+    output_dir: str | None = option(
+        None, "Folder for results.json. Default: the distilled run folder.", matters="command"
+    )  # type: ignore[assignment]
     distilled: str = option("runs/distilled", "Distilled run folder or Hub id.")
     task: Literal["accuracy", "continual", "transfer"] = option(
         "accuracy",
@@ -32,7 +34,9 @@ class EvaluateConfig(DataConfig):
     rrc_scale: float | None = option(
         None, "Smallest area of random-resized crops, instead of the protocol's; recorded as an override."
     )
-    compile: bool = option(False, "Compile networks with torch.compile (about 16 s at start, then up to 1.7x faster).")
+    compile: bool = option(
+        False, "Compile networks with torch.compile (about 16 s at start, then up to 1.7x faster).", matters="machine"
+    )
     epoch: Literal["last", "best"] = option("last", "Which epoch's accuracy is reported; `best` looks at the test set.")
     baseline: bool = option(
         True, "Evaluate random images of the same source too, with the same labels, protocol and teacher."

@@ -7,19 +7,21 @@ from dataclasses import dataclass
 from decoct.config.licences import LICENCES
 from decoct.config.options import option, require
 
-__all__ = ["PUBLISHING_FIELDS", "PublishConfig", "PublishingConfig", "VerifyConfig"]
-
-PUBLISHING_FIELDS = ("push_to_hub", "private", "revision", "commit_message")
+__all__ = ["PublishConfig", "PublishingConfig", "VerifyConfig"]
 
 
 @dataclass(kw_only=True)
 class PublishingConfig:
     """Where results go on the Hub; nothing is uploaded unless `push_to_hub` names a repository."""
 
-    push_to_hub: str | None = option(None, "Hub repository `user/name` to upload the result to. Default: no upload.")
-    private: bool = option(False, "Create the repository as a private one.")
-    revision: str | None = option(None, "Branch of the repository to upload to. Default: `main`.")
-    commit_message: str | None = option(None, "Message of the final commit. Default: what was uploaded.")
+    push_to_hub: str | None = option(
+        None, "Hub repository `user/name` to upload the result to. Default: no upload.", matters="publishing"
+    )
+    private: bool = option(False, "Create the repository as a private one.", matters="publishing")
+    revision: str | None = option(None, "Branch of the repository to upload to. Default: `main`.", matters="publishing")
+    commit_message: str | None = option(
+        None, "Message of the final commit. Default: what was uploaded.", matters="publishing"
+    )
 
     def check_publishing(self) -> None:
         """Raises ValueError for a repository that is not `user/name`."""
@@ -44,8 +46,9 @@ class PublishConfig(PublishingConfig):
         False,
         "Publish into a repository that holds something else: files of the same name are replaced, data or weights "
         "that would be read with the new ones are deleted, other files stay.",
+        matters="command",
     )
-    dry_run: bool = option(False, "Print the card and what would be uploaded, then stop.")
+    dry_run: bool = option(False, "Print the card and what would be uploaded, then stop.", matters="command")
 
     def __post_init__(self) -> None:
         self.check_publishing()

@@ -14,11 +14,13 @@ __all__ = ["BetaStudyConfig", "InformationConfig"]
 class InformationConfig(DataConfig):
     """Prototype information and contextual score of a labelled dataset (IGDS, Eqs. 9 and 15)."""
 
-    output_dir: str | None = option(None, "Folder for information.json. Default: nothing is written.")  # type: ignore[assignment]
+    output_dir: str | None = option(
+        None, "Folder for information.json. Default: nothing is written.", matters="command"
+    )  # type: ignore[assignment]
     estimator: str = option("runs/estimator", "Variational estimator: folder, Hub id, or `sample` (embedded).")
     distilled: str | None = option(None, "Distilled run folder or Hub id to compare with the dataset. Default: none.")
     temperature: float = option(0.07, "Temperature of the softmax over features.")
-    batch_size: int = option(256, "Images per forward pass.")
+    batch_size: int = option(256, "Images per forward pass.", matters="machine")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -30,7 +32,7 @@ class InformationConfig(DataConfig):
 class BetaStudyConfig(DataConfig):
     """Accuracy of subsets against their contextual score, over IPC (IGDS, section 5.2 and App. A)."""
 
-    output_dir: str = option("runs/beta-study", "Folder for study.json and the figure.")
+    output_dir: str = option("runs/beta-study", "Folder for study.json and the figure.", matters="command")
     estimator: str = option("runs/estimator", "Variational estimator: folder, Hub id, or `sample` (embedded).")
     teacher: str | None = option(None, "Teacher of `online` labels; needed for them alone.")
     ipc: list[int] = option([1, 10, 50], "Images per class of the subsets.")
@@ -47,7 +49,7 @@ class BetaStudyConfig(DataConfig):
     rrc_scale: float | None = option(
         None, "Smallest area of random-resized crops, instead of the protocol's; recorded as an override."
     )
-    batch_size: int = option(256, "Images per forward pass of the estimator.")
+    batch_size: int = option(256, "Images per forward pass of the estimator.", matters="machine")
 
     def __post_init__(self) -> None:
         super().__post_init__()

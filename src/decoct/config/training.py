@@ -21,10 +21,16 @@ class TrainingConfig(PublishingConfig, DataConfig):
     learning_rate: float = option(1e-3, "Peak learning rate.")
     weight_decay: float = option(0.01, "Weight decay; none on one-dimensional parameters.")
     warmup_fraction: float = option(0.1, "Share of all steps that warm the learning rate up, before the cosine.")
-    checkpoint_every: int = option(1, "Epochs between checkpoints that a killed run resumes from.")
-    checkpoint_steps: int | None = option(None, "Steps between checkpoints within an epoch, for long epochs.")
-    compile: bool = option(False, "Compile networks with torch.compile (about 16 s at start, then up to 1.7x faster).")
-    report_to: str | None = option(None, "Tracker by name: tensorboard, trackio, wandb … Default: none.")
+    checkpoint_every: int = option(1, "Epochs between checkpoints that a killed run resumes from.", matters="command")
+    checkpoint_steps: int | None = option(
+        None, "Steps between checkpoints within an epoch, for long epochs.", matters="command"
+    )
+    compile: bool = option(
+        False, "Compile networks with torch.compile (about 16 s at start, then up to 1.7x faster).", matters="machine"
+    )
+    report_to: str | None = option(
+        None, "Tracker by name: tensorboard, trackio, wandb … Default: none.", matters="command"
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -41,7 +47,7 @@ class TeacherConfig(TrainingConfig):
     """Training a teacher on the whole dataset with AdamW (InfoUtil, App. B.2)."""
 
     output_dir: str = option(
-        "runs/teacher", "Folder for the teacher: the converged one, and `epoch_N/` for early ones."
+        "runs/teacher", "Folder for the teacher: the converged one, and `epoch_N/` for early ones.", matters="command"
     )
     model: str = option(
         "convnet3",
@@ -65,7 +71,7 @@ class EstimatorConfig(TrainingConfig):
     The defaults are for small images; the preset `imagenette` has those of MoCo for large ones.
     """
 
-    output_dir: str = option("runs/estimator", "Folder for the estimator.")
+    output_dir: str = option("runs/estimator", "Folder for the estimator.", matters="command")
     encoder: str = option(
         "resnet18",
         "Encoder to train: resnet10, resnet18 or resnet50 (`_wN` sets the width of the first stage), or the folder or "
@@ -110,7 +116,7 @@ class EstimatorConfig(TrainingConfig):
 class PriorConfig(TrainingConfig):
     """Training a pixel diffusion prior with AdamW (DDPM, arXiv 2006.11239)."""
 
-    output_dir: str = option("runs/prior", "Folder for the prior, a diffusers pipeline.")
+    output_dir: str = option("runs/prior", "Folder for the prior, a diffusers pipeline.", matters="command")
     conditional: bool = option(True, "Give the network the class; `--no_conditional` trains an unconditional prior.")
     channels: list[int] = option([64, 128, 128], "Channels of the U-Net's resolutions, a multiple of 8 each.")
     layers_per_block: int = option(1, "Residual blocks per resolution.")

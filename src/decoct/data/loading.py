@@ -19,6 +19,7 @@ from decoct.data.duplicates import count_shared_images
 from decoct.data.folders import check_label_order, image_counts, image_splits
 from decoct.data.inspection import inspect_images, to_eight_bits
 from decoct.data.measuring import measure_spec
+from decoct.data.source import SAMPLE
 
 __all__ = [
     "check_label_names",
@@ -34,7 +35,6 @@ __all__ = [
 
 logger = logging.getLogger(__name__)
 
-SAMPLE = Path(__file__).parent / "sample"
 UNREADABLE = "Unreadable rows left out: "
 
 

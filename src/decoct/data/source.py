@@ -13,7 +13,14 @@ from huggingface_hub import hf_hub_download, metadata_load
 from huggingface_hub.errors import HFValidationError, HTTPError
 from huggingface_hub.utils import validate_repo_id
 
-__all__ = ["card_license", "dataset_fingerprint", "is_hub_id", "is_repo_id", "source_record"]
+__all__ = ["card_license", "dataset_fingerprint", "is_hub_id", "is_repo_id", "model_location", "source_record"]
+
+SAMPLE = Path(__file__).parent / "sample"
+LOCATION = "an existing folder or a Hub id 'user/name'"
+MODEL_FOLDERS = {
+    "config.json": "folder with config.json and model.safetensors",
+    "model_index.json": "diffusers folder with model_index.json",
+}
 
 
 def dataset_fingerprint(images: Dataset) -> str:
@@ -37,6 +44,30 @@ def is_repo_id(text: str) -> bool:
     except HFValidationError:
         return False
     return True
+
+
+def model_location(
+    name_or_path: str | Path, role: str, expected: str = LOCATION, index: str = "config.json"
+) -> Path | str:
+    """Where a model is, a folder or Hub id; `sample` is that of the embedded prior or estimator.
+
+    Args:
+        role: What the model is for: teacher, estimator, encoder or prior.
+        expected: What it must be, for the message.
+        index: File that its folder must have: one of `MODEL_FOLDERS`.
+
+    Raises:
+        ValueError: For what is neither such a folder nor of the form of a Hub id.
+    """
+    if name_or_path == "sample" and (SAMPLE / role).is_dir():
+        return SAMPLE / role
+    path = Path(name_or_path)
+    if path.is_dir():
+        if not (path / index).is_file():
+            raise ValueError(f"{role} must be a {MODEL_FOLDERS[index]}. Got {path}, without.")
+    elif path.is_absolute() or str(name_or_path).count("/") != 1 or path.parent.is_dir():
+        raise ValueError(f"{role} must be {expected}. Got {str(name_or_path)!r}.")
+    return name_or_path
 
 
 def source_record(dataset: str, info: Any) -> dict[str, str]:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from decoct.config import DistillConfig
+from decoct.config import DistillConfig, check_choice
 
 __all__ = ["READ_FIELDS", "check_fields", "check_manifest", "parse_manifest", "shown", "unsafe_path"]
 
@@ -150,7 +150,8 @@ def check_settings(config: dict[Any, Any]) -> list[str]:
     if wrong:
         return wrong
     try:
-        DistillConfig(**{name: config[name] for name in ("method", "tiles_per_image", "views")})
+        for name in ("method", "tiles_per_image"):
+            check_choice(DistillConfig, name, config[name])
     except ValueError as error:
         return [f"config.{shown(str(error))}"]
     return []

@@ -6,7 +6,6 @@ from typing import Any
 
 from datasets import Array2D, ClassLabel, Features, Image, List, Value
 
-from decoct.config import DistillConfig
 from decoct.data.spec import ImageSpec
 
 __all__ = ["GENERATED_TILE", "SELECTED_TILE", "expected_features", "image_features"]
@@ -22,18 +21,18 @@ SELECTED_TILE = {
 GENERATED_TILE = {"seed": Value("int64"), "prototype": Value("float32"), "contextual": Value("float32")}
 
 
-def image_features(spec: ImageSpec, config: DistillConfig) -> Features:
+def image_features(spec: ImageSpec, method: str, tiles_per_image: int, views: int) -> Features:
     """Columns of the distilled dataset; `correct` (the teacher's verdict on a tile) is dropped when it is written."""
     classes = spec.num_classes
     columns: dict[str, Any] = {
         "image": Image(),
         "label": ClassLabel(names=list(spec.label_names)),
-        "tile_logits": Array2D((config.tiles_per_image, classes), "float16"),
+        "tile_logits": Array2D((tiles_per_image, classes), "float16"),
     }
-    if config.views:
-        columns["view_logits"] = Array2D((config.views, classes), "float16")
-        columns["view_boxes"] = Array2D((config.views, 5), "float16")
-    columns["tiles"] = List(GENERATED_TILE if config.method == "igds" else SELECTED_TILE)
+    if views:
+        columns["view_logits"] = Array2D((views, classes), "float16")
+        columns["view_boxes"] = Array2D((views, 5), "float16")
+    columns["tiles"] = List(GENERATED_TILE if method == "igds" else SELECTED_TILE)
     columns["correct"] = List(Value("bool"))
     return Features(columns)
 
@@ -47,5 +46,5 @@ def expected_features(manifest: dict[str, Any]) -> Features:
         tuple(manifest["image_std"]),
         tuple(manifest["label_names"]),
     )
-    config = DistillConfig(**{name: manifest["config"][name] for name in ("method", "tiles_per_image", "views")})
-    return Features({name: each for name, each in image_features(spec, config).items() if name != "correct"})
+    decisive = {name: manifest["config"][name] for name in ("method", "tiles_per_image", "views")}
+    return Features({name: each for name, each in image_features(spec, **decisive).items() if name != "correct"})

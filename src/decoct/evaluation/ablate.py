@@ -27,12 +27,21 @@ from accelerate.utils import broadcast_object_list
 from datasets import Dataset, Features, List, Value
 from torch import Tensor
 
-from decoct.config import AblateConfig, DataConfig, DistillConfig, EvaluateConfig, config_hash, to_dict
+from decoct.config import (
+    AblateConfig,
+    DataConfig,
+    DistillConfig,
+    EvaluateConfig,
+    config_hash,
+    fields_that_matter_for,
+    to_dict,
+    values_for,
+)
 from decoct.data.loading import load_split
 from decoct.data.pixels import to_pixels
 from decoct.data.source import dataset_fingerprint
 from decoct.evaluation.accuracy import AccuracyEvaluation
-from decoct.infoutil.processor import Attribution, InfoUtilProcessor, build_attribution
+from decoct.infoutil.processor import Attribution, HeatmapSettings, InfoUtilProcessor, build_attribution
 from decoct.models.throughput import calibrated_batch_size
 from decoct.models.zoo import build_classifier, load_classifier
 from decoct.results.claims import format_ablation
@@ -49,7 +58,6 @@ __all__ = ["ablate"]
 
 WRITTEN = ("heatmaps", "scores", "sets", "students", "batch_size.json", "ablation.json", "ablation.md")
 # Fields that add cells to an ablation and leave those that it has as they are.
-EXTENDING = ("tables", "full_grid", "utility_orders", "label_teachers", "labels", "students", "seeds")
 
 
 def ablate(config: AblateConfig) -> list[dict[str, Any]] | dict[str, Any]:
@@ -68,7 +76,7 @@ def ablate(config: AblateConfig) -> list[dict[str, Any]] | dict[str, Any]:
         ValueError: If data, teacher, students and protocol do not fit together, or the folder belongs to an ablation
             with other data, candidates, IPCs, teacher or protocol.
     """
-    accelerator = open_accelerator(config)
+    accelerator = open_accelerator(config.mixed_precision)
     with accelerator.main_process_first():
         run = _Ablation(config, accelerator)
         run.check()
@@ -132,7 +140,7 @@ class _Ablation:
         for student in config.students:
             build_classifier(student, self.teacher.spec)
         for choice in dict.fromkeys(cell.label_teacher for cell in self.cells):
-            label_teacher(self.distill_config(Cell(BASELINE, choice, config.seed)), self.teacher, config.ipc[0])
+            label_teacher(choice, self.teacher, config.ipc[0])
         self.candidates(config.seed)
         for attribution in dict.fromkeys(cell.setting.attribution for cell in self.cells):
             if attribution is not None:
@@ -142,7 +150,8 @@ class _Ablation:
         """Claims the folder, and sets the batch size that all of the ablation is computed with."""
         config, main = self.config, self.accelerator.is_main_process
         if main:
-            fixed = {key: value for key, value in to_dict(config).items() if key not in EXTENDING}
+            extent = fields_that_matter_for(AblateConfig, "extent")
+            fixed = {key: value for key, value in to_dict(config).items() if key not in extent}
             identity = identity_of(fixed, data=dataset_fingerprint(self.images), weights=self.teacher.fingerprint())
             identity["protocol"] = dataclasses.asdict(self.protocol)
             claim_folder(self.folder, json.loads(json.dumps(identity)), config.overwrite, WRITTEN)
@@ -213,7 +222,7 @@ class _Ablation:
     def attribution(self, name: str, seed: int, batch_size: int) -> tuple[DistillConfig, Attribution | None]:
         """What makes a seed's heat maps: its configuration and method."""
         config = self.distill_config(Cell(Setting("grad_norm", "highest", name, NOISE), "converged", seed))
-        return config, build_attribution(self.teacher, config, batch_size)
+        return config, build_attribution(self.teacher, values_for(HeatmapSettings, config), batch_size)
 
     def _heatmaps(self, attribution: str, seed: int) -> dict[int, np.ndarray]:
         """Heat maps of a seed's candidates by source index."""

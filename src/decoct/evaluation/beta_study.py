@@ -74,7 +74,7 @@ def beta_study(config: BetaStudyConfig) -> dict[str, Any]:
         ValueError: If data, estimator and teacher do not fit together, or a class has fewer correctly classified
             images than the largest IPC.
     """
-    accelerator = open_accelerator(config)
+    accelerator = open_accelerator(config.mixed_precision)
     with accelerator.main_process_first():
         study = _Study(config, accelerator)
         study.check()

@@ -44,7 +44,7 @@ def evaluate(config: EvaluateConfig) -> list[dict[str, Any]]:
         ValueError: If the distilled set, the data and the teacher do not fit together, or lack what was asked for, or
             a protocol is defined for none of the label modes.
     """
-    accelerator = open_accelerator(config)
+    accelerator = open_accelerator(config.mixed_precision)
     evaluation = _checked(config, accelerator)
     records = evaluation.run(accelerator)
     if accelerator.is_main_process:
@@ -57,7 +57,7 @@ def evaluate(config: EvaluateConfig) -> list[dict[str, Any]]:
 
 def plan_evaluate(config: EvaluateConfig) -> list[dict[str, Any]]:
     """What `evaluate` would train, for `format_plan`; nothing is written."""
-    accelerator = open_accelerator(config)
+    accelerator = open_accelerator(config.mixed_precision)
     rows = _checked(config, accelerator).plan(accelerator.device)
     close(accelerator)
     return rows

@@ -10,7 +10,7 @@ from typing import Any
 from huggingface_hub import CommitOperationAdd, HfApi
 from huggingface_hub.utils import validate_repo_id
 
-from decoct.config.publishing import PUBLISHING_FIELDS, PublishConfig, PublishingConfig
+from decoct.config import PublishConfig, PublishingConfig, fields_that_matter_for
 from decoct.hub.contents import CARD, MANIFEST, Contents, contents_of, kind_of, read_object, repo_type_of
 from decoct.hub.errors import hub_errors, require_token
 from decoct.hub.upload import MAIN, Push, push
@@ -76,7 +76,8 @@ def require_publishing(config: PublishingConfig) -> None:
 
 def publish_run(config: PublishingConfig, folder: str) -> str:
     """Publishes the folder of a finished stage as the stage's configuration says; returns the address."""
-    return publish(PublishConfig(folder=folder, **{name: getattr(config, name) for name in PUBLISHING_FIELDS}))
+    given = fields_that_matter_for(PublishingConfig, "publishing")
+    return publish(PublishConfig(folder=folder, **{name: getattr(config, name) for name in given}))
 
 
 def files_to_upload(contents: Contents, config: PublishConfig) -> list[CommitOperationAdd]:

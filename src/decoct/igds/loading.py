@@ -10,7 +10,7 @@ import torch
 from safetensors import SafetensorError
 from transformers import AutoConfig, AutoImageProcessor, AutoModel, PreTrainedConfig, ResNetConfig
 
-from decoct.data.loading import SAMPLE
+from decoct.data.source import LOCATION, model_location
 from decoct.data.spec import ImageSpec
 from decoct.igds.estimator import VariationalEstimator, VariationalEstimatorConfig
 from decoct.models.preprocessing import pixel_transform, processor_side
@@ -97,7 +97,8 @@ def wrap_encoder(name_or_path: str | Path, label_names: tuple[str, ...], seed: i
     Raises:
         ValueError: If there is no such checkpoint, or it lacks weights or its image processor.
     """
-    _check_source(name_or_path, "encoder", f"one of {list(ENCODERS)} (with an optional _wN), a folder or a Hub id")
+    expected = f"one of {list(ENCODERS)} (with an optional _wN), a folder or a Hub id"
+    model_location(name_or_path, "encoder", expected)
     try:
         encoder, info = AutoModel.from_pretrained(
             name_or_path, use_safetensors=True, output_loading_info=True, dtype=torch.float32
@@ -139,9 +140,7 @@ def load_estimator(name_or_path: str | Path, trust_remote_code: bool = False) ->
     Raises:
         ValueError: If there is no such folder or repository, or it holds another kind of model.
     """
-    if name_or_path == "sample":
-        name_or_path = SAMPLE / "estimator"
-    _check_source(name_or_path, "estimator", "'sample', an existing folder or a Hub id 'user/name'")
+    name_or_path = model_location(name_or_path, "estimator", f"'sample', {LOCATION}")
     try:
         config = AutoConfig.from_pretrained(name_or_path, trust_remote_code=trust_remote_code)
         if config.model_type != VariationalEstimatorConfig.model_type:
@@ -182,13 +181,3 @@ def label_names(estimator: VariationalEstimator) -> list[str]:
     """The estimator's label names, in label order."""
     config: Any = estimator.config
     return [config.id2label[index] for index in range(config.num_labels)]
-
-
-def _check_source(name_or_path: str | Path, role: str, expected: str) -> None:
-    """Raises ValueError for what is neither a folder with a config.json nor of the form of a Hub id."""
-    path = Path(name_or_path)
-    if path.is_dir():
-        if not (path / "config.json").is_file():
-            raise ValueError(f"{role} must be a folder with config.json and model.safetensors. Got {path}, without.")
-    elif path.is_absolute() or str(name_or_path).count("/") != 1 or path.parent.is_dir():
-        raise ValueError(f"{role} must be {expected}. Got {str(name_or_path)!r}.")

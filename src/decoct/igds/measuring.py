@@ -37,6 +37,7 @@ __all__ = [
     "embed",
     "information",
     "measure",
+    "plan_information",
     "report_of",
 ]
 
@@ -187,26 +188,55 @@ def information(config: InformationConfig) -> dict[str, Any]:
 
     Returns:
         `source` and `distilled` (by IPC) as `InformationReport` fields, with the settings they were measured with;
-        with `output_dir` it is also written to information.json. With `dry_run`: images and forward passes.
+        with `output_dir` it is also written to information.json.
 
     Raises:
         ValueError: If the estimator, the dataset and the distilled set do not have the same label names, or several
             processes were launched.
     """
-    accelerator = open_accelerator(config)
+    accelerator = _one_process(config.mixed_precision)
+    estimator, images, distilled, tiles = _load(config)
+    result = _measure_all(config, estimator, images, distilled, tiles, accelerator.device)
+    close(accelerator)
+    if config.output_dir is not None:
+        folder = Path(config.output_dir)
+        folder.mkdir(parents=True, exist_ok=True)
+        write_json(folder / "information.json", result)
+    return result
+
+
+def plan_information(config: InformationConfig) -> dict[str, Any]:
+    """What `information` would do; a forward pass is one image's. Nothing is written."""
+    accelerator = _one_process(config.mixed_precision)
+    _, images, distilled, tiles = _load(config)
+    close(accelerator)
+    passes = {f"IPC {ipc}": len(each) * tiles for ipc, each in distilled.items()}
+    return {
+        "dataset": config.dataset,
+        "images": len(images),
+        "distilled": config.distilled or "none",
+        **({"tiles": passes} if passes else {}),
+        "forward_passes": len(images) + sum(passes.values()),
+        "batch_size": config.batch_size,
+    }
+
+
+def _one_process(mixed_precision: str) -> Accelerator:
+    accelerator = open_accelerator(mixed_precision)
     if accelerator.num_processes > 1:
         raise ValueError(f"information must run in one process. Got {accelerator.num_processes}.")
+    return accelerator
+
+
+def _load(
+    config: InformationConfig,
+) -> tuple[VariationalEstimator, datasets.Dataset, dict[int, datasets.Dataset], int]:
+    """The estimator, the dataset, the distilled sets by IPC and their tiles per image, with label names that agree."""
     estimator = load_estimator(config.estimator)
     images = load_split(config, config.train_split)
     names = images.features["label"].names
     check_label_names(label_names(estimator), names, config.estimator, config.dataset)
-    distilled, tiles = _distilled_sets(config.distilled, names, config.dataset)
-    if config.dry_run:
-        result = _plan(config, images, distilled, tiles)
-    else:
-        result = _measure_all(config, estimator, images, distilled, tiles, accelerator)
-    close(accelerator)
-    return result
+    return estimator, images, *_distilled_sets(config.distilled, names, config.dataset)
 
 
 def _distilled_sets(
@@ -227,33 +257,18 @@ def _distilled_sets(
     return sets, int(manifest["config"]["tiles_per_image"])
 
 
-def _plan(
-    config: InformationConfig, images: datasets.Dataset, distilled: dict[int, datasets.Dataset], tiles: int
-) -> dict[str, Any]:
-    """What `--dry_run` shows; a forward pass is one image's."""
-    passes = {f"IPC {ipc}": len(each) * tiles for ipc, each in distilled.items()}
-    return {
-        "dataset": config.dataset,
-        "images": len(images),
-        "distilled": config.distilled or "none",
-        **({"tiles": passes} if passes else {}),
-        "forward_passes": len(images) + sum(passes.values()),
-        "batch_size": config.batch_size,
-    }
-
-
 def _measure_all(
     config: InformationConfig,
     estimator: VariationalEstimator,
     images: datasets.Dataset,
     distilled: dict[int, datasets.Dataset],
     tiles: int,
-    accelerator: Accelerator,
+    device: torch.device,
 ) -> dict[str, Any]:
-    """Measures the source and every IPC, and writes information.json."""
+    """Measures the source and every IPC."""
     options: dict[str, Any] = {
         "batch_size": config.batch_size,
-        "device": accelerator.device,
+        "device": device,
         "mixed_precision": config.mixed_precision,
         "num_workers": config.num_workers,
     }
@@ -264,18 +279,13 @@ def _measure_all(
         str(ipc): report_of(embed(each, estimator, tiles_per_image=tiles, **options), config.temperature, means)
         for ipc, each in distilled.items()
     }
-    result = {
+    return {
         "label_names": images.features["label"].names,
         "contextual_bound": math.log(embedded.embeddings.shape[1]),
         "source": dataclasses.asdict(source),
         "distilled": {ipc: dataclasses.asdict(report) for ipc, report in reports.items()},
         "tiles_per_image": tiles,
         "config": to_dict(config),
-        "device": str(accelerator.device),
+        "device": str(device),
         "versions": installed_versions(),
     }
-    if config.output_dir is not None:
-        folder = Path(config.output_dir)
-        folder.mkdir(parents=True, exist_ok=True)
-        write_json(folder / "information.json", result)
-    return result

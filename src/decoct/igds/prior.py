@@ -16,7 +16,7 @@ from diffusers import (
     UNet2DModel,
 )
 
-from decoct.data.loading import SAMPLE
+from decoct.data.source import SAMPLE, model_location
 from decoct.data.spec import ImageSpec
 from decoct.igds.estimator import VariationalEstimator
 from decoct.models.classifier import fingerprint_of
@@ -42,13 +42,7 @@ def load_pipeline(
     Raises:
         ValueError: If there is no such prior.
     """
-    if name_or_path == "sample":
-        name_or_path = SAMPLE / "prior"
-    path = Path(name_or_path)
-    if path.is_dir() and not (path / "model_index.json").is_file():
-        raise ValueError(f"prior must be a diffusers folder with model_index.json. Got {path}, without.")
-    if not path.is_dir() and (path.is_absolute() or str(name_or_path).count("/") != 1 or path.parent.is_dir()):
-        raise ValueError(f"prior must be an existing folder or a Hub id 'user/name'. Got {str(name_or_path)!r}.")
+    name_or_path = model_location(name_or_path, "prior", index="model_index.json")
     try:
         pipeline = _open(name_or_path, estimator)
     except OSError as error:

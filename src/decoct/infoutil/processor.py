@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
 from datasets import ClassLabel, Features, List, Value
 from torch import Tensor
 
-from decoct.config import DistillConfig
+from decoct.config import DistillConfig, values_for
 from decoct.data.crops import crop_and_resize
 from decoct.data.pixels import to_pixels
 from decoct.infoutil.attribution import CaptumKernelShap, ExactShapley, GradCam, KernelShap
@@ -21,7 +21,7 @@ from decoct.models.throughput import calibrated_batch_size, teacher_forward
 from decoct.run.precision import DTYPES, autocast
 from decoct.run.seeding import item_seed, numpy_generator
 
-__all__ = ["Attribution", "InfoUtilProcessor", "Reference", "build_attribution"]
+__all__ = ["Attribution", "CropSettings", "HeatmapSettings", "InfoUtilProcessor", "Reference", "build_attribution"]
 
 
 class Attribution(Protocol):
@@ -39,24 +39,50 @@ class Reference:
     labels: Tensor
 
 
-def build_attribution(teacher: Classifier, config: DistillConfig, batch_size: int) -> Attribution | None:
-    """The configured attribution method; None where crops come from no heat map."""
-    if config.attribution in ("random", "whole"):
+@dataclass(frozen=True)
+class HeatmapSettings:
+    """How heat maps are made; the fields are those of `DistillConfig`."""
+
+    attribution: str
+    grid_size: int
+    coalitions: int
+    baseline: str
+    value: str
+    mixed_precision: str
+    seed: int
+
+
+@dataclass(frozen=True)
+class CropSettings:
+    """How an image is cropped; the fields are those of `DistillConfig`."""
+
+    attribution: str
+    whole_images: bool
+    tile_rows: int
+    crop_fraction: float
+    crop_center: Literal["pooled", "patch"]
+    crops_per_image: int
+    noise_scale: float
+
+
+def build_attribution(teacher: Classifier, settings: HeatmapSettings, batch_size: int) -> Attribution | None:
+    """The attribution method that is asked for; None where crops come from no heat map."""
+    if settings.attribution in ("random", "whole"):
         return None
-    if config.attribution == "grad_cam":
-        return GradCam(teacher, config.grid_size)
-    logits = teacher_forward(teacher, config.mixed_precision)
+    if settings.attribution == "grad_cam":
+        return GradCam(teacher, settings.grid_size)
+    logits = teacher_forward(teacher, settings.mixed_precision)
     options: dict[str, Any] = {
-        "forward": logits if config.value == "logit" else lambda pixels: logits(pixels).softmax(1),
-        "grid_size": config.grid_size,
-        "baseline": config.baseline,
+        "forward": logits if settings.value == "logit" else lambda pixels: logits(pixels).softmax(1),
+        "grid_size": settings.grid_size,
+        "baseline": settings.baseline,
         "baseline_value": teacher.spec.mean,
         "batch_size": batch_size,
     }
-    if config.attribution == "exact_shapley":
+    if settings.attribution == "exact_shapley":
         return ExactShapley(**options)
-    method = KernelShap if config.attribution == "kernel_shap" else CaptumKernelShap
-    return method(coalitions=config.coalitions, seed=config.seed, **options)
+    method = KernelShap if settings.attribution == "kernel_shap" else CaptumKernelShap
+    return method(coalitions=settings.coalitions, seed=settings.seed, **options)
 
 
 class InfoUtilProcessor:
@@ -93,12 +119,16 @@ class InfoUtilProcessor:
             raise ValueError("reference must be given for utility 'gradient_flow'. Got None.")
         if config.utility == "forgetting" and forgetting is None:
             raise ValueError("forgetting must be given for utility 'forgetting'. Got None.")
-        self.teacher, self.config, self.reference, self.forgetting = teacher, config, reference, forgetting
+        self.teacher, self.reference, self.forgetting = teacher, reference, forgetting
+        self.crops = values_for(CropSettings, config)
+        self.utility, self.diverse = config.utility, config.selection != "top"
+        self.seed, self.mixed_precision = config.seed, config.mixed_precision
         self.side = teacher.spec.image_size
         self.batch_size = batch_size or calibrated_batch_size(teacher, config.mixed_precision)
         # A window as large as the image needs no heat map; the chosen images get theirs at the end.
         windows = config.attribution != "random" and not config.whole_images
-        self.attribution = build_attribution(teacher, config, self.batch_size) if windows else None
+        heatmaps = values_for(HeatmapSettings, config)
+        self.attribution = build_attribution(teacher, heatmaps, self.batch_size) if windows else None
 
     @property
     def features(self) -> Features:
@@ -110,7 +140,7 @@ class InfoUtilProcessor:
             "boxes": List(List(Value("int32"))),
             "utility": List(Value("float32")),
         }
-        if self.config.selection != "top":
+        if self.diverse:
             columns["features"] = List(List(Value("float16")))
         return Features(columns)
 
@@ -131,37 +161,36 @@ class InfoUtilProcessor:
             "boxes": boxes.numpy(),
             "utility": utility.numpy(),
         }
-        if self.config.selection != "top":
+        if self.diverse:
             result["features"] = features.half().numpy()
         return result
 
     def _heatmaps(self, pixels: Tensor, labels: Tensor, source: list[int]) -> Tensor | None:
         if isinstance(self.attribution, CaptumKernelShap):
-            seeds = [item_seed(self.config.seed, "captum", row) for row in source]
+            seeds = [item_seed(self.seed, "captum", row) for row in source]
             return self.attribution.attribute(pixels, labels, seeds=seeds)
         return None if self.attribution is None else self.attribution.attribute(pixels, labels)
 
     def _boxes(self, heatmaps: Tensor | None, source: list[int]) -> Tensor:
         """Boxes `(batch, crops, 4)`, each image's from its own generator."""
-        config = self.config
-        generators = [numpy_generator(config.seed, "crops", row) for row in source]
-        if config.attribution == "random":
-            return torch.stack([random_boxes(self.side, config.crops_per_image, each) for each in generators])
+        crops = self.crops
+        generators = [numpy_generator(self.seed, "crops", row) for row in source]
+        if crops.attribution == "random":
+            return torch.stack([random_boxes(self.side, crops.crops_per_image, each) for each in generators])
         if heatmaps is None:
             return torch.tensor([0, 0, self.side, self.side]).repeat(len(source), 1, 1)
         return window_boxes(
             heatmaps,
             self.side,
-            config.crop_fraction,  # type: ignore[arg-type]  # the configuration has resolved what was None
-            config.crops_per_image,
-            config.noise_scale,
+            crops.crop_fraction,
+            crops.crops_per_image,
+            crops.noise_scale,
             generators,
-            config.crop_center,
+            crops.crop_center,
         )
 
     def _score(self, pixels: Tensor, labels: Tensor, boxes: Tensor, source: list[int]) -> tuple[Tensor, Tensor]:
         """Utility `(batch, crops)` and teacher features `(batch, crops, width)`; a window is scored once."""
-        config = self.config
         distinct = [distinct_boxes(each) for each in boxes]
         rows = torch.repeat_interleave(torch.tensor([len(unique) for unique, _ in distinct]))
         flat = torch.cat([unique for unique, _ in distinct])
@@ -173,10 +202,10 @@ class InfoUtilProcessor:
             score, feature = self._utility(crops, labels[row])
             scores.append(score.cpu())
             features.append(feature.cpu())
-        if config.utility == "random":
-            drawn = [numpy_generator(config.seed, "utility", row).random() for row in source]
+        if self.utility == "random":
+            drawn = [numpy_generator(self.seed, "utility", row).random() for row in source]
             scores = [torch.tensor(drawn)[rows].float()]
-        elif config.utility == "forgetting" and self.forgetting is not None:
+        elif self.utility == "forgetting" and self.forgetting is not None:
             scores = [torch.from_numpy(self.forgetting[source])[rows].float()]
         first = torch.tensor([0, *(len(unique) for unique, _ in distinct)])[:-1].cumsum(0)
         index = torch.stack([offset + inverse for offset, (_, inverse) in zip(first, distinct, strict=True)])
@@ -184,35 +213,34 @@ class InfoUtilProcessor:
 
     def _crops(self, pixels: Tensor, rows: Tensor, boxes: Tensor) -> Tensor:
         """Crops at the teacher's size: resized, or as RDED scores them, resized to the tile and padded."""
-        if self.config.attribution != "random":
+        if self.crops.attribution != "random":
             return crop_and_resize(pixels, rows, boxes, self.side)
-        tile = self.side // self.config.tile_rows
+        tile = self.side // self.crops.tile_rows
         return pad_to(crop_and_resize(pixels, rows, boxes, tile), self.side, self.teacher.spec.mean)
 
     def _utility(self, crops: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Scores `(crops,)` and, where something needs them, features `(crops, width)`."""
-        config = self.config
         score = features = torch.zeros(len(crops), 0)
-        if config.utility == "grad_norm":
-            score = grad_norm(self.teacher, crops, labels, min(self.batch_size, 64), DTYPES.get(config.mixed_precision))
-        if config.selection == "top" and config.utility in ("grad_norm", "random", "forgetting"):
+        if self.utility == "grad_norm":
+            score = grad_norm(self.teacher, crops, labels, min(self.batch_size, 64), DTYPES.get(self.mixed_precision))
+        if not self.diverse and self.utility in ("grad_norm", "random", "forgetting"):
             return score, features
-        with torch.no_grad(), autocast(self.teacher.device, config.mixed_precision):
+        with torch.no_grad(), autocast(self.teacher.device, self.mixed_precision):
             features, logits = (part.float() for part in self.teacher.features_and_logits(crops))
-        if config.utility == "grad_norm_last":
+        if self.utility == "grad_norm_last":
             score = grad_norm_last(features, logits, labels)
-        elif config.utility == "loss":
+        elif self.utility == "loss":
             score = cross_entropy_loss(logits, labels)
-        elif self.reference is not None and config.utility == "gradient_flow":
+        elif self.reference is not None and self.utility == "gradient_flow":
             reference = self.reference
             score = gradient_flow(features, logits, labels, reference.features, reference.logits, reference.labels)
         return score, features
 
 
-def reference_of(teacher: Classifier, pixels: Tensor, labels: np.ndarray, config: DistillConfig) -> Reference:
+def reference_of(teacher: Classifier, pixels: Tensor, labels: np.ndarray, mixed_precision: str) -> Reference:
     """Features and logits of whole candidates, `(references, channels, side, side)` uint8, for `gradient_flow`."""
     features, logits = [], []
-    with torch.no_grad(), autocast(teacher.device, config.mixed_precision):
+    with torch.no_grad(), autocast(teacher.device, mixed_precision):
         for chunk in pixels.split(64):
             feature, logit = teacher.features_and_logits(chunk.to(teacher.device).float() / 255)
             features.append(feature.float())

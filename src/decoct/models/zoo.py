@@ -11,6 +11,7 @@ import torch
 from safetensors import SafetensorError
 from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageClassification, PreTrainedModel
 
+from decoct.data.source import model_location
 from decoct.data.spec import ImageSpec
 from decoct.models.classifier import Classifier
 from decoct.models.convnet import ConvNetConfig, ConvNetForImageClassification
@@ -104,14 +105,10 @@ def load_classifier(name_or_path: str | Path, trust_remote_code: bool = False) -
     Raises:
         ValueError: If the folder does not exist, or the checkpoint names no image size or normalisation.
     """
-    path = Path(name_or_path)
-    if path.is_dir() and not (path / "config.json").is_file():
-        raise ValueError(f"teacher must be a folder with config.json and model.safetensors. Got {path}, without one.")
-    if not path.is_dir() and (path.is_absolute() or str(name_or_path).count("/") != 1 or path.parent.is_dir()):
-        raise ValueError(f"teacher must be an existing folder or a Hub id 'user/name'. Got {name_or_path!r}.")
+    location = model_location(name_or_path, "teacher")
     try:
         model, info = AutoModelForImageClassification.from_pretrained(
-            name_or_path,
+            location,
             trust_remote_code=trust_remote_code,
             use_safetensors=True,
             output_loading_info=True,
@@ -123,7 +120,7 @@ def load_classifier(name_or_path: str | Path, trust_remote_code: bool = False) -
             f"weights must be safetensors. Got {str(name_or_path)!r} with damaged or other ones: {error}."
         ) from error
     except OSError as error:
-        where = "the folder" if path.is_dir() else "there is no such folder here, and as a Hub id it"
+        where = "the folder" if Path(location).is_dir() else "there is no such folder here, and as a Hub id it"
         raise ValueError(
             f"teacher must be an existing folder or a Hub id 'user/name'. Got {str(name_or_path)!r}: {where} cannot be "
             f"loaded: {error}"

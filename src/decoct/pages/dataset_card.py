@@ -8,7 +8,7 @@ from typing import Any
 
 from huggingface_hub import DatasetCard, DatasetCardData
 
-from decoct.config.publishing import PUBLISHING_FIELDS
+from decoct.config import DistillConfig, fields_that_matter_for
 from decoct.methods import METHODS
 from decoct.pages.dataset_info import add_dataset_info
 from decoct.pages.local_paths import PLACE
@@ -140,7 +140,7 @@ def evaluate_command(config: dict[str, Any], location: str, side: int) -> list[s
 
 def tables_of(results: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """A table for each setting of the records, its cells escaped, and the number of records of other tasks."""
-    # Here and not above, because the report shows the settings that `NOT_SETTINGS` leaves.
+    # Here and not above, because the report shows the same settings.
     from decoct.pages.accuracy import setting_tables
 
     found = setting_tables(results)
@@ -163,7 +163,8 @@ def origin_of(manifest: dict[str, Any], method: str) -> dict[str, Any]:
 
     config = manifest["config"]
     # Where the result goes, on this machine or on the Hub, is not part of how it is made.
-    repeated = {name: value for name, value in config.items() if name not in ("output_dir", *PUBLISHING_FIELDS)}
+    elsewhere = {"output_dir", *fields_that_matter_for(DistillConfig, "publishing")}
+    repeated = {name: value for name, value in config.items() if name not in elsewhere}
     return {
         "sampled": method == "igds",
         "guided": config.get("guidance_scale") != 0,

@@ -7,17 +7,10 @@ import json
 import shlex
 from typing import Any
 
-from decoct.config import PUBLISHING_FIELDS, SAMPLING_FIELDS, SELECTION_FIELDS, DistillConfig, to_dict
+from decoct.config import DistillConfig, default_values, fields_that_matter_for
 from decoct.methods import METHODS
 
-__all__ = ["NOT_SETTINGS", "command_of", "label_teachers_of", "method_sentence", "settings_of"]
-
-
-# Settings of the machine or of the command, which do not change what the dataset is.
-NOT_SETTINGS = {
-    *("output_dir", "overwrite", "dry_run", "num_workers", "compile", "batch_size", "shard_size", "ipc"),
-    *PUBLISHING_FIELDS,
-}
+__all__ = ["command_of", "label_teachers_of", "method_sentence", "settings_of"]
 
 
 CROPS = {
@@ -66,7 +59,8 @@ def method_sentence(config: dict[str, Any]) -> str:
 
 def settings_of(config: dict[str, Any]) -> list[tuple[str, str, str]]:
     """Name, value and meaning of every setting that the method depends on."""
-    irrelevant = {*NOT_SETTINGS, *(SELECTION_FIELDS if config["method"] == "igds" else (*SAMPLING_FIELDS, "beta"))}
+    irrelevant = {"ipc", *fields_that_matter_for(DistillConfig, "command", "machine", "publishing")}
+    irrelevant.update(fields_that_matter_for(DistillConfig, "selection" if config["method"] == "igds" else "sampling"))
     helps = {field.name: field.metadata["help"] for field in dataclasses.fields(DistillConfig)}
     return [
         (name, json.dumps(value, ensure_ascii=False), helps.get(name, ""))
@@ -98,7 +92,7 @@ def command_of(config: dict[str, Any]) -> list[str] | None:
     if "in memory" in named or config["method"] not in METHODS:
         return None
     tiles = config.get("tiles_per_image", 1)
-    defaults = to_dict(DistillConfig(method=config["method"], tiles_per_image=tiles))
+    defaults = default_values(config["method"], tiles)
     always = [name for name in ("method", "dataset", "teacher", "ipc", "tiles_per_image") if name in config]
     changed = [
         name

@@ -11,7 +11,7 @@ from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
-from decoct.config.publishing import PUBLISHING_FIELDS
+from decoct.config import TrainingConfig, fields_that_matter_for
 from decoct.methods import method_name
 from decoct.pages.local_paths import without_local_paths
 from decoct.pages.markdown import code, escape, listed_labels, one_line, python_string, render, sealed
@@ -41,7 +41,6 @@ TAGS = {
     "prior": ["dataset-distillation", "decoct", "diffusion"],
     "pipeline": ["dataset-distillation", "decoct", "diffusion", "igds"],
 }
-MACHINE_SETTINGS = {"compile", *PUBLISHING_FIELDS}
 
 
 def model_card(kind: str, folder: str | Path, location: str, given: GivenInfo | None = None) -> str:
@@ -117,7 +116,8 @@ def described_source(source: Source | None, given: GivenInfo | None) -> dict[str
 
 def settings_of(config: dict[str, Any]) -> list[tuple[str, Any]]:
     """The training settings, without those of the machine."""
-    return [(name, value) for name, value in identity_of(config).items() if name not in MACHINE_SETTINGS]
+    machine = fields_that_matter_for(TrainingConfig, "machine")
+    return [(name, value) for name, value in identity_of(config).items() if name not in machine]
 
 
 def json_of(path: Path) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-__all__ = ["distill_report", "format_settings", "prior_report", "samples_report", "teacher_report"]
+__all__ = ["distill_report", "estimator_report", "format_settings", "prior_report", "samples_report", "teacher_report"]
 
 
 def format_settings(settings: dict[str, Any]) -> str:
@@ -28,6 +28,15 @@ def teacher_report(record: dict[str, Any], folder: str) -> str:
             accuracy = record["epochs"][early - 1]["accuracy"]
             lines.append(f"Early teacher: {100 * accuracy:.1f} % after epoch {early}. Saved in {folder}/epoch_{early}")
     return "\n".join(lines)
+
+
+def estimator_report(record: dict[str, Any], folder: str) -> str:
+    """Accuracies on real test images, rank and folder of a trained estimator."""
+    linear, knn = (100 * record[key] for key in ("linear_accuracy", "knn_accuracy"))
+    return (
+        f"Estimator: linear classifier {linear:.1f} %, nearest neighbours {knn:.1f} % on real test images; "
+        f"rank {record['rank']} of {record['full_rank']}. Saved in {folder}"
+    )
 
 
 def prior_report(record: dict[str, Any], folder: str) -> str:

@@ -10,17 +10,14 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from decoct.config.publishing import PUBLISHING_FIELDS
+from decoct.config import TrainingConfig, fields_that_matter_for
 
 __all__ = ["claim_folder", "identity_of", "read_json", "write_json"]
 
 RUN_FILE = "run.json"
 
-# Fields that change how a run is carried out, never what comes out of it.
-VOLATILE = (
-    *("output_dir", "overwrite", "dry_run", "num_workers", "report_to", "checkpoint_every", "checkpoint_steps"),
-    *PUBLISHING_FIELDS,
-)
+# Fields that change how a run is carried out, never what comes out of it. Training has them all.
+VOLATILE = fields_that_matter_for(TrainingConfig, "command", "publishing")
 
 
 def identity_of(config: dict[str, Any], **extra: Any) -> dict[str, Any]:

@@ -11,22 +11,22 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import InitProcessGroupKwargs
 
-from decoct.config import DataConfig
-
 __all__ = ["close", "device_name", "open_accelerator"]
 
 # Processes wait for each other, say, while one trains the last student; torch's default gives them 10 or 30 minutes.
 LONGEST_WAIT = timedelta(days=7)
 
 
-def open_accelerator(config: DataConfig, report_to: str | None = None, tracker_dir: Path | None = None) -> Accelerator:
-    """An accelerator in the configured precision; its tracker is started by `accelerator.init_trackers`.
+def open_accelerator(
+    mixed_precision: str = "no", report_to: str | None = None, tracker_dir: Path | None = None
+) -> Accelerator:
+    """An accelerator in a precision; its tracker, given by name, is started by `accelerator.init_trackers`.
 
     Raises:
         ValueError: If the launcher started several processes that do not know of each other.
     """
     accelerator = Accelerator(
-        mixed_precision=config.mixed_precision,
+        mixed_precision=mixed_precision,
         log_with=report_to,
         project_dir=None if report_to is None else str(tracker_dir),
         kwargs_handlers=[InitProcessGroupKwargs(timeout=LONGEST_WAIT)],

@@ -4,38 +4,61 @@ from __future__ import annotations
 
 from typing import Any
 
+from accelerate import Accelerator
+from datasets import Dataset
+
 from decoct.config import DistillConfig
 from decoct.data.loading import load_split
+from decoct.models.classifier import Classifier
 from decoct.models.zoo import load_classifier
 from decoct.run.processes import close, open_accelerator
-from decoct.synthesis.real import distill_images
 
-__all__ = ["distill"]
+__all__ = ["distill", "plan_distill"]
 
 
 def distill(config: DistillConfig) -> dict[str, Any]:
     """Distils `config.dataset` into the run folder `config.output_dir`; a rerun of a killed run continues.
 
     Returns:
-        The manifest or, for a dry run, what would be computed and about how long it takes.
+        The manifest.
 
     Raises:
         ValueError: If the data, the teacher or the configuration cannot be used, or the folder belongs to another
             configuration.
     """
-    accelerator = open_accelerator(config)
-    teacher = load_classifier(config.teacher)
-    with accelerator.main_process_first():
-        images = load_split(config, config.train_split, config.image_size or teacher.spec.image_size)
+    images, teacher, accelerator = _open(config)
     # Imported here, since each of them takes time to import and only one is needed.
     if config.method == "igds":
-        from decoct.synthesis.sampled import distill_samples, plan_samples
+        from decoct.synthesis.sampled import distill_samples
 
-        run = plan_samples if config.dry_run else distill_samples
+        manifest = distill_samples(config, images, teacher, accelerator)
+    else:
+        from decoct.synthesis.real import distill_images
+
+        manifest = distill_images(config, images, teacher, accelerator)
+    close(accelerator)
+    return manifest
+
+
+def plan_distill(config: DistillConfig) -> dict[str, Any]:
+    """What `distill` would compute and about how long it would take; nothing is written."""
+    images, teacher, accelerator = _open(config)
+    if config.method == "igds":
+        from decoct.synthesis.sampled import plan_sampled
+
+        plan = plan_sampled(config, images, teacher, accelerator)
     else:
         from decoct.synthesis.real import plan_selection
 
-        run = plan_selection if config.dry_run else distill_images
-    result = run(config, images, teacher, accelerator)
+        plan = plan_selection(config, images, teacher, accelerator)
     close(accelerator)
-    return result
+    return plan
+
+
+def _open(config: DistillConfig) -> tuple[Dataset, Classifier, Accelerator]:
+    """The source, the teacher, and the processes that share the work."""
+    accelerator = open_accelerator(config.mixed_precision)
+    teacher = load_classifier(config.teacher)
+    with accelerator.main_process_first():
+        images = load_split(config, config.train_split, config.image_size or teacher.spec.image_size)
+    return images, teacher, accelerator

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -12,18 +11,19 @@ import torch
 from accelerate import Accelerator
 from datasets import Dataset, Features, List, Value
 
-from decoct.config import DistillConfig, config_hash, to_dict
-from decoct.data.loading import check_label_names, class_counts
+from decoct.config import DistillConfig, config_hash, to_dict, values_for
+from decoct.data.loading import class_counts
 from decoct.data.pixels import to_pixels
-from decoct.infoutil.processor import InfoUtilProcessor, build_attribution, reference_of
+from decoct.data.spec import ImageSpec
+from decoct.infoutil.processor import Attribution, HeatmapSettings, InfoUtilProcessor, build_attribution, reference_of
 from decoct.models.classifier import Classifier
 from decoct.models.throughput import throughput
 from decoct.run.seeding import numpy_generator
 from decoct.run.shards import run_shards
 from decoct.synthesis.output import write_preview
-from decoct.synthesis.run import DistillRun, label_bytes, label_teacher
+from decoct.synthesis.run import DistillRun, check_source, label_bytes, label_teacher, read_ipc, run_folder
 from decoct.synthesis.selection import draw_candidates
-from decoct.synthesis.tiles import Mosaics, Tile, cut_mosaics, images_of, select_tiles
+from decoct.synthesis.tiles import Mosaics, SelectionSettings, Tile, cut_mosaics, images_of, select_tiles
 from decoct.training.forgetting import check_forgetting_events, forgetting_scores
 
 __all__ = ["InfoUtil", "candidates_of", "distill_images", "plan_selection", "score", "with_heatmaps"]
@@ -48,13 +48,11 @@ class InfoUtil:
             ipc: Images per class.
             output_dir: Run folder to keep. Default: a temporary one, removed afterwards.
         """
-        with tempfile.TemporaryDirectory() as temporary:
-            folder = Path(output_dir or Path(temporary) / "run")
-            options = {"method": "infoutil", "dataset": "in memory", "teacher": self.teacher.name, **self.options}
+        options = {"method": "infoutil", "dataset": "in memory", "teacher": self.teacher.name, **self.options}
+        with run_folder(output_dir) as folder:
             config = DistillConfig(ipc=[ipc], output_dir=str(folder), **options)
             distill_images(config, images, self.teacher, Accelerator())
-            paths = sorted(map(str, folder.glob(f"data/ipc_{ipc}/*.parquet")))
-            return Dataset.from_parquet(paths, keep_in_memory=True)
+            return read_ipc(folder, ipc)
 
 
 def distill_images(
@@ -75,20 +73,24 @@ def distill_images(
     if (finished := run.start(images)) is not None:
         return finished
     scores = scores or score(config, candidates, teacher, run.batch_size, accelerator, run.folder)
-    tiles = {ipc: select_tiles(scores, teacher.spec, ipc, config) for ipc in config.ipc}
-    tiles = with_heatmaps(config, tiles, candidates, teacher, run.batch_size, accelerator, run.folder)
+    spec, selecting = teacher.spec, values_for(SelectionSettings, config)
+    tiles = {ipc: select_tiles(scores, spec.label_names, ipc, selecting) for ipc in config.ipc}
+    heatmaps = values_for(HeatmapSettings, config)
+    attribution = build_attribution(teacher, heatmaps, run.batch_size) if config.whole_images else None
+    if attribution is not None:  # the crops did not need the heat maps; those of the chosen images are kept
+        tiles = with_heatmaps(tiles, attribution, candidates, spec, config.shard_size, accelerator, run.shards)
     accuracies = {}
     for ipc in config.ipc:
-        members = images_of(tiles[ipc], config)
+        members = images_of(tiles[ipc], config.tiles_per_image, strided=config.method == "rded")
 
         def mosaics_of(start: int, end: int, members: list[Any] = members) -> Mosaics:
-            return cut_mosaics(members[start:end], candidates, teacher.spec, config)
+            return cut_mosaics(members[start:end], candidates, spec, spec.image_size // config.tile_rows)
 
         accuracies[ipc] = run.label(ipc, len(members), mosaics_of)
     rows = {tile.source_index: tile.row for each in tiles.values() for ranked in each for tile in ranked}
 
     def preview() -> None:
-        write_preview(run.folder, config.ipc, candidates, rows, teacher.spec)
+        write_preview(run.folder, config.ipc, candidates, rows, spec)
 
     return run.finish(accuracies, preview, candidates=len(candidates))
 
@@ -101,10 +103,8 @@ def candidates_of(config: DistillConfig, images: Dataset, teacher: Classifier) -
             fewer candidates than the tiles that are asked for, or the forgetting events that should score them are not
             in the teacher's folder.
     """
-    spec, names = teacher.spec, images.features["label"].names
-    check_label_names(spec.label_names, names, f"the teacher {teacher.name}", f"the dataset {config.dataset}")
-    if spec.image_size % config.tile_rows:
-        raise ValueError(f"tiles_per_image must be 1 for images of odd size ({spec.image_size} px). Got 4.")
+    check_source(images, config.dataset, teacher, config.tile_rows)
+    names = teacher.spec.label_names
     needed = config.tiles_per_image * max(config.ipc)
     limit = config.candidates_per_class
     for name, count in zip(names, class_counts(images), strict=True):
@@ -136,7 +136,7 @@ def score(
         count = min(config.gradient_flow_references, len(candidates))
         chosen = candidates.select(np.sort(generator.choice(len(candidates), count, replace=False)))
         pixels = to_pixels(chosen["image"][:], teacher.spec.image_size, teacher.spec.channels)
-        reference = reference_of(teacher, pixels, np.asarray(chosen["label"][:]), config)
+        reference = reference_of(teacher, pixels, np.asarray(chosen["label"][:]), config.mixed_precision)
     forgetting = forgetting_scores(teacher.name, config.utility_order) if config.utility == "forgetting" else None
     processor = InfoUtilProcessor(teacher, config, batch_size, reference, forgetting)
     fingerprint = config_hash({**to_dict(config), "teacher": teacher.fingerprint(), "batch_size": batch_size})
@@ -158,29 +158,30 @@ def score(
 
 
 def with_heatmaps(
-    config: DistillConfig,
     tiles: dict[int, list[list[Tile]]],
+    attribution: Attribution,
     candidates: Dataset,
-    teacher: Classifier,
-    batch_size: int,
+    spec: ImageSpec,
+    shard_size: int,
     accelerator: Accelerator,
     folder: Path,
 ) -> dict[int, list[list[Tile]]]:
-    """The tiles with heat maps of the chosen images, where the crops did not need them."""
-    attribution = build_attribution(teacher, config, batch_size) if config.whole_images else None
-    if attribution is None:
-        return tiles
+    """The tiles by IPC with the heat maps of their images; shards go to `folder`.
+
+    Args:
+        candidates: The images that `Tile.row` counts.
+    """
     rows = sorted({tile.row for each in tiles.values() for members in each for tile in members})
     features = Features({"row": Value("int64"), "heatmap": List(List(Value("float32")))})
 
     def compute(start: int, end: int) -> Dataset:
         chosen = candidates.select(rows[start:end])
-        pixels = to_pixels(chosen["image"][:], teacher.spec.image_size, teacher.spec.channels)
+        pixels = to_pixels(chosen["image"][:], spec.image_size, spec.channels)
         targets = torch.tensor(chosen["label"][:], device=accelerator.device)
         heatmaps = attribution.attribute(pixels.to(accelerator.device).float() / 255, targets)
         return Dataset.from_dict({"row": rows[start:end], "heatmap": heatmaps.cpu().numpy()}, features=features)
 
-    paths = run_shards(folder / "shards", "heatmaps", len(rows), config.shard_size, accelerator, compute)
+    paths = run_shards(folder, "heatmaps", len(rows), shard_size, accelerator, compute)
     table = Dataset.from_parquet(list(map(str, paths)), keep_in_memory=True)
     heatmaps = dict(zip(table["row"][:], table["heatmap"][:], strict=True))
     return {
@@ -195,11 +196,9 @@ def plan_selection(
     """What `--dry_run` shows: images, forward passes, and the seconds they take at the measured throughput."""
     candidates = candidates_of(config, images, teacher)
     for ipc in config.ipc:
-        label_teacher(config, teacher, ipc)
-    spec, per_second = (
-        teacher.spec,
-        throughput(teacher.to(accelerator.device), config.mixed_precision, config.batch_size),
-    )
+        label_teacher(config.label_teacher, teacher, ipc)
+    spec = teacher.spec
+    per_second = throughput(teacher.to(accelerator.device), config.mixed_precision, config.batch_size)
     count = {"kernel_shap": config.coalitions + 1, "captum_kernel_shap": config.coalitions + 2, "grad_cam": 3}
     count["exact_shapley"] = 2 ** (config.grid_size**2)
     attributed = spec.num_classes * sum(config.ipc) * config.tiles_per_image if config.whole_images else len(candidates)
@@ -221,6 +220,6 @@ def plan_selection(
         "forward_passes": passes,
         "images_per_second": round(per_second),
         "estimated_seconds": round(sum(passes.values()) / per_second / accelerator.num_processes, 1),
-        "label_bytes": label_bytes(config, distilled, spec.num_classes),
+        "label_bytes": label_bytes(distilled, spec.num_classes, config.tiles_per_image, config.views),
         "output_dir": config.output_dir,
     }

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import shutil
+import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,7 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 from datasets import Dataset
 
-from decoct.config import DistillConfig, to_dict
+from decoct.config import DistillConfig, to_dict, values_for
 from decoct.data.loading import check_label_names
 from decoct.data.source import dataset_fingerprint, source_record
 from decoct.distilled.schema import image_features
@@ -27,9 +29,9 @@ from decoct.run.processes import device_name
 from decoct.run.shards import run_shards
 from decoct.run.versions import installed_versions
 from decoct.synthesis.output import merge_shards, write_card
-from decoct.synthesis.tiles import Mosaics, label_mosaics
+from decoct.synthesis.tiles import LabelSettings, Mosaics, label_mosaics
 
-__all__ = ["DistillRun", "label_teacher"]
+__all__ = ["DistillRun", "check_source", "label_bytes", "label_teacher", "read_ipc", "run_folder", "shared_batch_size"]
 
 logger = logging.getLogger(__name__)
 
@@ -63,7 +65,7 @@ class DistillRun:
         self.config, self.teacher, self.accelerator = config, teacher, accelerator
         self.folder = Path(config.output_dir)
         self.shards = self.folder / "shards"
-        self.label_teachers = {ipc: label_teacher(config, teacher, ipc) for ipc in config.ipc}
+        self.label_teachers = {ipc: label_teacher(config.label_teacher, teacher, ipc) for ipc in config.ipc}
         self.networks: dict[str, Any] = {"teacher": network_record(teacher)}
         self.networks["label_teachers"] = {str(ipc): network_record(each) for ipc, each in self.label_teachers.items()}
 
@@ -90,7 +92,13 @@ class DistillRun:
         self._started = time.perf_counter()
         for network in {id(each): each for each in [self.teacher, *self.label_teachers.values()]}.values():
             network.to(self.accelerator.device)
-        self.batch_size = self._shared_batch_size()
+        self.batch_size = shared_batch_size(
+            self.config.batch_size,
+            self.shards / "batch_size.json",
+            self.teacher,
+            self.config.mixed_precision,
+            self.accelerator,
+        )
         return None
 
     def label(self, ipc: int, count: int, mosaics_of: Callable[[int, int], Mosaics]) -> float:
@@ -103,23 +111,24 @@ class DistillRun:
         Returns:
             The teacher's accuracy on the tiles; 0 where this process is not the main one.
         """
-        precision = self.config.mixed_precision
+        config, precision = self.config, self.config.mixed_precision
+        features = image_features(self.teacher.spec, config.method, config.tiles_per_image, config.views)
+        settings = values_for(LabelSettings, config)
 
         def compute(start: int, end: int) -> Dataset:
             return label_mosaics(
                 mosaics_of(start, end),
-                self.teacher.spec,
-                self.config,
+                features,
+                settings,
                 teacher_forward(self.label_teachers[ipc], precision),
                 teacher_forward(self.teacher, precision),
                 self.accelerator.device,
                 self.batch_size,
             )
 
-        shards = run_shards(self.shards, f"ipc_{ipc}", count, self.config.shard_size, self.accelerator, compute)
+        shards = run_shards(self.shards, f"ipc_{ipc}", count, config.shard_size, self.accelerator, compute)
         if not self.accelerator.is_main_process:
             return 0.0
-        features = image_features(self.teacher.spec, self.config)
         return merge_shards(shards, self.folder / f"data/ipc_{ipc}", features)
 
     def finish(self, accuracies: dict[int, float], preview: Callable[[], None], **measured: Any) -> dict[str, Any]:
@@ -158,27 +167,46 @@ class DistillRun:
         self.accelerator.wait_for_everyone()
         return read_json(self.folder / "manifest.json")
 
-    def _shared_batch_size(self) -> int:
-        """The forward batch size: as configured, else calibrated once and kept for a resumed run."""
-        kept = self.shards / "batch_size.json"
-        sizes: list[int | None] = [self.config.batch_size]
-        if self.config.batch_size is None and self.accelerator.is_main_process:
-            if not kept.is_file():
-                self.shards.mkdir(parents=True, exist_ok=True)
-                write_json(kept, calibrated_batch_size(self.teacher, self.config.mixed_precision))
-            sizes = [read_json(kept)]
-        if self.accelerator.num_processes > 1:
-            broadcast_object_list(sizes)
-        return int(sizes[0] or 1)
+
+def shared_batch_size(
+    asked: int | None, kept: Path, teacher: Classifier, mixed_precision: str, accelerator: Accelerator
+) -> int:
+    """The forward batch size of all processes: as asked, else calibrated once and kept in a file for a resumed run."""
+    sizes = [asked]
+    if asked is None and accelerator.is_main_process:
+        if not kept.is_file():
+            kept.parent.mkdir(parents=True, exist_ok=True)
+            write_json(kept, calibrated_batch_size(teacher, mixed_precision))
+        sizes = [read_json(kept)]
+    if accelerator.num_processes > 1:
+        broadcast_object_list(sizes)
+    return int(sizes[0] or 1)
 
 
-def label_teacher(config: DistillConfig, teacher: Classifier, ipc: int) -> Classifier:
+def check_source(images: Dataset, dataset: str, teacher: Classifier, tile_rows: int) -> None:
+    """Raises ValueError if the source has other label names than the teacher, or its images do not divide into tiles.
+
+    Args:
+        dataset: Its name.
+        tile_rows: Tiles along an image's side.
+    """
+    names = images.features["label"].names
+    check_label_names(teacher.spec.label_names, names, f"the teacher {teacher.name}", f"the dataset {dataset}")
+    side = teacher.spec.image_size
+    if side % tile_rows:
+        raise ValueError(f"tiles_per_image must be 1 for images of odd size ({side} px). Got 4.")
+
+
+def label_teacher(asked: str, teacher: Classifier, ipc: int) -> Classifier:
     """The teacher that labels an IPC's images.
+
+    Args:
+        asked: `converged`, `early`, `by_ipc`, or a folder or Hub id.
 
     Raises:
         ValueError: If an early teacher is asked for and none lies beside the teacher, or its label names differ.
     """
-    choice = config.label_teacher
+    choice = asked
     if choice == "by_ipc":
         choice = "early" if ipc <= EARLY_IPC else "converged"
     if choice == "converged":
@@ -187,7 +215,7 @@ def label_teacher(config: DistillConfig, teacher: Classifier, ipc: int) -> Class
         early = sorted(Path(teacher.name).glob("epoch_*"), key=lambda path: int(path.name.removeprefix("epoch_")))
         if not early:
             raise ValueError(
-                f"label_teacher must be 'converged' where no early teacher was saved. Got {config.label_teacher!r}, "
+                f"label_teacher must be 'converged' where no early teacher was saved. Got {asked!r}, "
                 f"but {teacher.name} has no epoch_N folder: train it with --save_epochs 10."
             )
         choice = str(early[0])
@@ -201,6 +229,19 @@ def network_record(classifier: Classifier) -> dict[str, str]:
     return {"name": classifier.name, "fingerprint": classifier.fingerprint()}
 
 
-def label_bytes(config: DistillConfig, images: int, classes: int) -> int:
+def label_bytes(images: int, classes: int, tiles_per_image: int, views: int) -> int:
     """Bytes of the stored logits and view boxes."""
-    return images * (2 * classes * (config.tiles_per_image + config.views) + 10 * config.views)
+    return images * (2 * classes * (tiles_per_image + views) + 10 * views)
+
+
+@contextlib.contextmanager
+def run_folder(kept: str | Path | None) -> Iterator[Path]:
+    """The folder to keep a run in or, without one, a temporary one that is removed afterwards."""
+    with tempfile.TemporaryDirectory() as temporary:
+        yield Path(kept or Path(temporary) / "run")
+
+
+def read_ipc(folder: Path, ipc: int) -> Dataset:
+    """The images of an IPC of a finished run, in memory."""
+    paths = sorted(map(str, folder.glob(f"data/ipc_{ipc}/*.parquet")))
+    return Dataset.from_parquet(paths, keep_in_memory=True)

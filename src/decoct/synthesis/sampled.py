@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import math
-import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from accelerate import Accelerator
 from datasets import Dataset, Features, Value
 
-from decoct.config import DistillConfig, SamplingConfig
+from decoct.config import DistillConfig, values_for
 from decoct.data.loading import check_label_names
 from decoct.data.mosaic import compose
 from decoct.data.spec import ImageSpec
@@ -32,10 +32,19 @@ from decoct.run.precision import autocast
 from decoct.run.seeding import item_seed
 from decoct.run.shards import run_shards
 from decoct.synthesis.output import write_samples_preview
-from decoct.synthesis.run import DistillRun, label_bytes, label_teacher
+from decoct.synthesis.run import DistillRun, check_source, label_bytes, label_teacher, read_ipc, run_folder
 from decoct.synthesis.tiles import Mosaics, pixels_of, png_bytes
 
-__all__ = ["IGDS", "Chunk", "chunks_of", "distill_samples", "plan_samples", "sample_chunk"]
+__all__ = [
+    "IGDS",
+    "Chunk",
+    "SamplingSettings",
+    "betas_of",
+    "chunks_of",
+    "distill_samples",
+    "plan_sampled",
+    "sample_chunk",
+]
 
 SAMPLES = Features(
     {
@@ -67,29 +76,51 @@ class Chunk:
     beta: float
 
 
-def chunks_of(config: DistillConfig, classes: int) -> list[Chunk]:
+@dataclass(frozen=True)
+class SamplingSettings:
+    """How a prior is sampled under guidance; the fields are those of `SamplingConfig`."""
+
+    prior_classes: list[int]
+    guidance_scale: float
+    temperature: float
+    guide_on: Literal["sample", "x0_pred"]
+    guidance_reduction: Literal["sum", "mean"]
+    guidance_start: float
+    guidance_stop: float
+    guidance_every: int
+    softplus: bool
+    classifier_free_guidance_scale: float
+    sampling_steps: int
+    micro_batch: int
+    seed: int
+
+
+def chunks_of(classes: int, betas: dict[int, float], tiles_per_image: int, most: int) -> list[Chunk]:
     """How the tiles of a run are sampled: class by class, and for each IPC what it adds to the next smaller one.
 
     The sets of several IPCs are nested: a set's first tiles are those of the smaller sets, made with their beta.
-    Additions of more than `guidance_batch` tiles are cut into equal parts.
+    Additions of more than `most` tiles are cut into equal parts.
+
+    Args:
+        betas: Weight of the contextual information by IPC, smallest IPC first.
     """
     parts: list[tuple[int, int, float]] = []
     first = 0
-    for ipc in config.ipc:
-        count = ipc * config.tiles_per_image - first
-        pieces = math.ceil(count / config.guidance_batch)
+    for ipc, beta in betas.items():
+        count = ipc * tiles_per_image - first
+        pieces = math.ceil(count / most)
         bounds = [first + count * piece // pieces for piece in range(pieces + 1)]
-        parts += [(low, high, beta_of(config, ipc)) for low, high in zip(bounds, bounds[1:], strict=False)]
+        parts += [(low, high, beta) for low, high in zip(bounds, bounds[1:], strict=False)]
         first += count
     return [Chunk(label, *part) for label in range(classes) for part in parts]
 
 
-def beta_of(config: DistillConfig, ipc: int) -> float:
-    """The configured beta, or that of decoct's schedule."""
-    return default_beta(ipc) if config.beta is None else config.beta
+def betas_of(ipcs: Sequence[int], beta: float | None) -> dict[int, float]:
+    """The weight of the contextual information by IPC: the one that is given, or decoct's schedule."""
+    return {ipc: default_beta(ipc) if beta is None else beta for ipc in ipcs}
 
 
-def sample_chunk(pipeline: IGDSPipeline, chunk: Chunk, config: SamplingConfig, side: int) -> Dataset:
+def sample_chunk(pipeline: IGDSPipeline, chunk: Chunk, settings: SamplingSettings, side: int) -> Dataset:
     """Samples the tiles of a chunk, each from a generator of its own seed.
 
     Args:
@@ -99,21 +130,21 @@ def sample_chunk(pipeline: IGDSPipeline, chunk: Chunk, config: SamplingConfig, s
         Columns of `SAMPLES`: PNG bytes, the seeds and both estimates, in nats, of the samples.
     """
     numbers = range(chunk.first, chunk.end)
-    seeds = [item_seed(config.seed, "sample", chunk.label, number) for number in numbers]
-    prior_class = config.prior_classes[chunk.label] if config.prior_classes else None
+    seeds = [item_seed(settings.seed, "sample", chunk.label, number) for number in numbers]
+    prior_class = settings.prior_classes[chunk.label] if settings.prior_classes else None
     output = pipeline(
         class_labels=[chunk.label] * len(seeds),
         prior_class_labels=None if prior_class is None else [prior_class] * len(seeds),
         beta=chunk.beta,
-        guidance_scale=config.guidance_scale,
-        num_inference_steps=config.sampling_steps,
-        temperature=config.temperature,
-        guide_on=config.guide_on,
-        reduction=config.guidance_reduction,
-        guidance_interval=(config.guidance_start, config.guidance_stop, config.guidance_every),
-        micro_batch=config.micro_batch,
-        softplus=config.softplus,
-        classifier_free_guidance_scale=config.classifier_free_guidance_scale,
+        guidance_scale=settings.guidance_scale,
+        num_inference_steps=settings.sampling_steps,
+        temperature=settings.temperature,
+        guide_on=settings.guide_on,
+        reduction=settings.guidance_reduction,
+        guidance_interval=(settings.guidance_start, settings.guidance_stop, settings.guidance_every),
+        micro_batch=settings.micro_batch,
+        softplus=settings.softplus,
+        classifier_free_guidance_scale=settings.classifier_free_guidance_scale,
         generator=[torch.Generator().manual_seed(seed) for seed in seeds],
         output_type="pt",
     )
@@ -157,13 +188,11 @@ class IGDS:
             found = type(self.pipeline.scheduler).__name__
             raise ValueError(f"The pipeline's scheduler must be one of {list(SCHEDULERS)}. Got {found}.")
         in_memory = {**dict.fromkeys(("dataset", "prior", "estimator"), "in memory"), "scheduler": samplers[0]}
-        with tempfile.TemporaryDirectory() as temporary:
-            folder = Path(output_dir or Path(temporary) / "run")
-            options = {**in_memory, "teacher": self.teacher.name, **self.options, "method": "igds"}
+        options = {**in_memory, "teacher": self.teacher.name, **self.options, "method": "igds"}
+        with run_folder(output_dir) as folder:
             config = DistillConfig(ipc=[ipc], output_dir=str(folder), **options)
             distill_samples(config, images, self.teacher, Accelerator(), self.pipeline)
-            paths = sorted(map(str, folder.glob(f"data/ipc_{ipc}/*.parquet")))
-            return Dataset.from_parquet(paths, keep_in_memory=True)
+            return read_ipc(folder, ipc)
 
 
 def distill_samples(
@@ -183,8 +212,10 @@ def distill_samples(
             another configuration.
     """
     spec = teacher.spec
-    pipeline = pipeline or open_pipeline(config)
-    check_pipeline(pipeline, config, images, teacher)
+    pipeline = pipeline or open_pipeline(config.prior, config.estimator, config.scheduler)
+    settings = values_for(SamplingSettings, config)
+    check_source(images, config.dataset, teacher, config.tile_rows)
+    check_pipeline(pipeline, settings, teacher, config.prior, config.estimator)
     run = DistillRun(config, teacher, accelerator)
     estimator, prior = fingerprint_of({"": pipeline.estimator}), prior_fingerprint(pipeline)
     finished = run.start(
@@ -195,12 +226,13 @@ def distill_samples(
     if finished is not None:
         return finished
     pipeline.to(accelerator.device)
-    chunks = chunks_of(config, spec.num_classes)
+    betas = betas_of(config.ipc, config.beta)
+    chunks = chunks_of(spec.num_classes, betas, config.tiles_per_image, config.guidance_batch)
     side = spec.image_size // config.tile_rows
 
     def compute(start: int, end: int) -> Dataset:
         with autocast(accelerator.device, config.mixed_precision):
-            return sample_chunk(pipeline, chunks[start], config, side)
+            return sample_chunk(pipeline, chunks[start], settings, side)
 
     shards = run_shards(run.shards, "samples", len(chunks), 1, accelerator, compute)
     tiles = SampledTiles(shards, chunks, spec)
@@ -215,30 +247,33 @@ def distill_samples(
     return run.finish(
         accuracies,
         preview,
-        betas={str(ipc): beta_of(config, ipc) for ipc in config.ipc},
+        betas={str(ipc): beta for ipc, beta in betas.items()},
         information={str(ipc): tiles.information(ipc * config.tiles_per_image) for ipc in config.ipc},
     )
 
 
-def open_pipeline(config: DistillConfig) -> IGDSPipeline:
-    """The configured prior with the configured estimator and scheduler."""
-    return load_pipeline(config.prior, load_estimator(config.estimator), config.scheduler)
+def open_pipeline(prior: str, estimator: str, scheduler: str) -> IGDSPipeline:
+    """A prior with an estimator and a scheduler."""
+    return load_pipeline(prior, load_estimator(estimator), scheduler)
 
 
-def check_pipeline(pipeline: IGDSPipeline, config: DistillConfig, images: Dataset, teacher: Classifier) -> None:
-    """Raises ValueError if label names, channels or sizes of dataset, teacher, estimator and prior do not agree."""
-    spec, names = teacher.spec, images.features["label"].names
-    check_label_names(spec.label_names, names, f"the teacher {teacher.name}", f"the dataset {config.dataset}")
-    if spec.image_size % config.tile_rows:
-        raise ValueError(f"tiles_per_image must be 1 for images of odd size ({spec.image_size} px). Got 4.")
+def check_pipeline(
+    pipeline: IGDSPipeline, settings: SamplingSettings, teacher: Classifier, prior: str, estimator: str
+) -> None:
+    """Raises ValueError if label names, channels or sizes of teacher, estimator and prior do not agree.
+
+    Args:
+        prior, estimator: Their names.
+    """
+    spec = teacher.spec
     if pipeline.estimator is None:
         raise ValueError("pipeline must have an estimator, which guides it. Got one without.")
     found = label_names(pipeline.estimator)
-    check_label_names(spec.label_names, found, teacher.name, f"the estimator {config.estimator}")
-    check_prior(pipeline, spec, config.prior_classes, config.classifier_free_guidance_scale, config.prior)
-    trained_on = prior_label_names(config.prior)
-    if trained_on is not None and not config.prior_classes:
-        check_label_names(spec.label_names, trained_on, teacher.name, f"the prior {config.prior}")
+    check_label_names(spec.label_names, found, teacher.name, f"the estimator {estimator}")
+    check_prior(pipeline, spec, settings.prior_classes, settings.classifier_free_guidance_scale, prior)
+    trained_on = prior_label_names(prior)
+    if trained_on is not None and not settings.prior_classes:
+        check_label_names(spec.label_names, trained_on, teacher.name, f"the prior {prior}")
 
 
 class SampledTiles:
@@ -290,38 +325,44 @@ class SampledTiles:
         return {name: float(np.mean(values)) for name, values in terms.items()}
 
 
-def plan_samples(
+def plan_sampled(
     config: DistillConfig, images: Dataset, teacher: Classifier, accelerator: Accelerator
 ) -> dict[str, Any]:
     """What `--dry_run` shows: samples, passes, and the seconds they take at the measured speed of a step."""
     spec = teacher.spec
-    pipeline = open_pipeline(config).to(accelerator.device)
-    check_pipeline(pipeline, config, images, teacher)
+    pipeline = open_pipeline(config.prior, config.estimator, config.scheduler).to(accelerator.device)
+    settings = values_for(SamplingSettings, config)
+    check_source(images, config.dataset, teacher, config.tile_rows)
+    check_pipeline(pipeline, settings, teacher, config.prior, config.estimator)
     for ipc in config.ipc:
-        label_teacher(config, teacher, ipc)
+        label_teacher(config.label_teacher, teacher, ipc)
+    betas = betas_of(config.ipc, config.beta)
     tiles = spec.num_classes * max(config.ipc) * config.tiles_per_image
     distilled = spec.num_classes * sum(config.ipc)
-    views = distilled * (2 * config.tiles_per_image + config.views)
-    probe = DistillConfig(**{**vars(config), "sampling_steps": 2, "beta": 0.1})
-    batch = min(config.micro_batch, tiles)
-    side = spec.image_size // config.tile_rows
+    labelled = distilled * (2 * config.tiles_per_image + config.views)
+    per_second = throughput(teacher.to(accelerator.device), config.mixed_precision, config.batch_size)
     with autocast(accelerator.device, config.mixed_precision):
-        sample_chunk(pipeline, Chunk(0, 0, 1, 0.1), probe, side)
-        started = time.perf_counter()
-        sample_chunk(pipeline, Chunk(0, 0, batch, 0.1), probe, side)
-    per_step = (time.perf_counter() - started) / probe.sampling_steps / batch
-    seconds = tiles * config.sampling_steps * per_step + views / throughput(
-        teacher.to(accelerator.device), config.mixed_precision, config.batch_size
-    )
+        per_step = seconds_per_step(pipeline, settings, tiles, spec.image_size // config.tile_rows)
+    seconds = tiles * config.sampling_steps * per_step + labelled / per_second
     return {
         "method": config.method,
-        "betas": {f"IPC {ipc}": beta_of(config, ipc) for ipc in config.ipc},
+        "betas": {f"IPC {ipc}": beta for ipc, beta in betas.items()},
         "distilled_images": distilled,
         "tiles": tiles,
-        "chunks": len(chunks_of(config, spec.num_classes)),
+        "chunks": len(chunks_of(spec.num_classes, betas, config.tiles_per_image, config.guidance_batch)),
         "prior_passes": tiles * config.sampling_steps,
-        "label_passes": views,
+        "label_passes": labelled,
         "estimated_seconds": round(seconds / accelerator.num_processes, 1),
-        "label_bytes": label_bytes(config, distilled, spec.num_classes),
+        "label_bytes": label_bytes(distilled, spec.num_classes, config.tiles_per_image, config.views),
         "output_dir": config.output_dir,
     }
+
+
+def seconds_per_step(pipeline: IGDSPipeline, settings: SamplingSettings, tiles: int, side: int) -> float:
+    """Seconds that a guided step takes for a tile, by a timing of two steps with at most a micro-batch of tiles."""
+    probe = dataclasses.replace(settings, sampling_steps=2)
+    batch = min(settings.micro_batch, tiles)
+    sample_chunk(pipeline, Chunk(0, 0, 1, 0.1), probe, side)
+    started = time.perf_counter()
+    sample_chunk(pipeline, Chunk(0, 0, batch, 0.1), probe, side)
+    return (time.perf_counter() - started) / probe.sampling_steps / batch

@@ -10,18 +10,20 @@ import torch
 from accelerate import Accelerator
 from tqdm.auto import tqdm
 
-from decoct.config import SampleConfig, to_dict
+from decoct.config import SampleConfig, to_dict, values_for
+from decoct.igds.estimator import VariationalEstimator
 from decoct.igds.loading import label_names, load_estimator
 from decoct.igds.prior import load_pipeline, prior_fingerprint
 from decoct.models.classifier import fingerprint_of
 from decoct.pages.preview import MAX_CLASSES, save_strips
+from decoct.pipelines.igds.pipeline import IGDSPipeline
 from decoct.run.folder import claim_folder, identity_of, read_json, write_json
 from decoct.run.precision import autocast
 from decoct.run.versions import installed_versions
-from decoct.synthesis.sampled import Chunk, sample_chunk
+from decoct.synthesis.sampled import Chunk, SamplingSettings, sample_chunk
 from decoct.synthesis.tiles import pixels_of
 
-__all__ = ["draw_samples"]
+__all__ = ["draw_samples", "plan_samples"]
 
 WRITTEN = ("samples.png", "samples.json")
 
@@ -31,23 +33,14 @@ def draw_samples(config: SampleConfig) -> dict[str, Any]:
 
     Returns:
         The content of `samples.json`: the mean prototype and contextual term in nats at each beta, the configuration
-        and the versions. With `dry_run`: passes of the prior; nothing is written.
+        and the versions.
 
     Raises:
         ValueError: If prior and estimator do not fit together, a class is unknown, or the folder belongs to another
             configuration.
     """
     accelerator = Accelerator()
-    estimator = load_estimator(config.estimator)
-    pipeline = load_pipeline(config.prior, estimator, config.scheduler)
-    names = label_names(estimator)
-    classes = config.classes or list(range(min(MAX_CLASSES, len(names))))
-    unknown = [label for label in classes if not 0 <= label < len(names)]
-    if unknown:
-        raise ValueError(f"classes must be in [0, {len(names) - 1}], those of the estimator. Got {unknown}.")
-    passes = len(config.betas) * len(classes) * config.images_per_class * config.sampling_steps
-    if config.dry_run:
-        return {"classes": len(classes), "betas": config.betas, "prior_passes": passes, "output_dir": config.output_dir}
+    pipeline, estimator, names, classes = _load(config)
     folder = Path(config.output_dir)
     networks = {"prior": prior_fingerprint(pipeline), "estimator": fingerprint_of({"": estimator})}
     claim_folder(folder, identity_of(to_dict(config), **networks), config.overwrite, WRITTEN)
@@ -55,14 +48,14 @@ def draw_samples(config: SampleConfig) -> dict[str, Any]:
         return read_json(folder / "samples.json")
 
     pipeline.to(accelerator.device)
-    side = estimator.config.image_size
+    side, settings = estimator.config.image_size, values_for(SamplingSettings, config)
     strips: dict[str, list[np.ndarray]] = {}
     terms: dict[str, dict[str, list[float]]] = {}
     for beta, label in tqdm(
         [(beta, label) for beta in config.betas for label in classes], desc="samples", unit="class"
     ):
         with torch.no_grad(), autocast(accelerator.device, config.mixed_precision):
-            rows = sample_chunk(pipeline, Chunk(label, 0, config.images_per_class, beta), config, side)
+            rows = sample_chunk(pipeline, Chunk(label, 0, config.images_per_class, beta), settings, side)
         pixels = pixels_of(rows["image"][:], estimator.config.num_channels)
         strips.setdefault(f"β = {beta:g}", []).append(pixels.numpy())
         measured = terms.setdefault(f"{beta:g}", {"prototype": [], "contextual": []})
@@ -83,3 +76,22 @@ def draw_samples(config: SampleConfig) -> dict[str, Any]:
     }
     write_json(folder / "samples.json", record)
     return record
+
+
+def plan_samples(config: SampleConfig) -> dict[str, Any]:
+    """What `draw_samples` would do; nothing is written."""
+    _, _, _, classes = _load(config)
+    passes = len(config.betas) * len(classes) * config.images_per_class * config.sampling_steps
+    return {"classes": len(classes), "betas": config.betas, "prior_passes": passes, "output_dir": config.output_dir}
+
+
+def _load(config: SampleConfig) -> tuple[IGDSPipeline, VariationalEstimator, list[str], list[int]]:
+    """Pipeline, its estimator with the names of its classes, and the classes to sample."""
+    estimator = load_estimator(config.estimator)
+    pipeline = load_pipeline(config.prior, estimator, config.scheduler)
+    names = label_names(estimator)
+    classes = config.classes or list(range(min(MAX_CLASSES, len(names))))
+    unknown = [label for label in classes if not 0 <= label < len(names)]
+    if unknown:
+        raise ValueError(f"classes must be in [0, {len(names) - 1}], those of the estimator. Got {unknown}.")
+    return pipeline, estimator, names, classes

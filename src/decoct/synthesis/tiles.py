@@ -3,30 +3,31 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
-from datasets import Dataset
+from datasets import Dataset, Features
 from PIL import Image as PILImage
 from torch import Tensor
 
-from decoct.config import DistillConfig
 from decoct.data.mosaic import compose, cut_tile, tile_ranks
 from decoct.data.pixels import to_pixels
 from decoct.data.spec import ImageSpec
-from decoct.distilled.schema import image_features
+from decoct.models.throughput import Forward
 from decoct.run.seeding import numpy_generator
 from decoct.synthesis.relabel import draw_views, tile_logits, view_logits
 from decoct.synthesis.selection import select_class
 
 __all__ = [
+    "LabelSettings",
     "Mosaics",
+    "SelectionSettings",
     "Tile",
     "cut_mosaics",
     "images_of",
@@ -36,8 +37,6 @@ __all__ = [
     "read_scores",
     "select_tiles",
 ]
-
-Forward = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True)
@@ -49,6 +48,29 @@ class Tile:
     box: tuple[int, int, int, int]
     score: float
     heatmap: list[list[float]] | None
+
+
+@dataclass(frozen=True)
+class SelectionSettings:
+    """How tiles are selected by their scores; the fields are those of `DistillConfig`."""
+
+    tiles_per_image: int
+    utility: str
+    utility_order: Literal["highest", "lowest", "quantile"]
+    utility_quantile: float
+    selection: Literal["top", "herding", "k_center", "k_means"]
+    pool_factor: float
+    seed: int
+
+
+@dataclass(frozen=True)
+class LabelSettings:
+    """What of an image is labelled: its tiles and fixed views; the fields are those of `DistillConfig`."""
+
+    tiles_per_image: int
+    views: int
+    view_scale: float
+    seed: int
 
 
 @dataclass(frozen=True)
@@ -87,7 +109,9 @@ def read_features(paths: Sequence[Path], rows: np.ndarray, crops: np.ndarray) ->
     return np.stack([parts[index] for index in range(len(rows))])
 
 
-def select_tiles(paths: Sequence[Path], spec: ImageSpec, ipc: int, config: DistillConfig) -> list[list[Tile]]:
+def select_tiles(
+    paths: Sequence[Path], label_names: Sequence[str], ipc: int, settings: SelectionSettings
+) -> list[list[Tile]]:
     """The tiles of each class, best first, k times `ipc` of them; a pure function of score shards and seed.
 
     Equal counts of forgetting events are many, so that a draw by seed and class ranks them, the same for every IPC.
@@ -99,7 +123,7 @@ def select_tiles(paths: Sequence[Path], spec: ImageSpec, ipc: int, config: Disti
     scores = read_scores(paths)
     labels = scores["label"].to_numpy()
     chosen = []
-    for label, name in enumerate(spec.label_names):
+    for label, name in enumerate(label_names):
         rows = np.flatnonzero(labels == label)
         table = scores.take(pa.array(rows))
         utility = np.array(table["utility"].to_pylist(), dtype=np.float32)
@@ -107,19 +131,19 @@ def select_tiles(paths: Sequence[Path], spec: ImageSpec, ipc: int, config: Disti
         def features_of(members: np.ndarray, crops: np.ndarray, rows: np.ndarray = rows) -> np.ndarray:
             return read_features(paths, rows[members], crops)
 
-        ties = numpy_generator(config.seed, "ties", label).permutation(len(rows))
-        starts = numpy_generator(config.seed, "k_means", label, ipc)
+        ties = numpy_generator(settings.seed, "ties", label).permutation(len(rows))
+        starts = numpy_generator(settings.seed, "k_means", label, ipc)
         try:
             selected = select_class(
                 utility,
                 features_of,
-                ipc * config.tiles_per_image,
-                config.utility_order,  # type: ignore[arg-type]  # the configuration has resolved what was None
-                config.utility_quantile,
-                config.selection,  # type: ignore[arg-type]
-                config.pool_factor,  # type: ignore[arg-type]
+                ipc * settings.tiles_per_image,
+                settings.utility_order,
+                settings.utility_quantile,
+                settings.selection,
+                settings.pool_factor,
                 seed=int(starts.integers(2**32)),
-                tie_break=ties if config.utility == "forgetting" else None,
+                tie_break=ties if settings.utility == "forgetting" else None,
             )
         except ValueError as error:
             raise ValueError(f"Class {name!r}: {error}") from error
@@ -139,29 +163,33 @@ def select_tiles(paths: Sequence[Path], spec: ImageSpec, ipc: int, config: Disti
     return chosen
 
 
-def images_of(tiles: list[list[Tile]], config: DistillConfig) -> list[tuple[int, int, list[Tile]]]:
-    """Class, number in the class and tiles of every distilled image, class by class."""
+def images_of(
+    tiles: list[list[Tile]], tiles_per_image: int, strided: bool = False
+) -> list[tuple[int, int, list[Tile]]]:
+    """Class, number in the class and tiles of every distilled image, class by class, in the order of `tile_ranks`."""
     images = []
     for label, ranked in enumerate(tiles):
-        order = tile_ranks(len(ranked) // config.tiles_per_image, config.tiles_per_image, config.method == "rded")
+        order = tile_ranks(len(ranked) // tiles_per_image, tiles_per_image, strided)
         images += [(label, number, [ranked[rank] for rank in ranks]) for number, ranks in enumerate(order.tolist())]
     return images
 
 
 def cut_mosaics(
-    members: list[tuple[int, int, list[Tile]]], candidates: Dataset, spec: ImageSpec, config: DistillConfig
+    members: list[tuple[int, int, list[Tile]]], candidates: Dataset, spec: ImageSpec, tile_side: int
 ) -> Mosaics:
     """Cuts and packs the tiles of a few images.
 
     Args:
         members: Class, number in the class and tiles of each image (`images_of`).
         candidates: The images that `Tile.row` counts.
+        tile_side: In pixels.
     """
-    side = spec.image_size // config.tile_rows
     stacks = []
     for _, _, tiles in members:
         pixels = to_pixels(candidates.select([tile.row for tile in tiles])["image"], spec.image_size, spec.channels)
-        stacks.append(torch.stack([cut_tile(each, tile.box, side) for each, tile in zip(pixels, tiles, strict=True)]))
+        stacks.append(
+            torch.stack([cut_tile(each, tile.box, tile_side) for each, tile in zip(pixels, tiles, strict=True)])
+        )
     return Mosaics(
         compose(torch.stack(stacks)),
         [label for label, _, _ in members],
@@ -175,8 +203,8 @@ def cut_mosaics(
 
 def label_mosaics(
     mosaics: Mosaics,
-    spec: ImageSpec,
-    config: DistillConfig,
+    features: Features,
+    settings: LabelSettings,
     label_forward: Forward,
     teacher_forward: Forward,
     device: torch.device,
@@ -185,29 +213,30 @@ def label_mosaics(
     """Labels the tiles and views of a few packed images.
 
     Args:
+        features: Of the result (`image_features`).
         label_forward: Pixels in [0, 1] to logits of the teacher that labels.
         teacher_forward: Likewise of the teacher that scored; it says which tiles it gets right.
     """
     pixels = mosaics.pixels.to(device).float() / 255
     labels = torch.tensor(mosaics.labels)
-    verdicts = tile_logits(teacher_forward, pixels, config.tiles_per_image, batch_size).argmax(-1).cpu()
+    verdicts = tile_logits(teacher_forward, pixels, settings.tiles_per_image, batch_size).argmax(-1).cpu()
     columns: dict[str, Any] = {
         "image": [{"bytes": png_bytes(each), "path": None} for each in mosaics.pixels],
         "label": mosaics.labels,
-        "tile_logits": as_float16(tile_logits(label_forward, pixels, config.tiles_per_image, batch_size)),
+        "tile_logits": as_float16(tile_logits(label_forward, pixels, settings.tiles_per_image, batch_size)),
         "tiles": mosaics.provenance,
         "correct": (verdicts == labels[:, None]).tolist(),
     }
-    if config.views:
+    if settings.views:
         boxes = np.stack(
             [
-                draw_views(numpy_generator(config.seed, "views", label, number), config.views, config.view_scale)
+                draw_views(numpy_generator(settings.seed, "views", label, number), settings.views, settings.view_scale)
                 for label, number in zip(mosaics.labels, mosaics.numbers, strict=True)
             ]
         )
         columns["view_boxes"] = list(boxes)
         columns["view_logits"] = as_float16(view_logits(label_forward, pixels, torch.from_numpy(boxes), batch_size))
-    return Dataset.from_dict(columns, features=image_features(spec, config))
+    return Dataset.from_dict(columns, features=features)
 
 
 def as_float16(logits: Tensor) -> list[np.ndarray]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -13,24 +12,30 @@ from datasets import Dataset
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from decoct.config import EstimatorConfig, to_dict
+from decoct.config import EstimatorConfig
 from decoct.data.loading import load_train_and_eval, measure_spec, require_class_count
-from decoct.data.source import source_record
 from decoct.data.spec import ImageSpec
 from decoct.data.tensors import PixelDataset
 from decoct.igds.contrastive import ContrastiveLoss, MomentumContrast
 from decoct.igds.estimator import VariationalEstimator
-from decoct.igds.loading import build_estimator, is_trained_here, wrap_encoder
+from decoct.igds.loading import build_estimator, is_trained_here, label_names, wrap_encoder
 from decoct.igds.probe import classifier_rank, extract_features, fit_linear_classifier, full_rank, knn_accuracy
 from decoct.pipelines.igds.guidance import estimator_input
 from decoct.run.folder import read_json, write_json
 from decoct.run.processes import close, open_accelerator
 from decoct.run.seeding import numpy_generator
-from decoct.run.versions import installed_versions
-from decoct.training.loop import EpochBatches, claim_training, cosine_schedule, parameter_groups, train_epochs
-from decoct.training.view_augment import draw_views, view_of
+from decoct.training.loop import (
+    claim_training,
+    cosine_schedule,
+    finish_training,
+    parameter_groups,
+    provenance,
+    steps_per_epoch,
+    train_epochs,
+)
+from decoct.training.view_augment import draw_choices, view_of
 
-__all__ = ["train_estimator"]
+__all__ = ["plan_estimator", "train_estimator"]
 
 logger = logging.getLogger(__name__)
 
@@ -52,56 +57,62 @@ def train_estimator(config: EstimatorConfig) -> dict[str, Any]:
         ValueError: If the data or the configuration cannot be used, or the folder belongs to another configuration.
     """
     folder = Path(config.output_dir)
-    accelerator = open_accelerator(config, None if config.dry_run else config.report_to, folder / "trackers")
+    accelerator = open_accelerator(config.mixed_precision, config.report_to, folder / "trackers")
+    images, eval_images, side, estimator = _prepare(config, accelerator)
+    if (finished := claim_training(accelerator, config, images, WRITTEN)) is not None:
+        return finished
+    channels = estimator.config.num_channels
+    dataset = PixelDataset(images, side, channels)
+    history: list[dict[str, float]] = []
+    if is_trained_here(config.encoder):
+        history = _train_encoder(accelerator, config, folder, estimator, dataset)
+
+    def save() -> None:
+        eval_dataset = PixelDataset(eval_images, side, channels)
+        measured = _fit_classifier(estimator, dataset, eval_dataset, accelerator.device, config.num_workers)
+        made = provenance(config, images, spec_of(estimator), accelerator.device)
+        estimator.save_pretrained(folder)
+        write_json(folder / "training.json", {**measured, "epochs": history, **made})
+
+    finish_training(accelerator, folder, save)
+    return read_json(folder / "training.json")
+
+
+def plan_estimator(config: EstimatorConfig) -> dict[str, Any]:
+    """What `train_estimator` would do; an image pass is one image through an encoder, forward or with backward."""
+    accelerator = open_accelerator(config.mixed_precision)
+    images, eval_images, _, estimator = _prepare(config, accelerator)
+    close(accelerator)
+    trained = is_trained_here(config.encoder)
+    steps = config.epochs * steps_per_epoch(len(images), config.batch_size) if trained else 0
+    return {
+        "encoder": config.encoder,
+        "parameters": sum(parameter.numel() for parameter in estimator.parameters()),
+        "images": len(images),
+        "image_size": estimator.config.image_size,
+        "classes": estimator.config.num_labels,
+        "steps": steps,
+        "image_passes": 2 * steps * config.batch_size + len(images) + len(eval_images),
+        "output_dir": config.output_dir,
+    }
+
+
+def _prepare(config: EstimatorConfig, accelerator: Accelerator) -> tuple[Dataset, Dataset, int, VariationalEstimator]:
+    """Images to train on and to measure on, their side, and the new estimator.
+
+    Raises:
+        ValueError: For what would keep the estimator from being trained.
+    """
     with accelerator.main_process_first():
         images, eval_images = load_train_and_eval(config)
         require_class_count(images, 1)
         spec = measure_spec(images, config.image_size)
-        estimator = _build(config, spec)
-    plan = _plan(config, estimator, len(images), len(eval_images), accelerator.num_processes)  # raises before the claim
-    if config.dry_run:
-        return plan
-    if (finished := claim_training(accelerator, config, images, WRITTEN)) is not None:
-        return finished
-    channels = estimator.config.num_channels
-    dataset = PixelDataset(images, spec.image_size, channels)
-    history: list[dict[str, float]] = []
-    if is_trained_here(config.encoder):
-        history = _train_encoder(accelerator, config, folder, estimator, dataset)
-    if accelerator.is_main_process:
-        eval_dataset = PixelDataset(eval_images, spec.image_size, channels)
-        measured = _train_classifier(accelerator, config, estimator, dataset, eval_dataset)
-        _save(estimator, folder, {**measured, "epochs": history, **_provenance(config, images, estimator, accelerator)})
-    accelerator.wait_for_everyone()
-    close(accelerator)
-    return read_json(folder / "training.json")
-
-
-def _build(config: EstimatorConfig, spec: ImageSpec) -> VariationalEstimator:
-    """The estimator before training."""
-    if is_trained_here(config.encoder):
-        return build_estimator(config.encoder, spec, config.projection_dim, config.seed)
-    return wrap_encoder(config.encoder, spec.label_names, config.seed)
-
-
-def _plan(
-    config: EstimatorConfig, estimator: VariationalEstimator, images: int, eval_images: int, processes: int
-) -> dict[str, Any]:
-    """What `--dry_run` shows; an image pass is one image through an encoder, forward alone or with backward."""
-    steps = 0
-    if is_trained_here(config.encoder):
-        batches = EpochBatches(images, config.batch_size, config.seed, 0, processes=processes)
-        steps = config.epochs * len(batches)
-    return {
-        "encoder": config.encoder,
-        "parameters": sum(parameter.numel() for parameter in estimator.parameters()),
-        "images": images,
-        "image_size": estimator.config.image_size,
-        "classes": estimator.config.num_labels,
-        "steps": steps,
-        "image_passes": 2 * steps * config.batch_size + images + eval_images,
-        "output_dir": config.output_dir,
-    }
+        if not is_trained_here(config.encoder):
+            wrapped = wrap_encoder(config.encoder, spec.label_names, config.seed)
+            return images, eval_images, spec.image_size, wrapped
+        estimator = build_estimator(config.encoder, spec, config.projection_dim, config.seed)
+    steps_per_epoch(len(images), config.batch_size, accelerator.num_processes)
+    return images, eval_images, spec.image_size, estimator
 
 
 def _train_encoder(
@@ -126,7 +137,7 @@ def _train_encoder(
         generator = numpy_generator(config.seed, "views", epoch, step)
         views = []
         for _ in range(2):
-            choices = draw_views(generator, config.batch_size, config.crop_scale, config.flip, config.color_jitter)
+            choices = draw_choices(generator, config.batch_size, config.crop_scale, config.flip, config.color_jitter)
             view = estimator_input(view_of(pixels, choices.rows(first, first + share)) * 2 - 1, estimator.config)
             views.append(view.contiguous(memory_format=torch.channels_last))
         with accelerator.autocast():
@@ -186,19 +197,18 @@ class _Parts:
         self._sums = dict(state)
 
 
-def _train_classifier(
-    accelerator: Accelerator,
-    config: EstimatorConfig,
+def _fit_classifier(
     estimator: VariationalEstimator,
     dataset: PixelDataset,
     eval_dataset: PixelDataset,
+    device: torch.device,
+    num_workers: int,
 ) -> dict[str, Any]:
     """Fits the classifier on the frozen encoder's features of un-augmented images, in full precision."""
     estimator.eval().requires_grad_(False)
-    estimator.to(accelerator.device)  # type: ignore[arg-type]
+    estimator.to(device)  # type: ignore[arg-type]
     (features, labels), (eval_features, eval_labels) = (
-        extract_features(estimator, part, device=accelerator.device, num_workers=config.num_workers)
-        for part in (dataset, eval_dataset)
+        extract_features(estimator, part, device=device, num_workers=num_workers) for part in (dataset, eval_dataset)
     )
     weight, bias = fit_linear_classifier(features, labels, estimator.config.num_labels)  # type: ignore[arg-type]
     estimator.classifier.weight.copy_(weight)
@@ -215,24 +225,8 @@ def _train_classifier(
     }
 
 
-def _provenance(
-    config: EstimatorConfig, images: Dataset, estimator: VariationalEstimator, accelerator: Accelerator
-) -> dict[str, Any]:
-    """What the estimator was made from and with."""
+def spec_of(estimator: VariationalEstimator) -> ImageSpec:
+    """The images that an estimator takes."""
     kept = estimator.config
-    names = tuple(kept.id2label[index] for index in range(kept.num_labels))  # type: ignore[index,arg-type]
-    spec = ImageSpec(kept.image_size, kept.num_channels, tuple(kept.image_mean), tuple(kept.image_std), names)
-    return {
-        "config": to_dict(config),
-        "source": source_record(config.dataset, images.info),
-        "spec": spec.to_dict(),
-        "versions": installed_versions(),
-        "device": str(accelerator.device),
-    }
-
-
-def _save(estimator: VariationalEstimator, folder: Path, record: dict[str, Any]) -> None:
-    """Saves the estimator with its code as safetensors, then its training record; the checkpoints are done with."""
-    estimator.save_pretrained(folder)
-    write_json(folder / "training.json", record)
-    shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+    mean, std = tuple(kept.image_mean), tuple(kept.image_std)
+    return ImageSpec(kept.image_size, kept.num_channels, mean, std, tuple(label_names(estimator)))

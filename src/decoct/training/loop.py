@@ -16,24 +16,30 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+import datasets
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Sampler
 from tqdm.auto import tqdm
 
 from decoct.config import TrainingConfig, to_dict
-from decoct.data.source import dataset_fingerprint
+from decoct.data.source import dataset_fingerprint, source_record
+from decoct.data.spec import ImageSpec
 from decoct.run.folder import claim_folder, identity_of, read_json
 from decoct.run.processes import close
 from decoct.run.seeding import item_seed, torch_generator
+from decoct.run.versions import installed_versions
 
 __all__ = [
     "claim_training",
     "EpochBatches",
     "cosine_schedule",
+    "finish_training",
     "parameter_groups",
+    "provenance",
     "seeded",
+    "steps_per_epoch",
     "train_epochs",
     "warmup_cosine",
 ]
@@ -41,31 +47,35 @@ __all__ = [
 logger = logging.getLogger(__name__)
 
 
-class EpochBatches(Sampler[list[int]]):
-    """The batches of one epoch from a given step on, as this process's shares of a seeded permutation.
-
-    The last, incomplete batch is left out, so that every step has the same size.
+def steps_per_epoch(images: int, batch_size: int, processes: int = 1) -> int:
+    """Steps of an epoch; the last, incomplete batch is left out, so that every step has the same size.
 
     Raises:
         ValueError: If the batch size is not a multiple of the process count, or larger than the dataset.
     """
+    if batch_size % processes:
+        raise ValueError(f"batch_size must be a multiple of the {processes} processes. Got {batch_size}.")
+    if batch_size > images:
+        raise ValueError(f"batch_size must be at most the {images} images of the dataset. Got {batch_size}.")
+    return images // batch_size
+
+
+class EpochBatches(Sampler[list[int]]):
+    """The batches of one epoch (`steps_per_epoch`) from a given step on: this process's shares of a permutation."""
 
     def __init__(
         self, images: int, batch_size: int, seed: int, epoch: int, start: int = 0, rank: int = 0, processes: int = 1
     ) -> None:
-        if batch_size % processes:
-            raise ValueError(f"batch_size must be a multiple of the {processes} processes. Got {batch_size}.")
-        if batch_size > images:
-            raise ValueError(f"batch_size must be at most the {images} images of the dataset. Got {batch_size}.")
+        self.steps = steps_per_epoch(images, batch_size, processes)
         self.order = torch.randperm(images, generator=torch_generator(seed, "epoch", epoch)).tolist()
         self.batch_size, self.start, self.rank, self.processes = batch_size, start, rank, processes
 
     def __len__(self) -> int:
-        return len(self.order) // self.batch_size - self.start
+        return self.steps - self.start
 
     def __iter__(self) -> Iterator[list[int]]:
         share = self.batch_size // self.processes
-        for step in range(self.start, self.start + len(self)):
+        for step in range(self.start, self.steps):
             first = step * self.batch_size + self.rank * share
             yield self.order[first : first + share]
 
@@ -79,7 +89,7 @@ def warmup_cosine(step: int, steps: int, warmup: int) -> float:
 
 def cosine_schedule(config: TrainingConfig, images: int, peak: float) -> Callable[[int], float]:
     """`step -> learning rate` over a whole training: `warmup_cosine` times the peak."""
-    steps = config.epochs * len(EpochBatches(images, config.batch_size, config.seed, 0))
+    steps = config.epochs * steps_per_epoch(images, config.batch_size)
     warmup = int(config.warmup_fraction * steps)
     return lambda step: peak * warmup_cosine(step, steps, warmup)
 
@@ -105,7 +115,7 @@ def train_epochs(
     accelerator: Accelerator,
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
-    dataset: Dataset[Any],
+    dataset: torch.utils.data.Dataset[Any],
     config: TrainingConfig,
     output_dir: Path,
     loss_of: Callable[[Any, int, int], Tensor],
@@ -125,7 +135,9 @@ def train_epochs(
     Returns:
         The metrics of every epoch, those before a resume included.
     """
-    steps = len(EpochBatches(len(dataset), config.batch_size, config.seed, 0))  # type: ignore[arg-type]
+    images = len(dataset)  # type: ignore[arg-type]
+    steps = steps_per_epoch(images, config.batch_size)
+    share = accelerator.process_index, accelerator.num_processes
     history, epoch, start, loss_sum = _resume(accelerator, output_dir)
     while epoch < config.epochs:
         model.train()
@@ -136,19 +148,10 @@ def train_epochs(
             leave=False,
             disable=not accelerator.is_main_process,
         )
-        batches = EpochBatches(
-            len(dataset),  # type: ignore[arg-type]
-            config.batch_size,
-            config.seed,
-            epoch,
-            start,
-            accelerator.process_index,
-            accelerator.num_processes,
-        )
+        batches = EpochBatches(images, config.batch_size, config.seed, epoch, start, *share)
+        loader = DataLoader(dataset, batch_sampler=batches, num_workers=config.num_workers)
         losses = torch.tensor(loss_sum, dtype=torch.float64)
-        for step, batch in enumerate(
-            DataLoader(dataset, batch_sampler=batches, num_workers=config.num_workers), start=start
-        ):
+        for step, batch in enumerate(loader, start=start):
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate(epoch * steps + step)
             loss = loss_of(batch, epoch, step)
@@ -212,7 +215,7 @@ def _resume(accelerator: Accelerator, folder: Path) -> tuple[list[dict[str, floa
 
 
 def claim_training(
-    accelerator: Accelerator, config: TrainingConfig, images: Dataset, written: Iterable[str]
+    accelerator: Accelerator, config: TrainingConfig, images: datasets.Dataset, written: Iterable[str]
 ) -> dict[str, Any] | None:
     """Claims `config.output_dir` and starts the tracker, or returns the record of a training that is finished there.
 
@@ -235,3 +238,25 @@ def claim_training(
     if config.report_to is not None:
         accelerator.init_trackers("decoct")
     return None
+
+
+def provenance(
+    config: TrainingConfig, images: datasets.Dataset, spec: ImageSpec, device: torch.device
+) -> dict[str, Any]:
+    """What a network was made from and with, for its `training.json`."""
+    return {
+        "config": to_dict(config),
+        "source": source_record(config.dataset, images.info),
+        "spec": spec.to_dict(),
+        "versions": installed_versions(),
+        "device": str(device),
+    }
+
+
+def finish_training(accelerator: Accelerator, folder: Path, save: Callable[[], None]) -> None:
+    """Saves the result on the main process and removes the checkpoints, while the others wait."""
+    if accelerator.is_main_process:
+        save()
+        shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+    accelerator.wait_for_everyone()
+    close(accelerator)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -16,19 +15,26 @@ from diffusers.training_utils import EMAModel
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from decoct.config import PriorConfig, to_dict
+from decoct.config import PriorConfig
 from decoct.data.loading import load_split, measure_spec
-from decoct.data.source import source_record
 from decoct.data.spec import ImageSpec
 from decoct.data.tensors import PixelDataset
 from decoct.igds.grids import sample_grid
 from decoct.run.folder import write_json
 from decoct.run.processes import close, open_accelerator
 from decoct.run.seeding import torch_generator
-from decoct.run.versions import installed_versions
-from decoct.training.loop import EpochBatches, claim_training, cosine_schedule, parameter_groups, seeded, train_epochs
+from decoct.training.loop import (
+    claim_training,
+    cosine_schedule,
+    finish_training,
+    parameter_groups,
+    provenance,
+    seeded,
+    steps_per_epoch,
+    train_epochs,
+)
 
-__all__ = ["build_unet", "train_prior"]
+__all__ = ["build_unet", "plan_prior", "train_prior"]
 
 WRITTEN = ("checkpoints", "samples", "unet", "scheduler", "model_index.json", "training.json", "trackers")
 GROUPS = 8  # of the group norms
@@ -41,24 +47,42 @@ def train_prior(config: PriorConfig) -> dict[str, Any]:
     each epoch, the label names, the configuration and the versions; `samples/` shows what it draws.
 
     Returns:
-        The content of `training.json`, or the plan of a dry run.
+        The content of `training.json`.
 
     Raises:
         ValueError: If the data or the configuration cannot be used, or the folder belongs to another configuration.
     """
-    folder = Path(config.output_dir)
-    accelerator = open_accelerator(config, None if config.dry_run else config.report_to, folder / "trackers")
+    accelerator = open_accelerator(config.mixed_precision, config.report_to, Path(config.output_dir) / "trackers")
+    images, spec, unet = _prepare(config, accelerator)
+    if (finished := claim_training(accelerator, config, images, WRITTEN)) is not None:
+        return finished
+    return _train(accelerator, config, images, spec, unet)
+
+
+def plan_prior(config: PriorConfig) -> dict[str, Any]:
+    """What `train_prior` would do; nothing is written."""
+    accelerator = open_accelerator(config.mixed_precision)
+    images, spec, unet = _prepare(config, accelerator)
+    close(accelerator)
+    return {
+        "parameters": unet.num_parameters(),
+        "images": len(images),
+        "image_size": spec.image_size,
+        "classes": spec.num_classes if config.conditional else "none (unconditional)",
+        "steps": config.epochs * steps_per_epoch(len(images), config.batch_size),
+        "image_passes": config.epochs * len(images),
+        "output_dir": config.output_dir,
+    }
+
+
+def _prepare(config: PriorConfig, accelerator: Accelerator) -> tuple[Dataset, ImageSpec, UNet2DModel]:
+    """Images to train on, what they are like, and the new network; raises what would keep it from being trained."""
     with accelerator.main_process_first():
         images = load_split(config, config.train_split)
         spec = measure_spec(images, config.image_size)
-    plan = _plan(config, len(images), spec)  # raises for a bad configuration, before the folder is claimed
-    if config.dry_run:
-        return plan
-    if (finished := claim_training(accelerator, config, images, WRITTEN)) is not None:
-        return finished
-    record = _train(accelerator, config, folder, images, spec)
-    close(accelerator)
-    return record
+    unet = build_unet(config, spec)
+    steps_per_epoch(len(images), config.batch_size)
+    return images, spec, unet
 
 
 def build_unet(config: PriorConfig, spec: ImageSpec) -> UNet2DModel:
@@ -94,25 +118,12 @@ def _halvings(side: int) -> int:
     return (side & -side).bit_length() - 1
 
 
-def _plan(config: PriorConfig, images: int, spec: ImageSpec) -> dict[str, Any]:
-    """What `--dry_run` shows."""
-    return {
-        "parameters": build_unet(config, spec).num_parameters(),
-        "images": images,
-        "image_size": spec.image_size,
-        "classes": spec.num_classes if config.conditional else "none (unconditional)",
-        "steps": config.epochs * len(EpochBatches(images, config.batch_size, config.seed, 0)),
-        "image_passes": config.epochs * images,
-        "output_dir": config.output_dir,
-    }
-
-
 def _train(
-    accelerator: Accelerator, config: PriorConfig, folder: Path, images: Dataset, spec: ImageSpec
+    accelerator: Accelerator, config: PriorConfig, images: Dataset, spec: ImageSpec, unet: UNet2DModel
 ) -> dict[str, Any]:
     """Trains, drawing grids of samples on the way, and saves the averaged network at the end."""
+    folder = Path(config.output_dir)
     dataset = PixelDataset(images, spec.image_size, spec.channels)
-    unet = build_unet(config, spec)
     scheduler = DDPMScheduler(num_train_timesteps=config.train_steps, beta_schedule=config.beta_schedule)
     optimizer = torch.optim.AdamW(parameter_groups(unet, config.weight_decay), lr=config.learning_rate)
     average = EMAModel(unet.parameters(), decay=config.ema_decay, foreach=True)
@@ -158,17 +169,14 @@ def _train(
         "loss": history[-1]["loss"],
         "epochs": history,
         "label_names": list(spec.label_names),
-        "config": to_dict(config),
-        "source": source_record(config.dataset, images.info),
-        "spec": spec.to_dict(),
-        "versions": installed_versions(),
-        "device": str(accelerator.device),
+        **provenance(config, images, spec, accelerator.device),
     }
-    if accelerator.is_main_process:
+
+    def save() -> None:
         DDPMPipeline(averaged(unet, average), scheduler).save_pretrained(folder)
         write_json(folder / "training.json", record)
-        shutil.rmtree(folder / "checkpoints")
-    accelerator.wait_for_everyone()
+
+    finish_training(accelerator, folder, save)
     return record
 
 

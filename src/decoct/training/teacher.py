@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -15,21 +14,28 @@ from datasets import Dataset
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from decoct.config import TeacherConfig, to_dict
+from decoct.config import TeacherConfig
 from decoct.data.loading import load_train_and_eval, measure_spec
-from decoct.data.source import source_record
-from decoct.data.spec import ImageSpec
 from decoct.data.tensors import PixelDataset
 from decoct.models.accuracy import accuracy
 from decoct.models.classifier import Classifier
 from decoct.models.zoo import build_classifier
 from decoct.run.folder import write_json
 from decoct.run.processes import close, open_accelerator
-from decoct.run.versions import installed_versions
 from decoct.training.forgetting import FORGETTING_FILE, ForgettingEvents, write_forgetting_events
-from decoct.training.loop import EpochBatches, claim_training, cosine_schedule, parameter_groups, seeded, train_epochs
+from decoct.training.loop import (
+    EpochBatches,
+    claim_training,
+    cosine_schedule,
+    finish_training,
+    parameter_groups,
+    provenance,
+    seeded,
+    steps_per_epoch,
+    train_epochs,
+)
 
-__all__ = ["train_teacher"]
+__all__ = ["plan_teacher", "train_teacher"]
 
 WRITTEN = (
     "checkpoints",
@@ -57,52 +63,50 @@ def train_teacher(config: TeacherConfig) -> dict[str, Any]:
     Raises:
         ValueError: If the data or the configuration cannot be used, or the folder belongs to another configuration.
     """
-    folder = Path(config.output_dir)
-    accelerator = open_accelerator(config, None if config.dry_run else config.report_to, folder / "trackers")
-    with accelerator.main_process_first():
-        images, eval_images = load_train_and_eval(config)
-        spec = measure_spec(images, config.image_size)
-    plan = _plan(config, len(images), spec)  # raises for a bad configuration, before the folder is claimed
-    if config.dry_run:
-        return plan
+    accelerator = open_accelerator(config.mixed_precision, config.report_to, Path(config.output_dir) / "trackers")
+    images, eval_images, classifier = _prepare(config, accelerator)
     if (finished := claim_training(accelerator, config, images, WRITTEN)) is not None:
         return finished
-    record = _train(accelerator, config, folder, images, eval_images, spec)
+    return _train(accelerator, config, images, eval_images, classifier)
+
+
+def plan_teacher(config: TeacherConfig) -> dict[str, Any]:
+    """What `train_teacher` would do; nothing is written."""
+    accelerator = open_accelerator(config.mixed_precision)
+    images, _, classifier = _prepare(config, accelerator)
     close(accelerator)
-    return record
-
-
-def _plan(config: TeacherConfig, images: int, spec: ImageSpec) -> dict[str, Any]:
-    """What `--dry_run` shows."""
-    classifier = build_classifier(config.model, spec, config.seed)
     return {
         "model": config.model,
         "parameters": sum(parameter.numel() for parameter in classifier.parameters()),
-        "images": images,
-        "image_size": spec.image_size,
-        "classes": spec.num_classes,
-        "steps": config.epochs * len(EpochBatches(images, config.batch_size, config.seed, 0)),
-        "image_passes": config.epochs * images,
+        "images": len(images),
+        "image_size": classifier.spec.image_size,
+        "classes": classifier.spec.num_classes,
+        "steps": config.epochs * steps_per_epoch(len(images), config.batch_size),
+        "image_passes": config.epochs * len(images),
         "output_dir": config.output_dir,
     }
 
 
+def _prepare(config: TeacherConfig, accelerator: Accelerator) -> tuple[Dataset, Dataset, Classifier]:
+    """Images to train on and to measure on, and the new network; raises what would keep it from being trained."""
+    with accelerator.main_process_first():
+        images, eval_images = load_train_and_eval(config)
+        spec = measure_spec(images, config.image_size)
+    steps_per_epoch(len(images), config.batch_size)
+    return images, eval_images, build_classifier(config.model, spec, config.seed)
+
+
 def _train(
-    accelerator: Accelerator,
-    config: TeacherConfig,
-    folder: Path,
-    images: Dataset,
-    eval_images: Dataset,
-    spec: ImageSpec,
+    accelerator: Accelerator, config: TeacherConfig, images: Dataset, eval_images: Dataset, classifier: Classifier
 ) -> dict[str, Any]:
     """Trains, saving early teachers on the way and the converged one at the end."""
+    folder, spec = Path(config.output_dir), classifier.spec
     dataset, eval_pixels = (PixelDataset(each, spec.image_size, spec.channels) for each in (images, eval_images))
-    classifier = build_classifier(config.model, spec, config.seed)
     if config.compile:
         classifier.compile()
     optimizer = torch.optim.AdamW(parameter_groups(classifier, config.weight_decay), lr=config.learning_rate)
     model, optimizer = accelerator.prepare(classifier, optimizer)
-    augment = _augmentation(config, spec)
+    augment = _augmentation(spec.image_size, config.crop_padding, config.flip)
     forgetting = ForgettingEvents(len(dataset), accelerator.device)
     accelerator.register_for_checkpointing(forgetting)
 
@@ -132,30 +136,24 @@ def _train(
 
     schedule = cosine_schedule(config, len(dataset), config.learning_rate)
     history = train_epochs(accelerator, model, optimizer, dataset, config, folder, loss_of, schedule, after_epoch)
-    record = {
-        "accuracy": history[-1]["accuracy"],
-        "epochs": history,
-        "config": to_dict(config),
-        "source": source_record(config.dataset, images.info),
-        "spec": spec.to_dict(),
-        "versions": installed_versions(),
-        "device": str(accelerator.device),
-    }
-    if accelerator.is_main_process:
+    made = provenance(config, images, spec, accelerator.device)
+    record = {"accuracy": history[-1]["accuracy"], "epochs": history, **made}
+
+    def save() -> None:
         write_forgetting_events(folder, forgetting, images, config.epochs)
         _save(accelerator.unwrap_model(model, keep_torch_compile=False), folder, record)
-        shutil.rmtree(folder / "checkpoints")
-    accelerator.wait_for_everyone()
+
+    finish_training(accelerator, folder, save)
     return record
 
 
-def _augmentation(config: TeacherConfig, spec: ImageSpec) -> torch.nn.Module:
-    """Random crops of the padded image, and horizontal flips."""
-    padding = spec.image_size // 8 if config.crop_padding is None else config.crop_padding
+def _augmentation(side: int, padding: int | None, flip: bool) -> torch.nn.Module:
+    """Random crops of the padded image, and horizontal flips; the padding is an eighth of the side by default."""
+    padding = side // 8 if padding is None else padding
     layers: list[Any] = []
     if padding:
-        layers.append(K.RandomCrop((spec.image_size, spec.image_size), padding=padding, cropping_mode="slice"))
-    if config.flip:
+        layers.append(K.RandomCrop((side, side), padding=padding, cropping_mode="slice"))
+    if flip:
         layers.append(K.RandomHorizontalFlip())
     return K.ImageSequential(*layers)
 

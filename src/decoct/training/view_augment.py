@@ -12,7 +12,7 @@ from torch import Tensor
 
 from decoct.data.crops import crop_and_resize, random_resized_boxes
 
-__all__ = ["ViewChoices", "draw_views", "view_of"]
+__all__ = ["ViewChoices", "draw_choices", "view_of"]
 
 GREY_SHARE = 0.2  # of the RGB images (MoCo, He et al., 2020)
 
@@ -38,7 +38,7 @@ class ViewChoices:
         return ViewChoices(**{field.name: getattr(self, field.name)[first:last] for field in fields(self)})
 
 
-def draw_views(
+def draw_choices(
     generator: np.random.Generator, count: int, crop_scale: float, flip: bool, color_jitter: float
 ) -> ViewChoices:
     """Draws one view of each of `count` images.

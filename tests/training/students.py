@@ -1,0 +1,80 @@
+"""A distilled set of three colour classes, and networks for it."""
+
+import numpy as np
+import torch
+from torch import nn
+
+from decoct.distilled.dataset import DistilledSet
+from decoct.models.zoo import build_classifier
+from decoct.training.student_batches import StudentBatches
+
+CLASSES, SIDE, VIEWS = 3, 16, 4
+CPU = torch.device("cpu")
+
+
+def coloured(labels: torch.Tensor, seed: int = 0) -> torch.Tensor:
+    """Noisy images whose class is their brightest channel."""
+    noise = torch.randint(0, 120, (len(labels), 3, SIDE, SIDE), generator=torch.Generator().manual_seed(seed))
+    noise[torch.arange(len(labels)), labels] += 100
+    return noise.to(torch.uint8)
+
+
+class ColourTeacher(nn.Module):
+    """Its logits are the images' mean colours."""
+
+    def __init__(self, spec):
+        super().__init__()
+        self.spec, self.name = spec, "colours"
+
+    def forward(self, pixels):
+        return 60 * pixels.mean(dim=(2, 3))
+
+
+def make_set(ipc: int = 4, tiles: int = 1, seed: int = 0) -> DistilledSet:
+    labels = torch.arange(CLASSES).repeat_interleave(ipc)
+    generator = np.random.default_rng(seed)
+    boxes = np.concatenate(
+        [generator.uniform(0, 0.3, (len(labels), VIEWS, 2)), generator.uniform(0.4, 0.7, (len(labels), VIEWS, 2))], -1
+    )
+    flips = generator.integers(0, 2, (len(labels), VIEWS, 1))
+    boxes = torch.from_numpy(np.concatenate([boxes, flips], -1)).half().float()
+    images = coloured(labels, seed)
+    logits = 60 * images.float().mean(dim=(2, 3)) / 255
+    manifest = {
+        "label_names": ["red", "green", "blue"],
+        "image_size": SIDE,
+        "channels": 3,
+        "image_mean": [0.3] * 3,
+        "image_std": [0.2] * 3,
+        "config": {"method": "random", "tiles_per_image": tiles},
+    }
+    return DistilledSet(
+        images=images,
+        labels=labels,
+        tile_logits=logits[:, None].repeat(1, tiles, 1),
+        view_logits=(logits[:, None] + torch.from_numpy(generator.normal(0, 1, (len(labels), VIEWS, CLASSES)))).half(),
+        view_boxes=boxes,
+        ipc=ipc,
+        tiles_per_image=tiles,
+        manifest=manifest,
+    )
+
+
+def student_of(distilled: DistilledSet, seed: int = 0):
+    return build_classifier("convnet3_w8", distilled.spec, seed)
+
+
+def collect(batches: StudentBatches, epoch: int) -> tuple[torch.Tensor, torch.Tensor]:
+    pixels, targets = zip(*batches.epoch(epoch), strict=True)
+    return torch.cat(pixels), torch.cat(targets)
+
+
+class FixedLogits(nn.Module):
+    """Its logits do not depend on the image, so that a step's loss is known."""
+
+    def __init__(self, logits):
+        super().__init__()
+        self.logits = nn.Parameter(logits)
+
+    def forward(self, pixels):
+        return self.logits.expand(len(pixels), -1)
