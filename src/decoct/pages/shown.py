@@ -14,7 +14,7 @@ __all__ = ["Storage", "column_bytes", "ipc_files", "shown_classes", "shown_image
 MAX_CLASSES = 20
 IMAGES_PER_CLASS = 2
 GENERATED_PER_CLASS = 4  # without source images and heat maps, they need less room
-LABEL_COLUMNS = ("label", "tile_logits", "view_logits", "view_boxes")
+LABEL_COLUMNS = ("label", "tile_logits", "view_logits", "view_boxes", "slot_codes", "slot_scales")
 
 
 def shown_classes(manifest: dict[str, Any]) -> int:
