@@ -11,6 +11,7 @@ from decoct.config import EvaluateConfig, PublishConfig
 from decoct.distilled import dataset as distilled
 from decoct.distilled.dataset import commit_of, load_distilled, read_manifest
 from decoct.evaluation import run as students
+from decoct.evaluation.accuracy import AccuracyEvaluation
 from decoct.hub.publish import publish
 
 from .folders import write_dataset
@@ -64,7 +65,7 @@ def test_an_evaluation_reads_all_ipcs_at_one_commit(first, publish_another, monk
 
     monkeypatch.setattr(students, "read_manifest", then_another)
     config = EvaluateConfig(distilled=NAME, output_dir=str(tmp_path / "out"), baseline=False)
-    sets = students.Evaluation(config).sets
+    sets = AccuracyEvaluation(config).sets
     assert sorted(sets) == [1, 2] and all(is_of(each, first) for each in sets.values())
 
 
