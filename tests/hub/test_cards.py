@@ -12,14 +12,13 @@ from datasets import Array2D, ClassLabel, Dataset, DatasetInfo, Features, load_d
 from datasets.exceptions import ExpectedMoreSplitsError
 from datasets.utils.info_utils import NonMatchingSplitsSizesError
 from huggingface_hub import DatasetCard, DatasetCardData, HfApi
+from worlds import write_run
 
 from decoct.config import PublishConfig
 from decoct.data.source import source_record
 from decoct.hub.publish import publish
 from decoct.pages.dataset_card import dataset_card
 from decoct.pages.source import GivenInfo
-
-from .folders import write_dataset
 
 MANIFEST = {
     "decoct_version": "0.1.0",
@@ -346,7 +345,7 @@ def test_a_set_that_lost_a_file_is_noticed_when_it_is_loaded(folder):
 
 
 def test_a_dry_run_shows_the_card_as_it_would_be(tmp_path, hub):
-    write_dataset(tmp_path / "run")
+    write_run(tmp_path / "run")
     config = {"folder": str(tmp_path / "run"), "push_to_hub": "user/thing", "license": "mit"}
     shown = publish(PublishConfig(dry_run=True, **config))
     publish(PublishConfig(**config))

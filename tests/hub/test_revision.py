@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from worlds import write_run
 
 from decoct.config import EvaluateConfig, PublishConfig
 from decoct.distilled import dataset as distilled
@@ -13,15 +14,13 @@ from decoct.distilled.dataset import commit_of, load_distilled, read_manifest
 from decoct.evaluation import run as students
 from decoct.hub.publish import publish
 
-from .folders import write_dataset
-
 NAME = "user/thing"
 
 
 @pytest.fixture
 def first(hub, tmp_path: Path) -> Path:
     """A set that is published."""
-    folder = write_dataset(tmp_path / "first", seed=1)
+    folder = write_run(tmp_path / "first", seed=1)
     publish(PublishConfig(folder=str(folder), push_to_hub=NAME))
     return folder
 
@@ -29,7 +28,7 @@ def first(hub, tmp_path: Path) -> Path:
 @pytest.fixture
 def publish_another(tmp_path: Path):
     """Puts another set in its place."""
-    folder = write_dataset(tmp_path / "second", seed=2)
+    folder = write_run(tmp_path / "second", seed=2)
     return lambda: publish(PublishConfig(folder=str(folder), push_to_hub=NAME, overwrite=True))
 
 
