@@ -30,17 +30,6 @@ MARKUP = ("{{ 7 * 7 }}", "<script>alert(1)</script>", "- a: &b [*b] # | ../../et
 OUTSIDE = ["../secret", "data/../../secret", "data/ipc_1/../../../secret", "~/secret", "C:\\secret", "..\\secret"]
 
 
-@pytest.fixture(scope="module")
-def written(tmp_path_factory) -> Path:
-    return write_run(tmp_path_factory.mktemp("hostile") / "run")
-
-
-@pytest.fixture
-def run_folder(written, tmp_path) -> Path:
-    """A run folder without a fault, to be changed."""
-    return Path(shutil.copytree(written, tmp_path / "run"))
-
-
 def list_as(folder: Path, name: str, digest: str) -> None:
     """Adds a file to the manifest's list."""
     named = json.loads((folder / "manifest.json").read_text())["files"]

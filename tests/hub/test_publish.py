@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 from huggingface_hub import CommitOperationAdd, HfApi, constants
-from worlds import write_run
+from worlds import contents, write_run
 
 from decoct.config import PublishConfig
 from decoct.hub.publish import kind_of, publish, require_publishing
@@ -36,10 +36,6 @@ def model_folder(tiny_estimator: Path, tmp_path: Path) -> Path:
 
 def to_hub(folder: Path, repo_id: str = "user/thing", **options: Any) -> str:
     return publish(PublishConfig(folder=str(folder), push_to_hub=repo_id, **options))
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 def commits(hub, repo_type: str = "dataset", repo_id: str = "user/thing") -> int:

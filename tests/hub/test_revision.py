@@ -11,7 +11,8 @@ from worlds import write_run
 from decoct.config import EvaluateConfig, PublishConfig
 from decoct.distilled import dataset as distilled
 from decoct.distilled.dataset import commit_of, load_distilled, read_manifest
-from decoct.evaluation import run as students
+from decoct.evaluation import run as runner
+from decoct.evaluation.accuracy import AccuracyEvaluation
 from decoct.hub.publish import publish
 
 NAME = "user/thing"
@@ -61,9 +62,9 @@ def test_an_evaluation_reads_all_ipcs_at_one_commit(first, publish_another, monk
         publish_another()
         return manifest
 
-    monkeypatch.setattr(students, "read_manifest", then_another)
+    monkeypatch.setattr(runner, "read_manifest", then_another)
     config = EvaluateConfig(distilled=NAME, output_dir=str(tmp_path / "out"), baseline=False)
-    sets = students.Evaluation(config).sets
+    sets = AccuracyEvaluation(config).sets
     assert sorted(sets) == [1, 2] and all(is_of(each, first) for each in sets.values())
 
 

@@ -15,7 +15,7 @@ import torch
 from datasets import Image, load_dataset
 from diffusers import DDPMPipeline
 from huggingface_hub import snapshot_download
-from worlds import write_run
+from worlds import contents, write_run
 
 from decoct.config import PublishConfig, VerifyConfig
 from decoct.hub.publish import publish
@@ -73,10 +73,6 @@ SHORTER = {
     "prior": [("set_timesteps(50)", "set_timesteps(3)")],
     "pipeline": [("num_inference_steps=250", "num_inference_steps=3")],
 }
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 @pytest.fixture

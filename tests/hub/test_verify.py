@@ -59,17 +59,6 @@ def found(report: Report, check: str) -> str:
     return "\n".join(str(problem) for problem in report.problems if problem.check == check)
 
 
-@pytest.fixture(scope="module")
-def written(tmp_path_factory) -> Path:
-    return write_run(tmp_path_factory.mktemp("verify") / "run")
-
-
-@pytest.fixture
-def run_folder(written, tmp_path) -> Path:
-    """A run folder without a fault, to be changed."""
-    return Path(shutil.copytree(written, tmp_path / "run"))
-
-
 def encoded(side: int, format: str = "PNG", mode: str = "RGB") -> bytes:
     buffer = io.BytesIO()
     Image.new(mode, (side, side)).save(buffer, format)
