@@ -17,7 +17,7 @@ def ipc_files(folder: Path, ipc: int) -> list[Path]:
 
 
 def open_parquet(path: Path) -> pq.ParquetFile:
-    """A file to read batch by batch, and to close; with `pre_buffer` all row groups read so far would stay in memory."""
+    """A file to read batch by batch; with `pre_buffer`, all row groups read so far would stay in memory."""
     return pq.ParquetFile(path, pre_buffer=False)
 
 

@@ -8,7 +8,7 @@ from datasets import Array2D, ClassLabel, Features, Image, List, Value
 
 from decoct.data.spec import ImageSpec
 
-__all__ = ["GENERATED_TILE", "SELECTED_TILE", "expected_features", "image_features"]
+__all__ = ["GENERATED_TILE", "SELECTED_TILE", "expected_features", "image_features", "spec_of"]
 
 
 # Where a tile comes from: a crop of a real image, or a sample of the prior with the two estimates in nats.
@@ -39,12 +39,17 @@ def image_features(spec: ImageSpec, method: str, tiles_per_image: int, views: in
 
 def expected_features(manifest: dict[str, Any]) -> Features:
     """The columns that decoct writes for a manifest."""
-    spec = ImageSpec(
-        manifest["image_size"],
-        manifest["channels"],
-        tuple(manifest["image_mean"]),
-        tuple(manifest["image_std"]),
-        tuple(manifest["label_names"]),
-    )
     decisive = {name: manifest["config"][name] for name in ("method", "tiles_per_image", "views")}
-    return Features({name: each for name, each in image_features(spec, **decisive).items() if name != "correct"})
+    features = image_features(spec_of(manifest), **decisive)
+    return Features({name: each for name, each in features.items() if name != "correct"})
+
+
+def spec_of(manifest: dict[str, Any]) -> ImageSpec:
+    """What the images of a manifest are like."""
+    return ImageSpec(
+        image_size=manifest["image_size"],
+        channels=manifest["channels"],
+        mean=tuple(manifest["image_mean"]),
+        std=tuple(manifest["image_std"]),
+        label_names=tuple(manifest["label_names"]),
+    )

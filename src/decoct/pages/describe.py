@@ -1,4 +1,4 @@
-"""The facts of a distilled set, from its manifest and the records of its evaluation; cards, report and prints show them.
+"""The facts of a distilled set, from its manifest and the records of its evaluation, for all pages.
 
 `describe` finds each fact once. What the pages show of it, and how its text is escaped, is theirs.
 """
@@ -252,9 +252,9 @@ def setting_tables(records: Sequence[Record]) -> list[SettingTable]:
     """A table for each setting of the records that are accuracies; different settings are never mixed."""
     groups = group_by_setting(record for record in records if is_accuracy_record(record))
     tables = []
-    for setting, members in groups.items():
+    for (dataset, protocol, labels, epoch), members in groups.items():
         ordered = sorted(members, key=lambda record: (record["student"], record["method"], record["ipc"]))
-        tables.append(SettingTable(*setting, rows=[table_row(each) for each in ordered], records=ordered))
+        tables.append(SettingTable(dataset, protocol, labels, epoch, [table_row(each) for each in ordered], ordered))
     return tables
 
 

@@ -6,7 +6,6 @@ import base64
 import functools
 import hashlib
 import json
-import os
 import re
 import shlex
 from collections.abc import Sequence
@@ -23,6 +22,7 @@ from decoct.pages.describe import command_of, describe
 from decoct.pages.shown import shown_ipc, storage_of
 from decoct.pages.sources import Sources
 from decoct.results.records import read_results
+from decoct.run.folder import write_text
 
 __all__ = ["REPORT", "kept_sources", "render", "write_report"]
 
@@ -49,10 +49,7 @@ def write_report(folder: Path, sources: Sources | None = None, manifest: dict[st
     path = folder / REPORT
     manifest = read_manifest(folder) if manifest is None else manifest
     sources = kept_sources(path) if sources is None else sources
-    temporary = path.with_name(f"{REPORT}.tmp")
-    page = render(folder, manifest, read_results(folder / "results.json"), sources)
-    temporary.write_text(page, encoding="utf-8")
-    os.replace(temporary, path)
+    write_text(path, render(folder, manifest, read_results(folder / "results.json"), sources))
     return path
 
 
