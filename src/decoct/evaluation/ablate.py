@@ -153,7 +153,7 @@ class _Ablation:
             extent = fields_that_matter_for(AblateConfig, "extent")
             fixed = {key: value for key, value in to_dict(config).items() if key not in extent}
             identity = identity_of(fixed, data=dataset_fingerprint(self.images), weights=self.teacher.fingerprint())
-            identity["protocol"] = dataclasses.asdict(self.protocol)
+            identity["protocol"] = self.protocol.to_dict()
             claim_folder(self.folder, json.loads(json.dumps(identity)), config.overwrite, WRITTEN)
         self.teacher.to(self.accelerator.device)
         kept = self.folder / "batch_size.json"

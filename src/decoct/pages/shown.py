@@ -13,7 +13,7 @@ __all__ = ["Storage", "shown_classes", "shown_images", "shown_ipc", "storage_of"
 MAX_CLASSES = 20
 IMAGES_PER_CLASS = 2
 GENERATED_PER_CLASS = 4  # without source images and heat maps, they need less room
-LABEL_COLUMNS = ("label", "tile_logits", "view_logits", "view_boxes")
+LABEL_COLUMNS = ("label", "tile_logits", "view_logits", "view_boxes", "slot_codes", "slot_scales")
 
 
 def shown_classes(manifest: dict[str, Any]) -> int:

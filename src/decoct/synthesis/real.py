@@ -210,7 +210,7 @@ def plan_selection(
     passes = {
         "attribution": attributed * count.get(config.attribution or "", 0),
         "utility": len(candidates) * crops * forwards,
-        "labels": distilled * (2 * config.tiles_per_image + config.views),
+        "labels": distilled * (2 * config.tiles_per_image + config.views + config.slots),
     }
     return {
         "method": config.method,
@@ -220,6 +220,8 @@ def plan_selection(
         "forward_passes": passes,
         "images_per_second": round(per_second),
         "estimated_seconds": round(sum(passes.values()) / per_second / accelerator.num_processes, 1),
-        "label_bytes": label_bytes(distilled, spec.num_classes, config.tiles_per_image, config.views),
+        "label_bytes": label_bytes(
+            distilled, spec.num_classes, config.tiles_per_image, config.views, config.slots, config.label_bits
+        ),
         "output_dir": config.output_dir,
     }
