@@ -89,7 +89,8 @@ class Run:
         color: `RGB` or `grey`.
         ipcs: Images per class, the smallest first.
         tiles: Of an image.
-        views: Of an image whose labels are stored.
+        views: Of an image, whose labels are stored.
+        slots: Mixed views of an image, whose labels are stored.
         teacher: None if there was none.
         labellers: The networks that labelled, each with the IPCs whose images it labelled.
         samplers: `prior` and `estimator` of sampled images.
@@ -112,6 +113,7 @@ class Run:
     ipcs: list[int]
     tiles: int
     views: int
+    slots: int
     teacher: Network | None
     labellers: list[tuple[Network | None, list[int]]]
     samplers: dict[str, Network | None]
@@ -150,6 +152,7 @@ def describe(manifest: dict[str, Any], records: Sequence[Record] = ()) -> Run:
         ipcs=sorted(int(ipc) for ipc in manifest["ipcs"]),
         tiles=int(config.get("tiles_per_image") or 1),
         views=int(config.get("views") or 0),
+        slots=int(config.get("slots") or 0),
         teacher=network_of(manifest.get("teacher")),
         labellers=labellers_of(manifest.get("label_teachers") or {}),
         samplers={role: network_of(manifest[role]) for role in ("prior", "estimator") if role in manifest},

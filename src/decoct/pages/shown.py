@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from decoct.distilled.parquet import column_bytes, ipc_files, open_parquet
+from decoct.distilled.schema import SLOT_COLUMNS
 
 __all__ = ["Storage", "shown_classes", "shown_images", "shown_ipc", "storage_of"]
 
 MAX_CLASSES = 20
 IMAGES_PER_CLASS = 2
 GENERATED_PER_CLASS = 4  # without source images and heat maps, they need less room
-LABEL_COLUMNS = ("label", "tile_logits", "view_logits", "view_boxes", "slot_codes", "slot_scales")
+LABEL_COLUMNS = ("label", "tile_logits", "view_logits", "view_boxes", *SLOT_COLUMNS)
 
 
 def shown_classes(manifest: dict[str, Any]) -> int:
