@@ -89,11 +89,11 @@ def main(words: Sequence[str] | None = None) -> None:
     from decoct.evaluation.grid_file import FileGrid, Source
     from decoct.run.processes import close, open_accelerator
 
-    networks = {name: getattr(args, name) for name in ("prior", "estimator") if getattr(args, name) is not None}
-    if missing := sorted(
-        {*grid.networks, *(["teacher"] if args.distilled is None else [])} - {*networks, *given(args)}
-    ):
-        raise ValueError(f"{missing[0]} must be given for the grid {args.grid!r}. Got none.")
+    found = {name: getattr(args, name) for name in ("teacher", "prior", "estimator") if getattr(args, name) is not None}
+    for name in ["teacher"] * (args.distilled is None) + grid.networks:
+        if name not in found:
+            raise ValueError(f"{name} must be given for the grid {args.grid!r}. Got None.")
+    networks = {name: path for name, path in found.items() if name != "teacher"}
     output = args.output or RESULTS / grid.records.format(dataset=Path(args.dataset).name)
     runs = args.runs or Path("runs") / Path(args.grid).stem
     source = Source(args.dataset, args.teacher, runs, networks, args.distilled)
@@ -112,11 +112,6 @@ def main(words: Sequence[str] | None = None) -> None:
         if accelerator.is_main_process:
             finish(running.own_records(), grid.figure, output)
     close(accelerator)
-
-
-def given(args: argparse.Namespace) -> list[str]:
-    """The networks that are given."""
-    return [name for name in ("teacher", "prior", "estimator") if getattr(args, name) is not None]
 
 
 def show(record: dict[str, Any]) -> None:

@@ -15,7 +15,6 @@ A grid folder holds
 from __future__ import annotations
 
 import itertools
-import json
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import nullcontext
@@ -41,7 +40,7 @@ from decoct.synthesis.run import label_teacher
 from decoct.synthesis.shared import SharedScores, heatmap_settings, score_settings
 from decoct.training import protocols
 
-__all__ = ["Cell", "DistilledGrid", "Grid", "agrees"]
+__all__ = ["Cell", "DistilledGrid", "Grid", "agrees", "known_of"]
 
 # What a record has from the evaluation of its student.
 MEASURED = (
@@ -107,7 +106,7 @@ class Cell:
         distil: How the set is made; `output_dir` is its folder. None: it is there, as `evaluate.distilled` says.
         evaluate: How the student is trained: one IPC, architecture, protocol and label mode.
         protocol: Training protocol.
-        identity: Fields of its record that no other record of the grid shares all of.
+        identity: Fields of its record, JSON-ready, that no other record of the grid shares all of.
         stated: Further fields of its record.
     """
 
@@ -175,6 +174,9 @@ class DistilledGrid(Grid[Cell]):
                 label_teacher(config.label_teacher, source.teacher, ipc)
             if config.method != "igds":
                 candidates_of(config, source.images, source.teacher)
+        for cell in missing:
+            if cell.distil is None:
+                AccuracyEvaluation(cell.evaluate, {cell.protocol.name: cell.protocol}).check()
         for cell in {(cell.evaluate.students[0], cell.evaluate.distilled): cell for cell in missing}.values():
             build_classifier(cell.evaluate.students[0], self.spec(cell))
 
@@ -216,7 +218,7 @@ class DistilledGrid(Grid[Cell]):
         record = self.record(cell, result, evaluation)
         self.file.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(self.file.with_suffix(".lock")):
-            others = [each for each in self.records() if not agrees(each, cell.identity)]
+            others = [each for each in self.records() if not agrees(known_of(each), cell.identity)]
             write_json(self.file, self.ordered([*others, record]))
         self.recorded(record)
 
@@ -238,14 +240,9 @@ class DistilledGrid(Grid[Cell]):
         """All records so far."""
         return read_results(self.file)
 
-    def own_records(self) -> list[dict[str, Any]]:
-        """The records of this grid's cells."""
-        records = self.records()
-        return [record for record in records if any(agrees(record, cell.identity) for cell in self.cells)]
-
     def missing(self) -> list[Cell]:
-        records = self.records()
-        return [cell for cell in self.cells if not any(agrees(record, cell.identity) for record in records)]
+        known = list(map(known_of, self.records()))
+        return [cell for cell in self.cells if not any(agrees(each, cell.identity) for each in known)]
 
     def plan(self) -> dict[str, Any]:
         """What is missing, what its sets share, and the images that teachers and students would see."""
@@ -292,14 +289,15 @@ def is_made(config: DistillConfig) -> bool:
     return (Path(config.output_dir) / "manifest.json").is_file()
 
 
-def agrees(record: Mapping[str, Any], identity: Mapping[str, Any]) -> bool:
-    """Whether a record states all fields of an identity.
-
-    An option of distilling that the record does not state, also not in `options`, has its default; what else it does
-    not state makes no difference. Fingerprints are no part of an identity, so that a grid can be completed with
-    networks made anew.
-    """
+def known_of(record: Mapping[str, Any]) -> dict[str, Any]:
+    """All that a record says, `options` included; an option of distilling that it does not state has its default."""
     options = record.get("options", {})
-    known = {**default_values(record["method"], options.get("tiles_per_image", 1)), **options, **record}
-    wanted = json.loads(json.dumps(identity))
-    return all(known[name] == value for name, value in wanted.items() if name in known)
+    return {**default_values(record["method"], options.get("tiles_per_image", 1)), **options, **record}
+
+
+def agrees(known: Mapping[str, Any], identity: Mapping[str, Any]) -> bool:
+    """Whether nothing that is known of a record (`known_of`) differs from an identity.
+
+    Fingerprints are no part of an identity, so that a grid can be completed with networks made anew.
+    """
+    return all(known[name] == value for name, value in identity.items() if name in known)

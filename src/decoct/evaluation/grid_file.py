@@ -9,7 +9,7 @@
     labels: [online]
     protocol: rded_kd               # a name, or a YAML file
 
-    distil: {mixed_precision: bf16} # options of `decoct distill` that all sets share; `seed`: the same sets for all seeds
+    distil: {mixed_precision: bf16} # options of `decoct distill` that all sets share, such as a `seed` for all
     evaluate: {rrc_scale: 0.08}     # options of `decoct evaluate` that all students share
 
     sets:                           # what is distilled, by the name that records call `setting`
@@ -41,6 +41,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -53,7 +54,7 @@ from accelerate import Accelerator
 from decoct.config import DistillConfig, EvaluateConfig, config_hash, fields_that_matter_for, to_dict
 from decoct.distilled.dataset import read_manifest
 from decoct.evaluation.accuracy import AccuracyEvaluation
-from decoct.evaluation.grid import Cell, DistilledGrid
+from decoct.evaluation.grid import Cell, DistilledGrid, agrees, known_of
 from decoct.igds.estimator import VariationalEstimator
 from decoct.igds.loading import load_estimator
 from decoct.igds.measuring import measure
@@ -113,14 +114,14 @@ class Source:
 
     Args:
         dataset: Hub id or folder.
-        teacher: Folder or Hub id.
+        teacher: Folder or Hub id; None: of a set that is there, the one in its manifest.
         folder: Grid folder.
         networks: Folders or Hub ids by name, see `NETWORKS`.
         distilled: Run folder of a set that is there, in place of those that the grid makes.
     """
 
     dataset: str
-    teacher: str
+    teacher: str | None
     folder: Path
     networks: Mapping[str, str] = field(default_factory=dict)
     distilled: str | None = None
@@ -147,11 +148,17 @@ class FileGrid(DistilledGrid):
         part: tuple[int, int] = (0, 1),
         report: Callable[[dict[str, Any]], None] = lambda record: None,
     ) -> None:
-        super().__init__(part_of(cells_of(grid, source), *part), source.folder, file, accelerator)
+        self.whole = cells_of(grid, source)
+        super().__init__(part_of(self.whole, *part), source.folder, file, accelerator)
         self.grid, self.networks, self.report = grid, source.networks, report
 
     def recorded(self, record: dict[str, Any]) -> None:
         self.report(record)
+
+    def own_records(self) -> list[dict[str, Any]]:
+        """The records of this grid, of all parts."""
+        records = [(record, known_of(record)) for record in self.records()]
+        return [record for record, known in records if any(agrees(known, cell.identity) for cell in self.whole)]
 
     def record(self, cell: Cell, result: dict[str, Any], evaluation: AccuracyEvaluation) -> dict[str, Any]:
         images, protocol, epochs = evaluation.sets[cell.ipc], cell.protocol, cell.epochs
@@ -289,6 +296,7 @@ def cells_of(grid: GridFile, source: Source) -> list[Cell]:
             continue
         distil = set_config(grid, source, variant, ipc, seed) if source.distilled is None else None
         distilled = distil.output_dir if distil is not None else str(source.distilled)
+        options = grid.evaluate if source.distilled is None else {"teacher": source.teacher, **grid.evaluate}
         for training, student, labels in itertools.product(trainings, grid.students, grid.labels):
             evaluate = EvaluateConfig(
                 dataset=source.dataset,
@@ -301,7 +309,7 @@ def cells_of(grid: GridFile, source: Source) -> list[Cell]:
                 labels=[labels],
                 baseline=False,  # random images are among the sets
                 ranking=False,
-                **grid.evaluate,
+                **options,
             )
             used = protocols[training.name]
             identity = {
@@ -314,7 +322,7 @@ def cells_of(grid: GridFile, source: Source) -> list[Cell]:
                 "seeds": [seed],
                 **grid.fields,
                 "setting": variant.name,
-                **({"training": training.name, "settings": dataclasses.asdict(used)} if grid.training else {}),
+                **({"training": training.name, "settings": json_ready(used)} if grid.training else {}),
                 **results_of(DistillConfig, grid.distil),
                 **results_of(EvaluateConfig, grid.evaluate),
                 **{name: public_name(source.networks[name]) for name in grid.networks},
@@ -322,7 +330,7 @@ def cells_of(grid: GridFile, source: Source) -> list[Cell]:
             }
             stated = {
                 "options": variant.options,
-                "teacher": public_name(source.teacher),
+                **({"teacher": public_name(source.teacher)} if source.teacher is not None else {}),
                 **dict.fromkeys(("seed", "distill_seed", "student_seed"), seed),
             }
             cells.append(Cell(distil, evaluate, used, identity, stated))
@@ -340,7 +348,7 @@ def set_config(grid: GridFile, source: Source, variant: Variant, ipc: int, seed:
     if str(options.get("label_teacher", "")).startswith("epoch_"):
         options["label_teacher"] = f"{source.teacher}/{options['label_teacher']}"
     options = {"batch_size": BATCH_SIZE, "seed": seed, **options}
-    config = DistillConfig(dataset=source.dataset, teacher=source.teacher, ipc=[ipc], **options)
+    config = DistillConfig(dataset=source.dataset, teacher=str(source.teacher), ipc=[ipc], **options)
     words = "".join(letter if letter.isalnum() or letter in ".-" else "_" for letter in variant.name)
     folder = f"{words}-ipc{ipc}-seed{config.seed}-{config_hash(identity_of(to_dict(config)))}"
     return dataclasses.replace(config, output_dir=str(source.folder / "sets" / folder))
@@ -354,6 +362,11 @@ def results_of(config_class: type, options: Mapping[str, Any]) -> dict[str, Any]
     """The options that matter for what comes out, and not only for how it is computed; but the seed."""
     apart = ("seed", *fields_that_matter_for(config_class, "machine", "command", "publishing"))
     return {name: value for name, value in options.items() if name not in apart}
+
+
+def json_ready(protocol: Protocol) -> dict[str, Any]:
+    """A protocol as a record states it."""
+    return json.loads(json.dumps(dataclasses.asdict(protocol)))
 
 
 def public_name(name: str) -> str:
