@@ -71,11 +71,12 @@ def cifar10_steps(dataset: str, runs: Path) -> list[Step]:
     teacher, prior, estimator = (runs / f"cifar10-{name}" for name in ("teacher", "prior", "ve"))
     common = f"--dataset {dataset} --teacher {teacher}"
     final = f"{common} --runs {runs}/cifar10 --seeds 0 1 2"
+    strong = "--training 'as it is' --ipc 1 10 --seeds 0 1 --set distil.mixed_precision=bf16"
     return [
         cifar10_teacher(dataset, runs),
         grid("cifar10_final", f"{final} --ipc 1 10 --labels online views tiles hard"),
         grid("cifar10_final", f"{final} --ipc 50"),
-        grid("strong_kd", f"{common} --runs {runs}/cifar10-strong --training 'as it is' --ipc 1 10 --seeds 0 1"),
+        grid("strong_kd", f"{common} --runs {runs}/cifar10-strong {strong}"),
         step(
             "train_prior",
             f"--dataset {dataset} --epochs 5 --channels 32 64 96 --batch_size 64 --learning_rate 0.001 "
