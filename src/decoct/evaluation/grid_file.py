@@ -331,7 +331,9 @@ def cells_of(grid: GridFile, source: Source) -> list[Cell]:
             stated = {
                 "options": variant.options,
                 **({"teacher": public_name(source.teacher)} if source.teacher is not None else {}),
-                **dict.fromkeys(("seed", "distill_seed", "student_seed"), seed),
+                "seed": seed,
+                "distill_seed": grid.distil.get("seed", seed),
+                "student_seed": seed,
             }
             cells.append(Cell(distil, evaluate, used, identity, stated))
     return cells
