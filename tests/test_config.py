@@ -42,7 +42,8 @@ IDENTITIES = {
         *DATA,
         *SAMPLING,
         *SELECTION,
-        *"method teacher label_teacher ipc tiles_per_image beta views view_scale batch_size shard_size".split(),
+        *"method teacher label_teacher ipc tiles_per_image beta views slots label_bits view_scale".split(),
+        *"batch_size shard_size".split(),
     ],
     "SampleConfig": [*RUN.split(), *SAMPLING, *"betas classes images_per_class".split()],
     "AblateConfig": [

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 import types
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from worlds import write_run
 
 from .server import LocalHub
 
@@ -52,6 +54,17 @@ def hub(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatc
         yield server
         HfFileSystem.clear_instance_cache()
     assert server.unexpected == []
+
+
+@pytest.fixture(scope="session")
+def written(tmp_path_factory) -> Path:
+    return write_run(tmp_path_factory.mktemp("runs") / "run")
+
+
+@pytest.fixture
+def run_folder(written, tmp_path) -> Path:
+    """A run folder without a fault, to be changed."""
+    return Path(shutil.copytree(written, tmp_path / "run"))
 
 
 @pytest.fixture(scope="session")

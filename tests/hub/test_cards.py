@@ -12,14 +12,13 @@ from datasets import Array2D, ClassLabel, Dataset, DatasetInfo, Features, load_d
 from datasets.exceptions import ExpectedMoreSplitsError
 from datasets.utils.info_utils import NonMatchingSplitsSizesError
 from huggingface_hub import DatasetCard, DatasetCardData, HfApi
+from worlds import write_run
 
 from decoct.config import PublishConfig
 from decoct.data.source import source_record
 from decoct.hub.publish import publish
 from decoct.pages.dataset_card import dataset_card
 from decoct.pages.source import GivenInfo
-
-from .folders import write_dataset
 
 MANIFEST = {
     "decoct_version": "0.1.0",
@@ -346,7 +345,7 @@ def test_a_set_that_lost_a_file_is_noticed_when_it_is_loaded(folder):
 
 
 def test_a_dry_run_shows_the_card_as_it_would_be(tmp_path, hub):
-    write_dataset(tmp_path / "run")
+    write_run(tmp_path / "run")
     config = {"folder": str(tmp_path / "run"), "push_to_hub": "user/thing", "license": "mit"}
     shown = publish(PublishConfig(dry_run=True, **config))
     publish(PublishConfig(**config))
@@ -362,7 +361,8 @@ def test_results_have_a_table_for_each_setting_with_random_images_and_a_verdict(
     text = " ".join(dataset_card(manifest, results=results).split())
     assert text.count("| IPC | tiles | network |") == 3
     assert "| 10 | 1 | convnet3 | 90.0 | 60.0 ± 1.0 | 2 | 50.0 ± 1.0 |" in text
-    assert "InfoUtil beats random images by 10.0 points" in text.replace("\\", "")
+    points = "+10.0 points, 95 % interval +10.0 to +10.0"
+    assert f"InfoUtil beats random images (60.0 against 50.0; 2 and 2 seeds; {points})." in text.replace("\\", "")
     assert "InfoUtil was not compared with random images: turned off." in text
     assert "protocol `rded_kd (epochs=30)`" in text
     assert "best epoch, which was chosen on the test images" in text

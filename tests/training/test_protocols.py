@@ -205,7 +205,8 @@ def test_hard_label_protocols_refuse_soft_labels_and_say_what_to_take(minimax, i
             protocol.check_labels("views")
     for labels in ("hard", "tiles", "views", "online"):
         rded.check_labels(labels)
-    with pytest.raises(ValueError, match=r"labels must be one of \['hard', 'tiles', 'views', 'online'\]. Got 'soft'"):
+    known = r"labels must be one of \['hard', 'tiles', 'views', 'mixed', 'online'\]. Got 'soft'"
+    with pytest.raises(ValueError, match=known):
         minimax.check_labels("soft")
 
 
@@ -263,7 +264,7 @@ def test_unknown_protocols_and_fields_are_errors(tmp_path):
 @pytest.mark.parametrize(
     ("field", "value", "words"),
     [
-        ("optimizer", "lamb", r"one of \['adamw', 'adam', 'sgd'\]. Got 'lamb'"),
+        ("optimizer", "lamb", r"one of \['adamw', 'adam', 'sgd', 'muon'\]. Got 'lamb'"),
         ("schedule", "linear", "one of .*'half_cosine'"),
         ("norm", "layer", "one of"),
         ("labels", ["soft"], "one or more of"),

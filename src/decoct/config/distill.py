@@ -92,6 +92,12 @@ class DistillConfig(SamplingConfig, PublishingConfig, DataConfig):
         matters="sampling",
     )
     views: int = option(50, "Fixed views of an image whose logits are stored (M); 0 leaves them out.")
+    slots: int = option(
+        0,
+        "Mixed views of an image (crop, flip and CutMix) whose logits are stored, for labels `mixed`; where they lie "
+        "costs no bytes. 0 leaves them out.",
+    )
+    label_bits: Literal[4, 8] = option(8, "Bits of a logit of a mixed view.")
     view_scale: float = option(0.08, "Smallest area of a view, as a share of the image's.")
     batch_size: int | None = option(
         None, "Images per forward pass. Default: the fastest of a short calibration.", matters="machine"
@@ -120,6 +126,7 @@ class DistillConfig(SamplingConfig, PublishingConfig, DataConfig):
         require(self.crops_per_image >= 1, "crops_per_image", "at least 1", self.crops_per_image)
         require(self.noise_scale >= 0, "noise_scale", "at least 0", self.noise_scale)
         require(self.views >= 0, "views", "at least 0", self.views)
+        require(self.slots >= 0, "slots", "at least 0", self.slots)
         require(self.shard_size >= 1, "shard_size", "at least 1", self.shard_size)
         require(self.batch_size is None or self.batch_size >= 1, "batch_size", "at least 1", self.batch_size)
         if self.attribution == "exact_shapley":

@@ -28,7 +28,7 @@ class EvaluateConfig(DataConfig):
     students: list[str] = option(["convnet3"], "Student architectures.")
     teacher: str | None = option(None, "Teacher of `online` labels. Default: the one named in the manifest.")
     protocols: list[str] = option(["rded_kd"], "Training protocols: names that decoct ships, or YAML files.")
-    labels: list[str] = option(["views"], "Label modes: hard, tiles, views, online.")
+    labels: list[str] = option(["views"], "Label modes: hard, tiles, views, mixed, online.")
     seeds: int = option(1, "Students trained per setting.")
     epochs: int | None = option(None, "Epochs, instead of the protocol's; recorded as an override.")
     rrc_scale: float | None = option(
@@ -109,4 +109,4 @@ class EvaluateConfig(DataConfig):
         return values
 
 
-LABEL_MODES = ("hard", "tiles", "views", "online")
+LABEL_MODES = ("hard", "tiles", "views", "mixed", "online")

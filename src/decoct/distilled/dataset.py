@@ -16,10 +16,31 @@ from huggingface_hub.errors import EntryNotFoundError
 from torch import Tensor
 
 from decoct.data.pixels import to_pixels
+from decoct.data.source import location_of
 from decoct.data.spec import ImageSpec
-from decoct.distilled.manifest import check_fields, parse_manifest
+from decoct.distilled.manifest import MANIFEST, check_fields, parse_manifest
+from decoct.distilled.schema import spec_of
 
-__all__ = ["DistilledSet", "commit_of", "load_distilled", "read_manifest", "spec_of"]
+__all__ = ["DistilledSet", "Slots", "commit_of", "load_distilled", "read_manifest", "spec_of"]
+
+
+@dataclass(frozen=True)
+class Slots:
+    """The stored labels of a set's mixed views (`decoct.data.mixed_views`).
+
+    Args:
+        codes: `(n, slots, bytes)` uint8, see `decoct.distilled.logit_codes`.
+        scales: `(n, slots)` float16.
+        bits: Of a logit, 8 or 4.
+        seed: Of the views' geometry.
+        smallest_area: Of a view's crop, as a share of the image's.
+    """
+
+    codes: Tensor
+    scales: Tensor
+    bits: int
+    seed: int
+    smallest_area: float
 
 
 @dataclass(frozen=True)
@@ -35,6 +56,7 @@ class DistilledSet:
         ipc: Images per class.
         tiles_per_image: Tiles of an image, row by row: 1 or a square number.
         manifest: The run's `manifest.json`.
+        slots: The labels of its mixed views, or None if not stored.
     """
 
     images: Tensor
@@ -45,6 +67,7 @@ class DistilledSet:
     ipc: int
     tiles_per_image: int
     manifest: dict[str, Any]
+    slots: Slots | None = None
 
     def __len__(self) -> int:
         return len(self.images)
@@ -61,6 +84,10 @@ class DistilledSet:
             if tensor is not None:
                 digest.update(f"{tensor.dtype}{tuple(tensor.shape)}".encode())
                 digest.update(tensor.contiguous().numpy().tobytes())
+        if self.slots is not None:
+            digest.update(f"slots {self.slots.bits} {self.slots.seed} {self.slots.smallest_area}".encode())
+            digest.update(self.slots.codes.contiguous().numpy().tobytes())
+            digest.update(self.slots.scales.contiguous().numpy().tobytes())
         return digest.hexdigest()
 
     def head(self, count: int) -> DistilledSet:
@@ -72,10 +99,18 @@ class DistilledSet:
             tile_logits=None if self.tile_logits is None else self.tile_logits[:count],
             view_logits=None if self.view_logits is None else self.view_logits[:count],
             view_boxes=None if self.view_boxes is None else self.view_boxes[:count],
+            slots=None
+            if self.slots is None
+            else dataclasses.replace(self.slots, codes=self.slots.codes[:count], scales=self.slots.scales[:count]),
         )
 
     def check_labels(self, labels: str) -> None:
         """Raises ValueError if the logits of a label mode are not stored, and says how to get them."""
+        if labels == "mixed" and self.slots is None:
+            raise ValueError(
+                "labels must be one of ['hard', 'tiles', 'views', 'online'] for this set. Got 'mixed', but it stores "
+                "no mixed views: distil again with --slots 100, or evaluate with --labels online."
+            )
         if labels == "views" and self.view_logits is None:
             raise ValueError(
                 "labels must be one of ['hard', 'tiles', 'online'] for this set. Got 'views', but it stores no views: "
@@ -125,6 +160,7 @@ def load_distilled(folder_or_hub_id: str | Path, ipc: int, revision: str | None 
         ipc=ipc,
         tiles_per_image=tiles,
         manifest=manifest,
+        slots=_slots(dataset, manifest["config"]),
     )
 
 
@@ -156,18 +192,18 @@ def commit_of(folder_or_hub_id: str | Path, revision: str | None = None) -> str 
 
 def _manifest_file(folder_or_hub_id: str | Path, revision: str | None) -> Path:
     """Where the manifest lies: in the run folder, or in the Hub's cache."""
-    path = Path(folder_or_hub_id)
-    if path.is_dir():
-        if not (path / "manifest.json").is_file():
-            raise ValueError(f"distilled must be a folder with manifest.json, which distilling ends with. Got {path}.")
-        return path / "manifest.json"
-    if path.is_absolute() or str(folder_or_hub_id).count("/") != 1 or path.parent.is_dir():
-        raise ValueError(f"distilled must be an existing folder or a Hub id 'user/name'. Got '{folder_or_hub_id}'.")
+    location = location_of(folder_or_hub_id, "distilled")
+    if isinstance(location, Path):
+        if not (location / MANIFEST).is_file():
+            raise ValueError(
+                f"distilled must be a folder with manifest.json, which distilling ends with. Got {location}."
+            )
+        return location / MANIFEST
     try:
-        return Path(hf_hub_download(str(folder_or_hub_id), "manifest.json", repo_type="dataset", revision=revision))
+        return Path(hf_hub_download(location, MANIFEST, repo_type="dataset", revision=revision))
     except EntryNotFoundError as error:
         raise ValueError(
-            f"distilled must be a dataset published by decoct. Got {folder_or_hub_id}, which has no manifest.json."
+            f"distilled must be a dataset published by decoct. Got {location}, which has no manifest.json."
         ) from error
 
 
@@ -177,17 +213,6 @@ def _usable(file: Path, source: str | Path) -> dict[str, Any]:
     if problems := check_fields(manifest):
         raise ValueError(f"{source}: manifest.json cannot be used. {problems[0]}")
     return manifest
-
-
-def spec_of(manifest: dict[str, Any]) -> ImageSpec:
-    """The image spec of a manifest."""
-    return ImageSpec(
-        image_size=manifest["image_size"],
-        channels=manifest["channels"],
-        mean=tuple(manifest["image_mean"]),
-        std=tuple(manifest["image_std"]),
-        label_names=tuple(manifest["label_names"]),
-    )
 
 
 def _check_labels(dataset: Dataset, spec: ImageSpec, where: str) -> None:
@@ -209,6 +234,14 @@ def _images(dataset: Dataset, spec: ImageSpec) -> Tensor:
             raise ValueError(f"Images must be {side} x {side} px, as in the manifest. Got {image.size} in row {row}.")
         rows.append(to_pixels([image], side, spec.channels))
     return torch.cat(rows)
+
+
+def _slots(dataset: Dataset, config: dict[str, Any]) -> Slots | None:
+    """The labels of the mixed views; None if they are not stored."""
+    codes, scales = _array(dataset, "slot_codes", torch.uint8), _array(dataset, "slot_scales", torch.float16)
+    if codes is None or scales is None:
+        return None
+    return Slots(codes, scales[..., 0], config["label_bits"], config["seed"], config["view_scale"])
 
 
 def _array(dataset: Dataset, column: str, dtype: torch.dtype) -> Tensor | None:

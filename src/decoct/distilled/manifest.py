@@ -12,8 +12,9 @@ from typing import Any
 
 from decoct.config import DistillConfig, check_choice
 
-__all__ = ["READ_FIELDS", "check_fields", "check_manifest", "parse_manifest", "shown", "unsafe_path"]
+__all__ = ["MANIFEST", "READ_FIELDS", "check_fields", "check_manifest", "parse_manifest", "shown", "unsafe_path"]
 
+MANIFEST = "manifest.json"
 MOST_BYTES = 64 * 2**20  # of manifest.json and README.md, which are read at once
 SHOWN_CHARACTERS = 200
 SHORT = reprlib.Repr()
@@ -145,6 +146,11 @@ def check_settings(config: dict[Any, Any]) -> list[str]:
         for name, least in (("tiles_per_image", 1), ("views", 0))
         if not is_whole(config.get(name)) or config[name] < least
     ]
+    slots, bits = config.get("slots", 0), config.get("label_bits", 8)  # absent before there were mixed views
+    if not is_whole(slots) or slots < 0:
+        wrong.append(f"config.slots must be a whole number from 0 on. Got {shown(slots)}.")
+    if bits not in (4, 8):
+        wrong.append(f"config.label_bits must be one of [4, 8]. Got {shown(bits)}.")
     if not isinstance(config.get("method"), str):
         wrong.append(f"config.method must be a string. Got {shown(config.get('method'))}.")
     if wrong:

@@ -7,9 +7,12 @@ from typing import Any
 from datasets import Array2D, ClassLabel, Features, Image, List, Value
 
 from decoct.data.spec import ImageSpec
+from decoct.distilled.logit_codes import code_width
 
-__all__ = ["GENERATED_TILE", "SELECTED_TILE", "expected_features", "image_features"]
+__all__ = ["GENERATED_TILE", "SELECTED_TILE", "SLOT_COLUMNS", "expected_features", "image_features", "spec_of"]
 
+# The labels of mixed views: codes, and a scale for each (`decoct.distilled.logit_codes`).
+SLOT_COLUMNS = ("slot_codes", "slot_scales")
 
 # Where a tile comes from: a crop of a real image, or a sample of the prior with the two estimates in nats.
 SELECTED_TILE = {
@@ -21,7 +24,9 @@ SELECTED_TILE = {
 GENERATED_TILE = {"seed": Value("int64"), "prototype": Value("float32"), "contextual": Value("float32")}
 
 
-def image_features(spec: ImageSpec, method: str, tiles_per_image: int, views: int) -> Features:
+def image_features(
+    spec: ImageSpec, method: str, tiles_per_image: int, views: int, slots: int = 0, label_bits: int = 8
+) -> Features:
     """Columns of the distilled dataset; `correct` (the teacher's verdict on a tile) is dropped when it is written."""
     classes = spec.num_classes
     columns: dict[str, Any] = {
@@ -32,6 +37,10 @@ def image_features(spec: ImageSpec, method: str, tiles_per_image: int, views: in
     if views:
         columns["view_logits"] = Array2D((views, classes), "float16")
         columns["view_boxes"] = Array2D((views, 5), "float16")
+    if slots:
+        codes, scales = SLOT_COLUMNS
+        columns[codes] = Array2D((slots, code_width(classes, label_bits)), "uint8")
+        columns[scales] = Array2D((slots, 1), "float16")
     columns["tiles"] = List(GENERATED_TILE if method == "igds" else SELECTED_TILE)
     columns["correct"] = List(Value("bool"))
     return Features(columns)
@@ -39,12 +48,18 @@ def image_features(spec: ImageSpec, method: str, tiles_per_image: int, views: in
 
 def expected_features(manifest: dict[str, Any]) -> Features:
     """The columns that decoct writes for a manifest."""
-    spec = ImageSpec(
-        manifest["image_size"],
-        manifest["channels"],
-        tuple(manifest["image_mean"]),
-        tuple(manifest["image_std"]),
-        tuple(manifest["label_names"]),
-    )
     decisive = {name: manifest["config"][name] for name in ("method", "tiles_per_image", "views")}
-    return Features({name: each for name, each in image_features(spec, **decisive).items() if name != "correct"})
+    decisive |= {name: manifest["config"][name] for name in ("slots", "label_bits") if name in manifest["config"]}
+    features = image_features(spec_of(manifest), **decisive)
+    return Features({name: each for name, each in features.items() if name != "correct"})
+
+
+def spec_of(manifest: dict[str, Any]) -> ImageSpec:
+    """What the images of a manifest are like."""
+    return ImageSpec(
+        image_size=manifest["image_size"],
+        channels=manifest["channels"],
+        mean=tuple(manifest["image_mean"]),
+        std=tuple(manifest["image_std"]),
+        label_names=tuple(manifest["label_names"]),
+    )

@@ -95,7 +95,7 @@ class Ablation(DistilledGrid):
             fixed = {key: value for key, value in to_dict(config).items() if key not in extent}
             weights = source.teacher.fingerprint()
             identity = identity_of(fixed, data=dataset_fingerprint(source.images), weights=weights)
-            identity["protocol"] = dataclasses.asdict(protocol)
+            identity["protocol"] = protocol.to_dict()
             claim_folder(self.folder, json.loads(json.dumps(identity)), config.overwrite, WRITTEN)
         source.teacher.to(self.accelerator.device)
         kept = self.folder / "batch_size.json"

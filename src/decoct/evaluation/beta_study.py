@@ -209,7 +209,7 @@ class Study(Grid[Subset]):
             "evaluation": dataset_fingerprint(self.eval_images),
             "spec": self.spec.to_dict(),
             "labels": self.config.labels,
-            "protocol": dataclasses.asdict(self.protocol),
+            "protocol": self.protocol.to_dict(),
             "overrides": self.overrides,
             "teacher": self.online_teacher.fingerprint() if self.online_teacher is not None else None,
         }

@@ -80,6 +80,11 @@ class ContinualEvaluation(Evaluation[Stage]):
 
     def check_data(self) -> None:
         super().check_data()
+        if "mixed" in self.config.labels:
+            raise ValueError(
+                "labels must not hold 'mixed' for task 'continual': a mixed view shows images of classes that have not "
+                "come yet. Take one of hard, tiles, views and online."
+            )
         _ = self.seen
         require_class_count(self.images, 1)
 
@@ -178,6 +183,7 @@ def select_classes(distilled: DistilledSet, classes: Sequence[int]) -> Distilled
         tile_logits=restricted(distilled.tile_logits),
         view_logits=restricted(distilled.view_logits),
         view_boxes=None if distilled.view_boxes is None else distilled.view_boxes[rows],
+        slots=None,  # their mixed views show images of all classes
         manifest={**distilled.manifest, "label_names": [names[label] for label in classes]},
     )
 

@@ -322,7 +322,7 @@ def cells_of(grid: GridFile, source: Source) -> list[Cell]:
                 "seeds": [seed],
                 **grid.fields,
                 "setting": variant.name,
-                **({"training": training.name, "settings": json_ready(used)} if grid.training else {}),
+                **({"training": training.name, "settings": settings_stated(used)} if grid.training else {}),
                 **results_of(DistillConfig, grid.distil),
                 **results_of(EvaluateConfig, grid.evaluate),
                 **{name: public_name(source.networks[name]) for name in grid.networks},
@@ -366,9 +366,10 @@ def results_of(config_class: type, options: Mapping[str, Any]) -> dict[str, Any]
     return {name: value for name, value in options.items() if name not in apart}
 
 
-def json_ready(protocol: Protocol) -> dict[str, Any]:
-    """A protocol as a record states it."""
-    return json.loads(json.dumps(dataclasses.asdict(protocol)))
+def settings_stated(protocol: Protocol) -> dict[str, Any]:
+    """How a protocol trains, as JSON-ready values; its name stands apart, and its label modes say nothing of it."""
+    values = json.loads(json.dumps(protocol.to_dict()))
+    return {name: value for name, value in values.items() if name not in ("name", "labels")}
 
 
 def public_name(name: str) -> str:

@@ -73,7 +73,7 @@ class RandomBaseline:
         """
         if self.manifest["config"]["method"] == "random":
             return "the set is itself a draw of random images"
-        teacher = self.teachers.labeller(ipc) if labels in ("tiles", "views") else self._teacher(ipc)
+        teacher = self.teachers.labeller(ipc) if labels in ("tiles", "views", "mixed") else self._teacher(ipc)
         if isinstance(teacher, str):
             return f"the teacher is out of reach: {teacher}"
         sizes = [(spec.image_size, spec.channels) for spec in (teacher.spec, self.spec)]
@@ -178,13 +178,14 @@ class RandomBaseline:
         return ipc * self.sets[ipc].tiles_per_image
 
     def _labelling(self, ipc: int) -> dict[str, Any]:
-        """Tiles and views as the distilled set has them."""
-        distilled, made = self.sets[ipc], self.manifest["config"]
+        """Tiles, views and mixed views as the distilled set has them."""
+        distilled, made, slots = self.sets[ipc], self.manifest["config"], self.sets[ipc].slots
         return {
             "tiles_per_image": distilled.tiles_per_image,
             "views": 0 if distilled.view_boxes is None else distilled.view_boxes.shape[1],
             "view_scale": made.get("view_scale", DistillConfig.view_scale),
             "mixed_precision": made.get("mixed_precision", "no"),
+            **({} if slots is None else {"slots": slots.scales.shape[1], "label_bits": slots.bits}),
         }
 
     def _draw_config(self, ipc: int, seed: int, teacher: Classifier) -> DistillConfig:

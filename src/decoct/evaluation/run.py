@@ -256,7 +256,7 @@ class Evaluation(ABC, Generic[UnitType]):
         return {
             "distilled": images,
             "spec": self.spec.to_dict(),
-            "protocol": dataclasses.asdict(self.protocols[setting.protocol]),
+            "protocol": self.protocols[setting.protocol].to_dict(),
             "overrides": self.overrides(setting),
             "teacher": None if teacher is None else self.teachers.fingerprint(teacher),
         }
@@ -274,7 +274,8 @@ class Evaluation(ABC, Generic[UnitType]):
         config, usual = self.config, epoch_count(self.protocols[setting.protocol], setting.ipc)
         values = {
             "epochs": None if config.epochs == usual else config.epochs,
-            "rrc_scale": None if setting.labels == "views" else config.rrc_scale,  # views bring their own boxes
+            # Stored views bring their own boxes.
+            "rrc_scale": None if setting.labels in ("views", "mixed") else config.rrc_scale,
             "mixed_precision": None if config.mixed_precision == "no" else config.mixed_precision,
         }
         return {key: value for key, value in values.items() if value is not None}

@@ -13,12 +13,12 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from datasets import Array2D, Features
 from PIL import Image
 
 from decoct.distilled.manifest import shown
-from decoct.distilled.schema import expected_features
+from decoct.distilled.parquet import open_parquet
+from decoct.distilled.schema import SLOT_COLUMNS, expected_features
 
 __all__ = ["check_parquet"]
 
@@ -47,8 +47,7 @@ def check_parquet(path: Path, manifest: dict[str, Any]) -> tuple[list[Problem], 
     problems: list[Problem] = []
     faults: dict[Problem, list[str]] = defaultdict(list)
     try:
-        # With pre_buffer all row groups read so far stay in memory.
-        with pq.ParquetFile(path, pre_buffer=False) as file:
+        with open_parquet(path) as file:
             features = expected_features(manifest)
             columns, problems = check_schema(file.schema_arrow, features)
             start = 0
@@ -137,6 +136,10 @@ def batch_faults(batch: pa.RecordBatch, manifest: dict[str, Any], features: Feat
             for row, tiles in enumerate(column):
                 if fault := tiles_fault(tiles.as_py(), settings["tiles_per_image"]):
                     yield "tiles", fault, row
+        elif name == SLOT_COLUMNS[0]:
+            _, broken = stacked(batch.column(name).storage, features[name].shape)
+            for row in rows_of(broken):
+                yield "logits", f"{name} is missing or not of shape {tuple(features[name].shape)}", row
         else:
             check = "views" if name == "view_boxes" else "logits"
             yield from ((check, *fault) for fault in array_faults(column, features[name], name))
@@ -188,6 +191,9 @@ def array_faults(column: pa.Array, feature: Array2D, name: str) -> Iterator[tupl
     wrong = ~np.isfinite(values).all((1, 2)) & ~broken
     for row in rows_of(wrong):
         yield f"{name} is not finite" + ("" if name == "view_boxes" else ", so that it has no softmax"), row
+    if name == SLOT_COLUMNS[1]:
+        for row in rows_of((values <= 0).any((1, 2)) & ~wrong & ~broken):
+            yield "the scale of a mixed view is not positive", row
     if name == "view_boxes":
         start, size, flip = values[..., :2], values[..., 2:4], values[..., 4]
         inside = ((start >= 0) & (size > 0) & (start + size <= 1 + BOX_TOLERANCE)).all((1, 2))

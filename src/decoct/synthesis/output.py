@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 from datasets import Dataset, Features
+from PIL import Image as PILImage
 
 from decoct.data.pixels import to_pixels
 from decoct.data.spec import ImageSpec
@@ -17,14 +19,17 @@ from decoct.pages.dataset_card import dataset_card
 from decoct.pages.preview import IMAGES_PER_CLASS, MAX_CLASSES, PreviewRow, save_preview, save_strips
 from decoct.run.folder import sha256, write_json
 
-__all__ = ["merge_shards", "write_card", "write_preview", "write_samples_preview"]
+__all__ = ["merge_shards", "write_card", "write_pixels", "write_preview", "write_samples_preview"]
 
 BYTES_PER_FILE = 128 * 2**20  # about; readers of parquet hold a whole file in memory
 STRIP_IMAGES = 8  # of a class in the preview of generated images
 
 
-def merge_shards(shards: Sequence[Path], folder: Path, features: Features) -> float:
+def merge_shards(shards: Sequence[Path], folder: Path, features: Features, slot_shards: Sequence[Path] = ()) -> float:
     """Writes `folder/train-*.parquet` from label shards, a shard at a time, without the column `correct`.
+
+    Args:
+        slot_shards: Further columns of the same rows, one file for each shard; none where there are none.
 
     Returns:
         The teacher's accuracy on the tiles.
@@ -33,6 +38,7 @@ def merge_shards(shards: Sequence[Path], folder: Path, features: Features) -> fl
     schema = kept.arrow_schema
     folder.mkdir(parents=True, exist_ok=True)
     groups = group_by_bytes(shards, BYTES_PER_FILE)
+    beside = dict(zip(shards, slot_shards, strict=True)) if slot_shards else {}
     right: list[bool] = []
     for number, group in enumerate(groups):
         path = folder / f"train-{number:05d}-of-{len(groups):05d}.parquet"
@@ -40,10 +46,29 @@ def merge_shards(shards: Sequence[Path], folder: Path, features: Features) -> fl
         with pq.ParquetWriter(temporary, schema) as writer:
             for shard in group:
                 table = pq.read_table(shard)
+                if shard in beside:
+                    labels = pq.read_table(beside[shard])
+                    for name in labels.column_names:
+                        table = table.append_column(name, labels[name])
                 right += [verdict for row in table["correct"].to_pylist() for verdict in row]
                 writer.write_table(table.select(list(kept)).cast(schema))
         os.replace(temporary, path)
     return float(np.mean(right))
+
+
+def write_pixels(file: Path, shards: Sequence[Path], count: int, spec: ImageSpec) -> None:
+    """The pixels of all images in label shards, `(count, channels, side, side)` uint8, as a file to be mapped."""
+    temporary = file.with_name(f"{file.name}.tmp")
+    shape = (count, spec.channels, spec.image_size, spec.image_size)
+    pixels = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.uint8, shape=shape)
+    start = 0
+    for shard in shards:
+        encoded = pq.read_table(shard, columns=["image"])["image"].to_pylist()
+        images = [PILImage.open(io.BytesIO(each["bytes"])) for each in encoded]
+        pixels[start : start + len(images)] = to_pixels(images, spec.image_size, spec.channels).numpy()
+        start += len(images)
+    pixels.flush()
+    os.replace(temporary, file)
 
 
 def group_by_bytes(paths: Sequence[Path], most: int) -> list[list[Path]]:

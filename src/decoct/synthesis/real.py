@@ -222,7 +222,9 @@ def plan_selection(
         "forward_passes": passes,
         "images_per_second": round(per_second),
         "estimated_seconds": round(sum(passes.values()) / per_second / accelerator.num_processes, 1),
-        "label_bytes": label_bytes(distilled, spec.num_classes, config.tiles_per_image, config.views),
+        "label_bytes": label_bytes(
+            distilled, spec.num_classes, config.tiles_per_image, config.views, config.slots, config.label_bits
+        ),
         "output_dir": config.output_dir,
     }
 
@@ -240,5 +242,5 @@ def forward_passes(config: DistillConfig, candidates: int, classes: int) -> dict
     return {
         "attribution": attributed * count.get(config.attribution or "", 0),
         "utility": candidates * crops * forwards,
-        "labels": distilled * (2 * config.tiles_per_image + config.views),
+        "labels": distilled * (2 * config.tiles_per_image + config.views + config.slots),
     }

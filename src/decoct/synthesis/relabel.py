@@ -1,4 +1,4 @@
-"""Soft labels from a teacher: one per tile, and one per fixed view (the label modes `tiles` and `views`)."""
+"""Soft labels from a teacher, of tiles, of fixed views and of mixed views (labels `tiles`, `views` and `mixed`)."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from decoct.data.crops import crop_and_resize, random_resized_boxes
+from decoct.data.mixed_views import MixedViews, mixed_pixels
 from decoct.data.mosaic import unpack
 
-__all__ = ["draw_views", "in_batches", "tile_logits", "view_crops", "view_logits"]
+__all__ = ["draw_views", "in_batches", "mixed_logits", "tile_logits", "view_crops", "view_logits"]
 
 
 def in_batches(forward: Callable[[Tensor], Tensor], pixels: Tensor, batch_size: int) -> Tensor:
@@ -66,3 +67,26 @@ def view_logits(forward: Callable[[Tensor], Tensor], images: Tensor, boxes: Tens
         for start in range(0, len(rows), batch_size)
     ]
     return torch.cat(logits).unflatten(0, (count, views))
+
+
+def mixed_logits(
+    forward: Callable[[Tensor], Tensor],
+    images: Tensor,
+    views: MixedViews,
+    rows: range,
+    device: torch.device,
+    batch_size: int,
+) -> Tensor:
+    """Logits `(len(rows), slots, classes)` of all mixed views of some images, on the CPU; made a batch at a time.
+
+    Args:
+        images: Of the whole set, `(n, channels, side, side)` uint8, which may lie on disk: partners can be any of them.
+        views: Of the whole set.
+    """
+    slots = views.flips.shape[1]
+    places = torch.cartesian_prod(torch.tensor(rows), torch.arange(slots))
+    logits = [
+        forward(mixed_pixels(images, views, part[:, 0], part[:, 1]).to(device)).float().cpu()
+        for part in places.split(batch_size)
+    ]
+    return torch.cat(logits).unflatten(0, (len(rows), slots))

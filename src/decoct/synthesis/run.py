@@ -7,18 +7,22 @@ import logging
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
-from datasets import Dataset
+from datasets import Dataset, Features
 
 from decoct.config import DistillConfig, to_dict, values_for
 from decoct.data.loading import check_label_names
+from decoct.data.mixed_views import mixed_views
 from decoct.data.source import dataset_fingerprint, source_record
-from decoct.distilled.schema import image_features
+from decoct.distilled.logit_codes import code_width, encode_logits
+from decoct.distilled.schema import SLOT_COLUMNS, image_features
 from decoct.models.classifier import Classifier
 from decoct.models.throughput import calibrated_batch_size, teacher_forward
 from decoct.models.zoo import load_classifier
@@ -28,7 +32,8 @@ from decoct.run.folder import claim_folder, identity_of, read_json, write_json
 from decoct.run.processes import device_name
 from decoct.run.shards import run_shards
 from decoct.run.versions import installed_versions
-from decoct.synthesis.output import merge_shards, write_card
+from decoct.synthesis.output import merge_shards, write_card, write_pixels
+from decoct.synthesis.relabel import mixed_logits
 from decoct.synthesis.tiles import LabelSettings, Mosaics, label_mosaics
 
 __all__ = ["DistillRun", "check_source", "label_bytes", "label_teacher", "read_ipc", "run_folder", "shared_batch_size"]
@@ -112,7 +117,8 @@ class DistillRun:
             The teacher's accuracy on the tiles; 0 where this process is not the main one.
         """
         config, precision = self.config, self.config.mixed_precision
-        features = image_features(self.teacher.spec, config.method, config.tiles_per_image, config.views)
+        spec = self.teacher.spec
+        features = image_features(spec, config.method, config.tiles_per_image, config.views)
         settings = values_for(LabelSettings, config)
 
         def compute(start: int, end: int) -> Dataset:
@@ -127,9 +133,36 @@ class DistillRun:
             )
 
         shards = run_shards(self.shards, f"ipc_{ipc}", count, config.shard_size, self.accelerator, compute)
+        slot_shards = self._label_slots(ipc, count, shards) if config.slots else []
         if not self.accelerator.is_main_process:
             return 0.0
-        return merge_shards(shards, self.folder / f"data/ipc_{ipc}", features)
+        columns = image_features(
+            spec, config.method, config.tiles_per_image, config.views, config.slots, config.label_bits
+        )
+        return merge_shards(shards, self.folder / f"data/ipc_{ipc}", columns, slot_shards)
+
+    def _label_slots(self, ipc: int, count: int, shards: Sequence[Path]) -> list[Path]:
+        """Shards of the labels of the mixed views, for which any image can be a partner: all lie in a file on disk."""
+        config, spec = self.config, self.teacher.spec
+        file = self.shards / f"pixels-ipc_{ipc}.npy"
+        if self.accelerator.is_main_process and not file.is_file():
+            write_pixels(file, shards, count, spec)
+        self.accelerator.wait_for_everyone()
+        images = torch.from_numpy(np.load(file, mmap_mode="c"))
+        views = mixed_views(config.seed, count, config.slots, spec.image_size, config.view_scale)
+        forward = teacher_forward(self.label_teachers[ipc], config.mixed_precision)
+        columns = image_features(spec, config.method, config.tiles_per_image, 0, config.slots, config.label_bits)
+        features = Features({name: columns[name] for name in SLOT_COLUMNS})
+
+        def compute(start: int, end: int) -> Dataset:
+            device = self.accelerator.device
+            logits = mixed_logits(forward, images, views, range(start, end), device, self.batch_size)
+            codes, scales = encode_logits(logits.numpy(), config.label_bits)
+            return Dataset.from_dict(
+                dict(zip(SLOT_COLUMNS, (codes, scales[..., None]), strict=True)), features=features
+            )
+
+        return run_shards(self.shards, f"slots_{ipc}", count, config.shard_size, self.accelerator, compute)
 
     def finish(self, accuracies: dict[int, float], preview: Callable[[], None], **measured: Any) -> dict[str, Any]:
         """Writes preview, report, card and, last, the manifest, and removes the shards.
@@ -229,9 +262,12 @@ def network_record(classifier: Classifier) -> dict[str, str]:
     return {"name": classifier.name, "fingerprint": classifier.fingerprint()}
 
 
-def label_bytes(images: int, classes: int, tiles_per_image: int, views: int) -> int:
+def label_bytes(
+    images: int, classes: int, tiles_per_image: int, views: int, slots: int = 0, label_bits: int = 8
+) -> int:
     """Bytes of the stored logits and view boxes."""
-    return images * (2 * classes * (tiles_per_image + views) + 10 * views)
+    mixed = slots * (code_width(classes, label_bits) + 2)
+    return images * (2 * classes * (tiles_per_image + views) + 10 * views + mixed)
 
 
 @contextlib.contextmanager

@@ -339,7 +339,7 @@ def plan_sampled(
     betas = betas_of(config.ipc, config.beta)
     tiles = spec.num_classes * max(config.ipc) * config.tiles_per_image
     distilled = spec.num_classes * sum(config.ipc)
-    labelled = distilled * (2 * config.tiles_per_image + config.views)
+    labelled = distilled * (2 * config.tiles_per_image + config.views + config.slots)
     per_second = throughput(teacher.to(accelerator.device), config.mixed_precision, config.batch_size)
     with autocast(accelerator.device, config.mixed_precision):
         per_step = seconds_per_step(pipeline, settings, tiles, spec.image_size // config.tile_rows)
@@ -353,7 +353,9 @@ def plan_sampled(
         "prior_passes": tiles * config.sampling_steps,
         "label_passes": labelled,
         "estimated_seconds": round(seconds / accelerator.num_processes, 1),
-        "label_bytes": label_bytes(distilled, spec.num_classes, config.tiles_per_image, config.views),
+        "label_bytes": label_bytes(
+            distilled, spec.num_classes, config.tiles_per_image, config.views, config.slots, config.label_bits
+        ),
         "output_dir": config.output_dir,
     }
 

@@ -44,11 +44,11 @@ class Protocol:
         labels: Label modes it is defined for.
         norm: Normalisation of the students, `batch` or `instance`; see `student_name`.
         epochs: Passes over the distilled set: a number, or numbers by images per class, see `epoch_count`.
-        optimizer: `adamw`, `adam` or `sgd`.
+        optimizer: `adamw`, `adam`, `sgd`, or `muon`: Muon on the kernels of convolutions, AdamW on the rest.
         learning_rate: Initial learning rate of architectures that `learning_rates` does not name.
         learning_rates: Initial learning rate by architecture.
         betas: Averaging coefficients of AdamW and Adam; None for SGD.
-        momentum: Of SGD.
+        momentum: Of SGD and Muon.
         weight_decay: Decoupled in AdamW, added to the gradient in Adam and SGD.
         decay_one_dimensional: Weight decay on one-dimensional parameters (biases, norms) too.
         schedule: `half_cosine`, `steps` or `constant`, see `learning_rate`.
@@ -67,6 +67,7 @@ class Protocol:
         cutmix_probability: Share of the steps with CutMix; 0 turns it off.
         cutmix_alpha: CutMix draws its share from Beta(alpha, alpha).
         ema_decay: Decay of the moving average of the weights, which is what is evaluated; 0: no average.
+        matrix_learning_rate: Initial learning rate of Muon; None for other optimisers.
 
     Raises:
         ValueError: For a value outside these ranges; names the protocol and the field.
@@ -99,6 +100,7 @@ class Protocol:
     cutmix_probability: float
     cutmix_alpha: float
     ema_decay: float
+    matrix_learning_rate: float | None = None
 
     def __post_init__(self) -> None:
         self._require(isinstance(self.name, str) and bool(self.name), "name", "a word", self.name)
@@ -109,7 +111,7 @@ class Protocol:
             self._require(isinstance(getattr(self, field), bool), field, "true or false", getattr(self, field))
         for field, choices in (
             ("norm", ["batch", "instance"]),
-            ("optimizer", ["adamw", "adam", "sgd"]),
+            ("optimizer", ["adamw", "adam", "sgd", "muon"]),
             ("schedule", ["half_cosine", "steps", "constant"]),
         ):
             self._require(getattr(self, field) in choices, field, f"one of {choices}", getattr(self, field))
@@ -147,8 +149,20 @@ class Protocol:
         )
         fractions = all(re.fullmatch(r"\d+/[1-9]\d*", text) and 0 < Fraction(text) < 1 for text in self.milestones)
         self._require(fractions, "milestones", "fractions of the epochs, such as 2/3", list(self.milestones))
+        rate = self.matrix_learning_rate
+        if self.optimizer == "muon":
+            self._require(_is_number(rate) and (rate or 0) > 0, "matrix_learning_rate", "positive for muon", rate)
+        else:
+            self._require(rate is None, "matrix_learning_rate", f"left out for {self.optimizer}", rate)
         stepped = self.schedule != "steps" or bool(self.milestones)
         self._require(stepped, "milestones", "given for the schedule 'steps'", list(self.milestones))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Its settings; what only Muon has is left out elsewhere, so that students trained before keep their names."""
+        values = dataclasses.asdict(self)
+        if self.matrix_learning_rate is None:
+            del values["matrix_learning_rate"]
+        return values
 
     @property
     def epoch_table(self) -> dict[int, int]:
@@ -210,7 +224,7 @@ def _fields(text: str, source: str) -> dict[str, Any]:
         raise ValueError(f"Protocol {source} must be YAML. {error}") from error
     expected = {field.name for field in dataclasses.fields(Protocol)}
     given = set(values) if isinstance(values, dict) else set()
-    if given != expected:
+    if given | {"matrix_learning_rate"} != expected:
         raise ValueError(
             f"Protocol {source} must have every field once, and no other. Missing: {sorted(expected - given)}. "
             f"Unknown: {sorted(map(str, given - expected))}."
@@ -228,7 +242,7 @@ def own_settings(protocol: Protocol) -> str | None:
 
     Records state them, so that results of one name and different settings share no table.
     """
-    return None if protocol.name in protocol_names() else config_hash(dataclasses.asdict(protocol))[:6]
+    return None if protocol.name in protocol_names() else config_hash(protocol.to_dict())[:6]
 
 
 def epoch_count(protocol: Protocol, ipc: int) -> int:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -13,7 +14,7 @@ from decoct.distilled.dataset import DistilledSet
 from decoct.models.classifier import Classifier
 from decoct.run.precision import autocast
 from decoct.run.seeding import item_seed
-from decoct.training.loop import parameter_groups
+from decoct.training.optimizers import student_optimizers
 from decoct.training.protocols import Protocol, epoch_count, learning_rate
 from decoct.training.student_batches import StudentBatches
 
@@ -44,14 +45,16 @@ def train_student(
         distilled: What it is trained on.
         protocol: Optimiser, schedule, batch size and augmentation.
         labels: `hard` (one-hot, cross-entropy), `tiles` (stored logits of the tiles, weighted by the share of the crop
-            they cover), `views` (stored logits of fixed views, which are replayed as they are, without CutMix) or
-            `online` (the teacher labels every mixed batch, as RDED does); one of those the protocol has.
+            they cover), `views` (stored logits of fixed views, which are replayed as they are, without CutMix), `mixed`
+            (stored logits of fixed views with CutMix, replayed likewise) or `online` (the teacher labels every mixed
+            batch, as RDED does); one of those the protocol has.
         teacher: Needed for `online` alone.
         seed: Seed of order, augmentation and dropout. The initial weights are the student's own.
         mixed_precision: `no`, `bf16` or `fp16`.
         compile: Compile student and teacher in place.
         epochs: Instead of the protocol's.
-        rrc_scale: Smallest area of random-resized crops instead of the protocol's, in (0, 1]; `views` has its own.
+        rrc_scale: Smallest area of random-resized crops instead of the protocol's, in (0, 1]; stored views have their
+            own.
         architecture: The student's name, for the protocol's learning rate. Default: `student.name`.
         on_epoch_end: Called with the epoch (from 0), its mean loss and the network to measure: the moving average of
             the weights where the protocol has one, else the student.
@@ -74,18 +77,19 @@ def train_student(
         student.compile()
         if labels == "online" and teacher is not None:
             teacher.compile()
-    optimizer = _optimizer(student, protocol)
+    optimizers = student_optimizers(student, protocol)
     batches = StudentBatches(
         distilled, protocol, labels, seed=seed, device=device, rrc_scale=rrc_scale, drop_single=_has_batch_norm(student)
     )
     labeller = teacher if labels == "online" else None
-    step = _make_step(student, labeller, optimizer, average, protocol, labels, mixed_precision, device)
+    step = _make_step(student, labeller, optimizers, average, protocol, labels, mixed_precision, device)
     losses = []
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(item_seed(seed, "student-dropout"))
         for epoch in range(total):
-            for group in optimizer.param_groups:
-                group["lr"] = learning_rate(protocol, epoch, total, architecture)
+            rate = learning_rate(protocol, epoch, total, architecture)
+            for group in itertools.chain.from_iterable(optimizer.param_groups for optimizer in optimizers):
+                group["lr"] = rate * group["rate"]
             steps = [(step(pixels, target), len(pixels)) for pixels, target in batches.epoch(epoch)]
             count = sum(size for _, size in steps)
             losses.append(float(torch.stack([loss * size for loss, size in steps]).sum()) / count)
@@ -99,7 +103,7 @@ def train_student(
 def _make_step(
     student: nn.Module,
     teacher: nn.Module | None,
-    optimizer: torch.optim.Optimizer,
+    optimizers: Sequence[torch.optim.Optimizer],
     average: AveragedModel | None,
     protocol: Protocol,
     labels: str,
@@ -120,9 +124,11 @@ def _make_step(
         else:
             loss = soft_label_loss(logits.float(), target, temperature)
         scaler.scale(loss).backward()
-        scaler.step(optimizer)
+        for optimizer in optimizers:
+            scaler.step(optimizer)
         scaler.update()
-        optimizer.zero_grad(set_to_none=True)
+        for optimizer in optimizers:
+            optimizer.zero_grad(set_to_none=True)
         if average is not None:
             average.update_parameters(student)
         return loss.detach()
@@ -139,17 +145,6 @@ def teacher_target(teacher: nn.Module, pixels: Tensor, temperature: float) -> Te
 def soft_label_loss(logits: Tensor, target: Tensor, temperature: float) -> Tensor:
     """KL(target || softmax(logits / T)), mean over the batch, in nats, without the factor T^2 (RDED)."""
     return F.kl_div((logits / temperature).log_softmax(dim=1), target, reduction="batchmean")
-
-
-def _optimizer(student: nn.Module, protocol: Protocol) -> torch.optim.Optimizer:
-    """The protocol's optimiser; the learning rate is set every epoch."""
-    groups = parameter_groups(student, protocol.weight_decay)
-    if protocol.decay_one_dimensional:
-        groups = [{**group, "weight_decay": protocol.weight_decay} for group in groups]
-    if protocol.optimizer == "sgd":
-        return torch.optim.SGD(groups, lr=protocol.learning_rate, momentum=protocol.momentum, fused=True)
-    kind = torch.optim.AdamW if protocol.optimizer == "adamw" else torch.optim.Adam
-    return kind(groups, lr=protocol.learning_rate, betas=protocol.betas or (0.9, 0.999), fused=True)
 
 
 def _moving_average(student: nn.Module, protocol: Protocol) -> AveragedModel | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -10,8 +11,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from decoct.data.crops import random_resized_boxes
+from decoct.data.mixed_views import MixedViews, mixed_pixels, mixed_views
 from decoct.data.spec import ImageSpec
-from decoct.distilled.dataset import DistilledSet
+from decoct.distilled.dataset import DistilledSet, Slots
+from decoct.distilled.logit_codes import decode_logits
 from decoct.run.seeding import numpy_generator, torch_generator
 from decoct.training.augment import (
     add_lighting,
@@ -37,7 +40,7 @@ class _Choices:
         boxes: `(n, 4)`, crops in shares of the side.
         flips: `(n,)` bool.
         tiles: `(n, tiles)` int64, orders of the tiles.
-        views: `(n,)` int64, the stored view that an image is replayed as.
+        views: `(n,)` int64, the stored view, or mixed view, that an image is replayed as.
         colors: `(n, 3)` changes of brightness, contrast and saturation, and the `(n, 3)` order they come in.
         lighting: `(n, 3)` strengths of the principal colours.
     """
@@ -79,8 +82,8 @@ class StudentBatches:
         self.tiles, self.classes = distilled.tiles_per_image, spec.num_classes
         self.smallest = rrc_scale if rrc_scale is not None else crop_scale(protocol, self.tiles)
         self.size = batch_size(protocol, distilled.ipc, self.classes, len(distilled))
-        # A stored view's logits describe that view and no mixture: mixing two lost 4 to 6 points.
-        self.mixing = protocol.cutmix_probability if labels != "views" else 0.0
+        # Stored logits describe their own view and no other mixture: mixing two lost 4 to 6 points.
+        self.mixing = protocol.cutmix_probability if labels not in ("views", "mixed") else 0.0
         self.drop_single = drop_single and len(distilled) > 1
         self.images, self.hard = distilled.images.to(device), distilled.labels.to(device)
         self.logits: Tensor | None = None
@@ -89,6 +92,14 @@ class StudentBatches:
             self.logits = distilled.tile_logits.to(device)
         if labels == "views" and distilled.view_logits is not None and distilled.view_boxes is not None:
             self.logits, self.views = distilled.view_logits.to(device), distilled.view_boxes.to(device)
+        self.slots: Slots | None = None
+        self.mixed: MixedViews | None = None
+        if labels == "mixed" and (slots := distilled.slots) is not None:
+            self.slots = dataclasses.replace(slots, codes=slots.codes.to(device), scales=slots.scales.to(device))
+            geometry = mixed_views(
+                slots.seed, len(distilled), slots.scales.shape[1], spec.image_size, slots.smallest_area
+            )
+            self.mixed = MixedViews(*(each.to(device) for each in geometry))
 
     def epoch(self, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Pairs of pixels `(batch, channels, side, side)` and target probabilities `(batch, classes)`.
@@ -113,9 +124,10 @@ class StudentBatches:
 
     def view_indices(self, epoch: int) -> Tensor:
         """The stored view of each image in an epoch, `(n,)`: every M epochs see each of the M views once."""
-        if self.views is None:
-            raise ValueError(f"labels must be 'views' to replay stored views. Got {self.labels!r}.")
-        count, views = self.views.shape[:2]
+        stored = self.views if self.mixed is None else self.mixed.flips
+        if stored is None:
+            raise ValueError(f"labels must be 'views' or 'mixed' to replay stored views. Got {self.labels!r}.")
+        count, views = stored.shape[:2]
         cycle, position = divmod(epoch, views)
         generator = numpy_generator(self.seed, "student-views", cycle)
         return torch.from_numpy(generator.random((count, views)).argsort(axis=1)[:, position].copy())
@@ -123,6 +135,9 @@ class StudentBatches:
     def _draw(self, epoch: int) -> _Choices:
         """The choices of an epoch; stored views are replayed without any further change."""
         count, device, protocol = len(self.images), self.device, self.protocol
+        if self.mixed is not None:
+            views = self.view_indices(epoch).to(device)
+            return _Choices(None, self.mixed.flips[torch.arange(count, device=device), views], views=views)
         if self.views is not None:
             views = self.view_indices(epoch).to(device)
             chosen = self.views[torch.arange(count, device=device), views]
@@ -141,7 +156,9 @@ class StudentBatches:
         return _Choices(boxes.to(device) if self.smallest < 1 else None, flips, tiles, None, colors, lighting)
 
     def _pixels(self, rows: Tensor, choices: _Choices) -> Tensor:
-        """Each row's view before CutMix, `(batch, channels, side, side)` float32."""
+        """Each row's view before CutMix, `(batch, channels, side, side)` float32; a mixed view has its own."""
+        if self.mixed is not None and choices.views is not None:
+            return mixed_pixels(self.images, self.mixed, rows, choices.views[rows])
         pixels = self.images[rows].float() / 255
         if choices.tiles is not None:
             pixels = shuffle_tiles(pixels, choices.tiles[rows])
@@ -154,7 +171,11 @@ class StudentBatches:
         return pixels
 
     def _target(self, rows: Tensor, choices: _Choices) -> Tensor:
-        """Label of each row's view before CutMix, `(batch, classes)` float32."""
+        """Label of each row's view before CutMix, `(batch, classes)` float32; of a mixed view, of the mixture."""
+        if self.slots is not None and choices.views is not None:
+            codes, scales = (each[rows, choices.views[rows]] for each in (self.slots.codes, self.slots.scales))
+            logits = decode_logits(codes, scales, self.classes, self.slots.bits)
+            return (logits / self.protocol.temperature).softmax(dim=-1)
         if self.logits is None:
             return F.one_hot(self.hard[rows], self.classes).float()
         temperature = self.protocol.temperature

@@ -1,0 +1,72 @@
+"""The optimisers of students: those of a protocol, with Muon on the kernels of convolutions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from decoct.training.loop import parameter_groups
+from decoct.training.protocols import Protocol
+
+__all__ = ["kernel_muon", "student_optimizers"]
+
+
+def student_optimizers(student: nn.Module, protocol: Protocol) -> list[torch.optim.Optimizer]:
+    """A protocol's optimisers. Each of their groups has a `rate`, which multiplies the schedule's learning rate.
+
+    Under `muon` kernels of convolutions are trained by Muon at `matrix_learning_rate`, all else by AdamW.
+    """
+    kernels = [weight for weight in student.parameters() if weight.requires_grad and weight.ndim == 4]
+    kernels = kernels if protocol.optimizer == "muon" else []
+    chosen = {id(weight) for weight in kernels}
+    groups: list[dict[str, Any]] = [
+        {**group, "params": [weight for weight in group["params"] if id(weight) not in chosen], "rate": 1.0}
+        for group in parameter_groups(student, protocol.weight_decay)
+    ]
+    if protocol.decay_one_dimensional:
+        groups = [{**group, "weight_decay": protocol.weight_decay} for group in groups]
+    if protocol.optimizer == "sgd":
+        return [torch.optim.SGD(groups, lr=protocol.learning_rate, momentum=protocol.momentum, fused=True)]
+    kind = torch.optim.Adam if protocol.optimizer == "adam" else torch.optim.AdamW
+    adam = kind(groups, lr=protocol.learning_rate, betas=protocol.betas or (0.9, 0.999), fused=True)
+    if not kernels or protocol.matrix_learning_rate is None:
+        return [adam]
+    muon = kernel_muon(kernels, protocol.matrix_learning_rate, protocol.momentum, protocol.weight_decay)
+    for group in muon.param_groups:
+        group["rate"] = protocol.matrix_learning_rate / protocol.learning_rate
+    return [muon, adam]
+
+
+def kernel_muon(
+    kernels: Iterable[nn.Parameter], learning_rate: float, momentum: float, weight_decay: float
+) -> torch.optim.Optimizer:
+    """Muon (Jordan et al., 2024) on kernels of convolutions `(out, in, height, width)`, as matrices with a row per out.
+
+    The matrices share the memory of the kernels and of their gradients, which therefore must stay where they are.
+
+    Raises:
+        ValueError: If PyTorch has no Muon yet.
+    """
+    if not hasattr(torch.optim, "Muon"):
+        raise ValueError(f"optimizer 'muon' must have PyTorch 2.9 or newer. Got {torch.__version__}.")
+    kernels = list(kernels)
+    matrices = [nn.Parameter(_as_matrix(kernel.detach())) for kernel in kernels]
+    for kernel, matrix in zip(kernels, matrices, strict=True):
+        kernel.grad = torch.zeros_like(kernel)  # of the kernel's memory format
+        matrix.grad = _as_matrix(kernel.grad)
+    return _InPlaceMuon(matrices, lr=learning_rate, momentum=momentum, weight_decay=weight_decay)
+
+
+class _InPlaceMuon(torch.optim.Muon if hasattr(torch.optim, "Muon") else torch.optim.Optimizer):  # type: ignore[misc]
+    """Muon that sets gradients to zero where they are, and never to None."""
+
+    def zero_grad(self, set_to_none: bool = False) -> None:
+        super().zero_grad(set_to_none=False)
+
+
+def _as_matrix(kernel: Tensor) -> Tensor:
+    """A view `(out, -1)` of a kernel; the order of its columns is that of memory, which does not matter to Muon."""
+    return kernel.view(len(kernel), -1) if kernel.is_contiguous() else kernel.permute(0, 2, 3, 1).view(len(kernel), -1)

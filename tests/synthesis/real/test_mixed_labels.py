@@ -1,0 +1,117 @@
+"""Mixed views of a set: their stored labels are the teacher's logits of these views, however they are made."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+import decoct
+from decoct.config import DistillConfig, EvaluateConfig, VerifyConfig
+from decoct.data.mixed_views import mixed_pixels, mixed_views
+from decoct.distilled.dataset import load_distilled
+from decoct.distilled.logit_codes import decode_logits
+from decoct.evaluation.evaluate import evaluate
+from decoct.hub.verify import verify
+from decoct.synthesis.distill import distill
+from decoct.training.protocols import load_protocol
+from decoct.training.student_batches import StudentBatches
+
+SLOTS = 5
+
+
+@pytest.fixture(scope="module")
+def options(sample_part, trained_teacher) -> dict:
+    settings = {"method": "infoutil", "attribution": "whole", "ipc": [1, 2], "views": 0, "slots": SLOTS}
+    return {**settings, "dataset": str(sample_part), "teacher": str(trained_teacher), "batch_size": 16}
+
+
+@pytest.fixture(scope="module")
+def run(options, once) -> Path:
+    return (
+        once("mixed-labels", lambda folder: distill(DistillConfig(**options, output_dir=str(folder / "run")))) / "run"
+    )
+
+
+@pytest.fixture(scope="module")
+def teacher(trained_teacher) -> decoct.Classifier:
+    return decoct.load_classifier(trained_teacher)
+
+
+@pytest.mark.parametrize("bits", [8, 4])
+def test_labels_are_the_teachers_logits_of_the_mixed_images(bits, run, options, teacher, tmp_path):
+    folder = run if bits == 8 else tmp_path / "run"
+    if bits == 4:
+        distill(DistillConfig(**options, label_bits=4, output_dir=str(folder)))
+    distilled = load_distilled(folder, 2)
+    slots = distilled.slots
+    assert slots is not None and slots.bits == bits and slots.scales.shape == (8, SLOTS)
+    assert slots.codes.shape == (8, SLOTS, 4 if bits == 8 else 2)
+    views = mixed_views(0, 8, SLOTS, 28, 0.08)
+    for row in range(8):
+        for slot in range(SLOTS):
+            with torch.no_grad():
+                pixels = mixed_pixels(distilled.images, views, torch.tensor([row]), torch.tensor([slot]))
+                logits = teacher(pixels)[0]
+            expected, step = logits - logits.min(), float(logits.max() - logits.min()) / (2**bits - 1)
+            stored = decode_logits(slots.codes[row, slot], slots.scales[row, slot], 4, bits)
+            assert torch.allclose(stored, expected, atol=0.51 * step + 1e-3)
+
+
+def test_the_rest_of_the_set_is_what_it_is_without_mixed_views(run, options, tmp_path):
+    distill(DistillConfig(**{**options, "slots": 0}, output_dir=str(tmp_path / "run")))
+    tables = [pq.read_table(next(folder.glob("data/ipc_2/*.parquet"))) for folder in (run, tmp_path / "run")]
+    assert set(tables[0].column_names) - set(tables[1].column_names) == {"slot_codes", "slot_scales"}
+    assert tables[0].select(tables[1].column_names).equals(tables[1])
+
+
+def test_shards_do_not_matter(run, options, tmp_path):
+    distill(DistillConfig(**options, shard_size=3, output_dir=str(tmp_path / "run")))
+    tables = [pq.read_table(next(folder.glob("data/ipc_2/*.parquet"))) for folder in (run, tmp_path / "run")]
+    assert tables[0].equals(tables[1])
+    assert not list((tmp_path / "run").glob("shards*")), "nor is the file of pixels left"
+
+
+def test_verify_reads_them(run, tmp_path):
+    report = verify(VerifyConfig(source=str(run)))
+    assert report.ok, str(report)
+    broken = Path(shutil.copytree(run, tmp_path / "broken"))
+    file = next(broken.glob("data/ipc_2/*.parquet"))
+    table = pq.read_table(file)
+    pq.write_table(table.drop_columns(["slot_scales"]), file)
+    assert "must have one column 'slot_scales'" in str(verify(VerifyConfig(source=str(broken))))
+
+
+def test_students_replay_each_view_once_in_as_many_epochs(run):
+    distilled = load_distilled(run, 2)
+    batches = StudentBatches(distilled, load_protocol("muon_kd"), "mixed", seed=0, device=torch.device("cpu"))
+    seen = torch.stack([batches.view_indices(epoch) for epoch in range(SLOTS)])
+    assert (seen.sort(dim=0).values == torch.arange(SLOTS)[:, None]).all()
+    pairs = {tuple(pixels.flatten().tolist()[:50]) for pixels, _ in batches.epoch(0)}
+    assert pairs == {tuple(pixels.flatten().tolist()[:50]) for pixels, _ in batches.epoch(0)}, "an epoch is repeatable"
+    for pixels, target in batches.epoch(1):
+        assert pixels.shape[1:] == (1, 28, 28) and torch.allclose(target.sum(1), torch.ones(len(target)))
+
+
+def test_a_student_is_trained_by_them_beside_random_images(run, sample_part, tmp_path):
+    folder = Path(shutil.copytree(run, tmp_path / "run"))
+    common = {"distilled": str(folder), "dataset": str(sample_part), "students": ["convnet3_w8"], "ranking": False}
+    (record,) = evaluate(EvaluateConfig(**common, ipc=[2], labels=["mixed"], protocols=["muon_kd"], epochs=4))
+    assert record["labels"] == "mixed" and record["protocol"] == "muon_kd" and record["baseline"] is not None
+    (draw,) = (tmp_path / f"random-{name}" for name in [next(tmp_path.glob("random-*")).name.removeprefix("random-")])
+    drawn = load_distilled(next(draw.glob("ipc_2-*")), 2)
+    assert drawn.slots is not None and drawn.slots.scales.shape == (8, SLOTS) and drawn.slots.bits == 8
+
+
+def test_what_has_no_mixed_views_says_so(run, options, sample_part, tmp_path):
+    distill(DistillConfig(**{**options, "slots": 0}, output_dir=str(tmp_path / "run")))
+    common = {"dataset": str(sample_part), "labels": ["mixed"], "students": ["convnet3_w8"]}
+    with pytest.raises(ValueError, match="stores no mixed views: distil again with --slots 100"):
+        evaluate(EvaluateConfig(distilled=str(tmp_path / "run"), protocols=["muon_kd"], **common))
+    with pytest.raises(ValueError, match=r"labels must hold one of .* protocol 'rded_kd' .*Got \['mixed'\]"):
+        evaluate(EvaluateConfig(distilled=str(run), protocols=["rded_kd"], **common))
+    with pytest.raises(ValueError, match="mixed.*continual"):
+        evaluate(EvaluateConfig(distilled=str(run), protocols=["muon_kd"], task="continual", steps=2, **common))

@@ -1,0 +1,105 @@
+"""Muon on kernels of convolutions is torch's Muon on the same kernels as matrices, whatever their memory format."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+from torch import nn
+
+from decoct.training.optimizers import kernel_muon, student_optimizers
+from decoct.training.protocols import load_protocol
+
+
+def network(channels_last: bool = False) -> nn.Sequential:
+    torch.manual_seed(0)
+    layers = nn.Sequential(
+        nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 4, 1), nn.Flatten(), nn.Linear(64, 5)
+    )
+    return layers.to(memory_format=torch.channels_last) if channels_last else layers
+
+
+def loss_of(net: nn.Module, step: int) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(step)
+    return net(torch.randn(6, 3, 4, 4, generator=generator)).square().mean()
+
+
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_kernels_are_trained_as_their_matrices_are(channels_last):
+    net, reference = network(channels_last), network()
+    kernels = [weight for weight in net.parameters() if weight.ndim == 4]
+    ours = kernel_muon(kernels, 0.02, 0.95, 0.01)
+    matrices = {name: nn.Parameter(weight.detach().flatten(1).clone())
+                for name, weight in reference.named_parameters() if weight.ndim == 4}  # fmt: skip
+    theirs = torch.optim.Muon(matrices.values(), lr=0.02, momentum=0.95, weight_decay=0.01)
+    for step in range(4):
+        loss_of(net, step).backward()
+        ours.step()
+        ours.zero_grad()
+        net.zero_grad(set_to_none=False)
+        loss_of(reference, step).backward()
+        for name, weight in reference.named_parameters():
+            if name in matrices:
+                matrices[name].grad = weight.grad.flatten(1).clone()
+        theirs.step()
+        with torch.no_grad():
+            for name, weight in reference.named_parameters():
+                if name in matrices:
+                    weight.copy_(matrices[name].view_as(weight))
+        reference.zero_grad()
+    for weight, expected in zip(net.parameters(), reference.parameters(), strict=True):
+        # Muon orthogonalises in bfloat16, and sums in another order where memory has one.
+        assert torch.allclose(weight, expected, atol=2e-3)
+    assert not torch.equal(net[0].weight, network()[0].weight)
+
+
+def test_the_rest_is_trained_by_adamw_and_each_parameter_once():
+    protocol = load_protocol("muon_kd")
+    net = network()
+    muon, adam = student_optimizers(net, protocol)
+    assert isinstance(muon, torch.optim.Muon) and isinstance(adam, torch.optim.AdamW)
+    assert sum(matrix.numel() for group in muon.param_groups for matrix in group["params"]) == 8 * 27 + 4 * 8
+    rest = [weight for group in adam.param_groups for weight in group["params"]]
+    assert {id(w) for w in rest} == {id(w) for w in net.parameters() if w.ndim != 4}
+    assert {group["weight_decay"] for group in adam.param_groups if any(w.ndim == 1 for w in group["params"])} == {0.0}
+    assert {group["rate"] for group in muon.param_groups} == {protocol.matrix_learning_rate / protocol.learning_rate}
+
+
+def test_gradients_stay_where_they_are_linked():
+    net = network(channels_last=True)
+    optimizers = student_optimizers(net, load_protocol("muon_kd"))
+    before = net[0].weight.detach().clone()
+    for step in range(3):
+        loss_of(net, step).backward()
+        for optimizer in optimizers:
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+        assert net[0].weight.grad is not None and not net[0].weight.grad.any()
+        assert net[5].weight.grad is None
+        assert not torch.equal(net[0].weight, before)
+        before = net[0].weight.detach().clone()
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [("rded_kd", torch.optim.AdamW), ("igds_adam", torch.optim.Adam), ("minimax_hard", torch.optim.SGD)],
+)
+def test_other_protocols_have_one_optimiser(name, kind):
+    (optimizer,) = student_optimizers(network(), load_protocol(name))
+    assert type(optimizer) is kind and {group["rate"] for group in optimizer.param_groups} == {1.0}
+
+
+@pytest.mark.parametrize(("changes", "message"), [
+    ({"matrix_learning_rate": None}, "matrix_learning_rate of protocol 'muon_kd' must be positive for muon. Got None"),
+    ({"matrix_learning_rate": 0}, "must be positive for muon"),
+    ({"optimizer": "adamw"}, "must be left out for adamw. Got 0.02"),
+])  # fmt: skip
+def test_muon_has_a_learning_rate_of_its_own_and_others_none(changes, message):
+    with pytest.raises(ValueError, match=message):
+        dataclasses.replace(load_protocol("muon_kd"), **changes)
+
+
+def test_settings_of_protocols_without_muon_are_what_they_were():
+    assert "matrix_learning_rate" not in load_protocol("rded_kd").to_dict()
+    assert load_protocol("muon_kd").to_dict()["matrix_learning_rate"] == 0.02
