@@ -86,7 +86,7 @@ def read(args: argparse.Namespace) -> Any:
 def main(words: Sequence[str] | None = None) -> None:
     args = parser().parse_args(words)
     grid = read(args)
-    from decoct.evaluation.grid_file import FileGrid, Source
+    from decoct.evaluation.sweep import Inputs, Sweep
     from decoct.run.processes import close, open_accelerator
 
     found = {name: getattr(args, name) for name in ("teacher", "prior", "estimator") if getattr(args, name) is not None}
@@ -96,10 +96,10 @@ def main(words: Sequence[str] | None = None) -> None:
     networks = {name: path for name, path in found.items() if name != "teacher"}
     output = args.output or RESULTS / grid.records.format(dataset=Path(args.dataset).name)
     runs = args.runs or Path("runs") / Path(args.grid).stem
-    source = Source(args.dataset, args.teacher, runs, networks, args.distilled)
+    inputs = Inputs(args.dataset, args.teacher, networks, args.distilled)
     part, parts = map(int, args.part.split("/"))
     accelerator = open_accelerator(grid.evaluate.get("mixed_precision", "no"))
-    running = FileGrid(grid, source, output, accelerator, (part, parts), show)
+    running = Sweep(grid, inputs, runs, output, accelerator, (part, parts), show)
     running.check()
     if args.dry_run:
         plan = running.plan()

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from decoct.evaluation.grid import agrees, known_of
-from decoct.evaluation.grid_file import Source, cells_of
+from decoct.evaluation.sweep import Inputs, cells_of
 
 from .loading import BENCHMARKS, load
 
@@ -27,8 +27,8 @@ def grids() -> ModuleType:
 
 def cells(grids: ModuleType, words: Sequence[str], dataset: str, networks: Sequence[str] = ("", "")) -> list[Any]:
     grid = grids.read(grids.parser().parse_args(words))
-    source = Source(dataset, "teacher", Path("runs"), dict(zip(("prior", "estimator"), networks, strict=True)))
-    return cells_of(grid, source)
+    inputs = Inputs(dataset, "teacher", dict(zip(("prior", "estimator"), networks, strict=True)))
+    return cells_of(grid, inputs, Path("runs"))
 
 
 def committed(name: str) -> list[dict[str, Any]]:

@@ -15,7 +15,7 @@ from decoct.data.loading import load_split
 from decoct.evaluation.ablate import ablate, cells_of, plan_ablate
 from decoct.models.zoo import load_classifier
 from decoct.results.claims import format_ablation, format_ablation_plan
-from decoct.results.factors import KEY, RANDOM_IMAGES, RDED, Variant, infoutil, table_variants, variants_of
+from decoct.results.factors import KEY, RANDOM_IMAGES, RDED, Factors, combinations_of, infoutil, table_combinations
 from decoct.run.folder import read_json
 from decoct.synthesis.real import distill_images
 from decoct.synthesis.shared import heatmap_settings, score_settings
@@ -35,40 +35,40 @@ def quick(monkeypatch):
 
 
 def test_what_each_table_needs():
-    assert [setting.name for setting in table_variants("6", "highest")] == [
+    assert [setting.name for setting in table_combinations("6", "highest")] == [
         "random",
         "rded",
         "loss-kernel_shap-lowest",
         "grad_norm-random_crops-highest",
         "grad_norm-kernel_shap-highest",
     ]
-    assert [setting.name for setting in table_variants("7", "lowest")] == [
+    assert [setting.name for setting in table_combinations("7", "lowest")] == [
         "random",
         "grad_norm-kernel_shap-lowest",
         "grad_norm-kernel_shap-no_noise-lowest",
     ]
-    assert table_variants("8", "lowest")[1] == Variant("grad_norm", "lowest", "grad_cam", 2.0)
-    assert table_variants("11", "highest") == [RANDOM_IMAGES, RDED, infoutil("highest")]
+    assert table_combinations("8", "lowest")[1] == Factors("grad_norm", "lowest", "grad_cam", 2.0)
+    assert table_combinations("11", "highest") == [RANDOM_IMAGES, RDED, infoutil("highest")]
 
 
 def test_settings_that_tables_share_are_one():
-    names = [setting.name for setting in variants_of(["6", "7", "8", "11"], ["highest", "lowest"], False)]
+    names = [setting.name for setting in combinations_of(["6", "7", "8", "11"], ["highest", "lowest"], False)]
     assert len(names) == len(set(names)) == 11
     # random, RDED and loss on attribution crops have one order; four settings have two.
     assert sum(name.endswith("highest") for name in names) == 4
 
 
 def test_the_full_grid_has_every_combination_once_and_no_noise_on_random_crops():
-    settings = variants_of(["7"], ["highest", "lowest"], True)
+    settings = combinations_of(["7"], ["highest", "lowest"], True)
     assert len(settings) == len(set(settings)) == 1 + 3 * 5
     assert len({setting.name for setting in settings}) == 16
     assert all(setting.noise is None for setting in settings if setting.cropping != "attribution")
     assert {setting.order for setting in settings if setting.scoring == "loss"} == {"lowest"}
-    assert set(variants_of(["6", "7", "8", "11"], ["highest", "lowest"], False)) < set(settings)
+    assert set(combinations_of(["6", "7", "8", "11"], ["highest", "lowest"], False)) < set(settings)
 
 
 def test_orders_share_scores_and_nothing_else_does():
-    variants = variants_of([], ["highest", "lowest"], True)[1:]
+    variants = combinations_of([], ["highest", "lowest"], True)[1:]
     made = {variant: DistillConfig(**variant.distill_options(0.5), tiles_per_image=4) for variant in variants}
     scores = {config_hash(score_settings(config)) for config in made.values()}
     assert len(scores) == len({variant.scores for variant in variants}) == 10
@@ -82,18 +82,18 @@ def test_only_the_factor_differs_in_what_is_distilled():
     config = AblateConfig(crop_fraction=0.75)
     made = {
         setting: DistillConfig(**setting.distill_options(config.crop_fraction))
-        for setting in variants_of([], ["highest", "lowest"], True)
+        for setting in combinations_of([], ["highest", "lowest"], True)
     }
-    scores, crops = infoutil("lowest"), Variant("grad_norm", "lowest", None, None)
+    scores, crops = infoutil("lowest"), Factors("grad_norm", "lowest", None, None)
 
-    def difference(first: Variant, second: Variant) -> set[str]:
+    def difference(first: Factors, second: Factors) -> set[str]:
         return {name for name, value in vars(made[first]).items() if value != vars(made[second])[name]}
 
     assert difference(infoutil("highest"), scores) == {"utility_order"}
-    assert difference(scores, Variant("loss", "lowest", "kernel_shap", 2.0)) == {"utility"}
+    assert difference(scores, Factors("loss", "lowest", "kernel_shap", 2.0)) == {"utility"}
     assert difference(crops, RDED) == {"utility"}
-    assert difference(scores, Variant("grad_norm", "lowest", "kernel_shap", 0.0)) == {"noise_scale"}
-    assert difference(scores, Variant("grad_norm", "lowest", "grad_cam", 2.0)) == {"attribution"}
+    assert difference(scores, Factors("grad_norm", "lowest", "kernel_shap", 0.0)) == {"noise_scale"}
+    assert difference(scores, Factors("grad_norm", "lowest", "grad_cam", 2.0)) == {"attribution"}
     assert difference(scores, crops) == {"method", "attribution", "crop_fraction"}
     assert made[RDED].method == "rded" and made[scores].crop_fraction == 0.75
     assert {config.selection for config in made.values()} == {"top"}

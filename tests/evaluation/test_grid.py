@@ -11,10 +11,12 @@ import torch
 from accelerate import Accelerator
 
 from decoct.evaluation.grid import agrees, known_of
-from decoct.evaluation.grid_file import FileGrid, GridFile, Source, Variant, cells_of, part_of, read_grid, varied
+from decoct.evaluation.grid_file import GridFile, Variant, read_grid, varied
+from decoct.evaluation.sweep import Inputs, Sweep, cells_of, part_of
 from decoct.run.folder import read_json
 from decoct.training.protocols import load_protocol
 
+RUNS = Path("runs")
 GRIDS = Path(__file__).parents[2] / "benchmarks" / "grids.py"
 GRID = """
 records: "{dataset}.json"
@@ -51,8 +53,8 @@ def file(tmp_path) -> Path:
 
 
 @pytest.fixture
-def source(sample_part, trained_teacher, tmp_path) -> Source:
-    return Source(str(sample_part), str(trained_teacher), tmp_path / "runs")
+def inputs(sample_part, trained_teacher) -> Inputs:
+    return Inputs(str(sample_part), str(trained_teacher))
 
 
 def grid_of(path: Path, text: str, **vary: Any) -> GridFile:
@@ -66,10 +68,10 @@ def grid_of(path: Path, text: str, **vary: Any) -> GridFile:
 def test_varied_options_stand_for_all_combinations(file):
     grid = grid_of(
         file,
-        'sets: {"{method} {views} {beta:g}": {tiles_per_image: 4, vary: {method: [igds], views: [1, 2], beta: [0, 0.5]}}}',
+        'sets: {"{method} {views} {beta:g}": {label_bits: 4, vary: {method: [igds], views: [1, 2], beta: [0, 0.5]}}}',
     )
     assert [variant.name for variant in grid.sets] == ["igds 1 0", "igds 1 0.5", "igds 2 0", "igds 2 0.5"]
-    assert grid.sets[1].options == {"tiles_per_image": 4, "method": "igds", "views": 1, "beta": 0.5}
+    assert grid.sets[1].options == {"label_bits": 4, "method": "igds", "views": 1, "beta": 0.5}
     fewer = read_grid(file, {"beta": [3]})
     assert [variant.name for variant in fewer.sets] == ["igds 1 3", "igds 2 3"]
 
@@ -125,9 +127,9 @@ def test_a_varied_protocol_keeps_its_name_and_its_other_fields():
 # Cells
 
 
-def test_cells_go_seed_by_seed_and_share_sets(file, source):
+def test_cells_go_seed_by_seed_and_share_sets(file, inputs):
     grid = dataclasses.replace(read_grid(file), ipc=[1, 2], labels=["hard", "online"])
-    cells = cells_of(grid, source)
+    cells = cells_of(grid, inputs, RUNS)
     assert [cell.seed for cell in cells] == [0] * 16 + [1] * 16
     assert len({cell.evaluate.distilled for cell in cells}) == 2 * 2 * 4
     assert all(cell.distil.output_dir == cell.evaluate.distilled and cell.distil.ipc == [cell.ipc] for cell in cells)
@@ -140,19 +142,19 @@ def test_cells_go_seed_by_seed_and_share_sets(file, source):
     assert {cell.epochs for cell in cells} == {1} and {cell.identity["stage"] for cell in cells} == {"try"}
 
 
-def test_a_set_has_what_its_students_need(file, source):
+def test_a_set_has_what_its_students_need(file, inputs):
     grid = read_grid(file)
-    cells = {cell.identity["setting"]: cell for cell in cells_of(grid, source)}
+    cells = {cell.identity["setting"]: cell for cell in cells_of(grid, inputs, RUNS)}
     assert {cell.distil.views for cell in cells.values()} == {0}
-    assert cells["windows, early labels"].distil.label_teacher == f"{source.teacher}/epoch_2"
+    assert cells["windows, early labels"].distil.label_teacher == f"{inputs.teacher}/epoch_2"
     assert cells["windows, early labels"].identity["label_teacher"] == "epoch_2"
-    stored = {cell.distil.views for cell in cells_of(dataclasses.replace(grid, labels=["views", "hard"]), source)}
+    stored = {cell.distil.views for cell in cells_of(dataclasses.replace(grid, labels=["views", "hard"]), inputs, RUNS)}
     assert stored == {50}
     given = dataclasses.replace(grid, labels=["views"], sets=[Variant("few", {"method": "random", "views": 3})])
-    assert {cell.distil.views for cell in cells_of(given, source)} == {3}
+    assert {cell.distil.views for cell in cells_of(given, inputs, RUNS)} == {3}
 
 
-def test_sampling_has_no_part_in_real_images(file, source):
+def test_sampling_has_no_part_in_real_images(file, inputs):
     grid = dataclasses.replace(
         read_grid(file),
         distil={"sampling_steps": 7},
@@ -160,22 +162,22 @@ def test_sampling_has_no_part_in_real_images(file, source):
         networks=["prior"],
         ipc=[1, 2],
     )
-    cells = cells_of(grid, dataclasses.replace(source, networks={"prior": "sample"}))
+    cells = cells_of(grid, dataclasses.replace(inputs, networks={"prior": "sample"}), RUNS)
     made = {(cell.identity["setting"], cell.ipc): cell.distil for cell in cells}
     assert set(made) == {("random", 1), ("random", 2), ("samples", 2)}
     assert (made["samples", 2].prior, made["samples", 2].sampling_steps) == ("sample", 7)
     assert (made["random", 2].prior, made["random", 2].sampling_steps) == ("runs/prior", 250)
 
 
-def test_one_seed_can_make_the_sets_of_all_students(file, source):
-    cells = cells_of(dataclasses.replace(read_grid(file), distil={"seed": 3}), source)
+def test_one_seed_can_make_the_sets_of_all_students(file, inputs):
+    cells = cells_of(dataclasses.replace(read_grid(file), distil={"seed": 3}), inputs, RUNS)
     assert {cell.distil.seed for cell in cells} == {3} and {cell.seed for cell in cells} == {0, 1}
     assert {cell.stated["distill_seed"] for cell in cells} == {3}
     assert len({cell.evaluate.distilled for cell in cells}) == 4
 
 
-def test_parts_have_sets_of_their_own_or_share_a_single_one(file, source):
-    cells = cells_of(dataclasses.replace(read_grid(file), labels=["hard", "online"]), source)
+def test_parts_have_sets_of_their_own_or_share_a_single_one(file, inputs):
+    cells = cells_of(dataclasses.replace(read_grid(file), labels=["hard", "online"]), inputs, RUNS)
     parts = [part_of(cells, part, 3) for part in range(3)]
     folders = [{cell.evaluate.distilled for cell in part} for part in parts]
     assert sum(map(len, parts)) == len(cells) and not folders[0] & folders[1] and not folders[1] & folders[2]
@@ -206,27 +208,27 @@ def without_times(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return sorted(shown, key=lambda record: (record["seed"], record["setting"], record["labels"]))
 
 
-def run(file: Path, source: Source, records: Path, **options: Any) -> FileGrid:
-    grid = FileGrid(read_grid(file), source, records, Accelerator(), **options)
+def run(file: Path, inputs: Inputs, folder: Path, records: Path, **options: Any) -> Sweep:
+    grid = Sweep(read_grid(file), inputs, folder, records, Accelerator(), **options)
     grid.check()
     grid.fill()
     return grid
 
 
-def test_a_killed_grid_continues_and_ends_as_if_it_had_not_been(file, source, tmp_path, monkeypatch):
-    whole = tmp_path / "whole.json"
-    grid = FileGrid(read_grid(file), source, whole, Accelerator())
+def test_a_killed_grid_continues_and_ends_as_if_it_had_not_been(file, inputs, tmp_path, monkeypatch):
+    folder, whole = tmp_path / "runs", tmp_path / "whole.json"
+    grid = Sweep(read_grid(file), inputs, folder, whole, Accelerator())
     plan = grid.plan()
     assert (plan["students"], plan["done"], plan["sets"]) == (8, 0, 8)
     assert (plan["heatmaps"], plan["scorings"]) == (2, 2)  # one of each seed, for three sets
     assert plan["forward_passes"]["attribution"] == 2 * 4 * 8 * 31 and plan["images_seen"] == 8 * 2 * 4
-    assert not source.folder.exists() and not whole.exists()
-    run(file, source, whole)
+    assert not folder.exists() and not whole.exists()
+    run(file, inputs, folder, whole)
     expected = read_json(whole)
     assert [record["seed"] for record in expected] == [0] * 4 + [1] * 4
-    assert len(list(source.folder.glob("scores/*/*"))) == len(list(source.folder.glob("heatmaps/*/*"))) == 2
+    assert len(list(folder.glob("scores/*/*"))) == len(list(folder.glob("heatmaps/*/*"))) == 2
 
-    other, killed = dataclasses.replace(source, folder=tmp_path / "again"), tmp_path / "killed.json"
+    again, killed = tmp_path / "again", tmp_path / "killed.json"
 
     class Kill(Exception):
         pass
@@ -236,38 +238,38 @@ def test_a_killed_grid_continues_and_ends_as_if_it_had_not_been(file, source, tm
             raise Kill
 
     with pytest.raises(Kill):
-        run(file, other, killed, report=stop)
+        run(file, inputs, again, killed, report=stop)
     assert len(read_json(killed)) == 5
-    run(file, other, killed)
+    run(file, inputs, again, killed)
     assert without_times(read_json(killed)) == without_times(expected)
 
     monkeypatch.setattr("decoct.evaluation.run.train_student", None)
     monkeypatch.setattr("decoct.synthesis.real.score", None)
-    run(file, dataclasses.replace(source, folder=tmp_path / "nowhere"), killed)  # records are enough
+    run(file, inputs, tmp_path / "nowhere", killed)  # records are enough
     assert not (tmp_path / "nowhere").exists()
     killed.unlink()
-    run(file, other, killed)  # and so are sets and students
+    run(file, inputs, again, killed)  # and so are sets and students
     assert without_times(read_json(killed)) == without_times(expected)
 
 
-def test_parts_and_processes_end_with_the_same_records(file, source, tmp_path, launch):
+def test_parts_and_processes_end_with_the_same_records(file, inputs, tmp_path, launch):
     text = file.read_text().replace("seeds: [0, 1]", "seeds: [0]")
     file.write_text(text)
     records, two = tmp_path / "parts.json", tmp_path / "two.json"
-    run(file, source, records, part=(1, 2))
+    run(file, inputs, tmp_path / "runs", records, part=(1, 2))
     assert {record["setting"] for record in read_json(records)} == {"windows, highest", "windows, early labels"}
-    grid = run(file, source, records, part=(0, 2))
+    grid = run(file, inputs, tmp_path / "runs", records, part=(0, 2))
     assert len(grid.own_records()) == 4
-    words = [GRIDS, file, "--dataset", source.dataset, "--teacher", source.teacher, "--output", two]
+    words = [GRIDS, file, "--dataset", inputs.dataset, "--teacher", inputs.teacher, "--output", two]
     done = launch(*words, "--runs", tmp_path / "two", cwd=tmp_path, processes=2)
     assert done.returncode == 0, done.stderr
     assert without_times(read_json(two)) == without_times(read_json(records))
 
 
-def test_problems_are_found_before_anything_is_written(file, source, tmp_path):
+def test_problems_are_found_before_anything_is_written(file, inputs, tmp_path):
     def check(**changes: Any) -> None:
         grid = dataclasses.replace(read_grid(file), **changes)
-        FileGrid(grid, source, tmp_path / "records.json", Accelerator()).check()
+        Sweep(grid, inputs, tmp_path / "runs", tmp_path / "records.json", Accelerator()).check()
 
     check()
     with pytest.raises(ValueError, match="at least 20 candidates"):

@@ -7,16 +7,16 @@ from collections.abc import Sequence
 from typing import Any
 
 from decoct.results.claims import claims_of, format_ablation
-from decoct.results.factors import RANDOM_IMAGES, RDED, Variant, infoutil
+from decoct.results.factors import RANDOM_IMAGES, RDED, Factors, infoutil
 
 FULL = infoutil("highest")
 RANDOM_CROPS = dataclasses.replace(FULL, attribution=None, noise=None)
 NO_NOISE = dataclasses.replace(FULL, noise=0.0)
 GRAD_CAM = dataclasses.replace(FULL, attribution="grad_cam")
-LOSS = Variant("loss", "lowest", "kernel_shap", 2.0)
+LOSS = Factors("loss", "lowest", "kernel_shap", 2.0)
 
 
-def records_of(setting: Variant, accuracies: Sequence[float], **changes: Any) -> list[dict[str, Any]]:
+def records_of(setting: Factors, accuracies: Sequence[float], **changes: Any) -> list[dict[str, Any]]:
     """One record per accuracy, seeds counting from 0."""
     shared = {
         "setting": setting.name,

@@ -23,7 +23,7 @@ from decoct.config import AblateConfig, DataConfig, DistillConfig, EvaluateConfi
 from decoct.data.source import dataset_fingerprint
 from decoct.evaluation.grid import Cell, DistilledGrid
 from decoct.results.claims import format_ablation
-from decoct.results.factors import KEY, RANDOM_IMAGES, Variant, variants_of
+from decoct.results.factors import KEY, RANDOM_IMAGES, Factors, combinations_of
 from decoct.run.folder import claim_folder, identity_of
 from decoct.run.processes import close, open_accelerator
 from decoct.synthesis.run import shared_batch_size
@@ -121,7 +121,7 @@ def cells_of(config: AblateConfig) -> list[Cell]:
     """The students of an ablation, seed by seed; hard labels come from no teacher, so one teacher's sets serve them."""
     protocol = load_protocol(config.protocol)
     students = list(dict.fromkeys(student_name(protocol, name) for name in config.students))
-    variants = variants_of(config.tables, config.utility_orders, config.full_grid)
+    variants = combinations_of(config.tables, config.utility_orders, config.full_grid)
     seeds = range(config.seed, config.seed + config.seeds)
     cells = []
     for seed, variant, teacher in itertools.product(seeds, variants, config.label_teachers):
@@ -153,7 +153,7 @@ def cells_of(config: AblateConfig) -> list[Cell]:
 
 
 def set_config(
-    config: AblateConfig, variant: Variant = RANDOM_IMAGES, label_teacher: str = "converged", seed: int = 0
+    config: AblateConfig, variant: Factors = RANDOM_IMAGES, label_teacher: str = "converged", seed: int = 0
 ) -> DistillConfig:
     """The configuration of one distilled set."""
     folder = Path(config.output_dir) / "sets" / variant.name / label_teacher / f"seed_{seed}"

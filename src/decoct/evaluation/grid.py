@@ -296,12 +296,11 @@ def known_of(record: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def agrees(known: Mapping[str, Any], identity: Mapping[str, Any]) -> bool:
-    """Whether nothing that is known of a record (`known_of`) differs from an identity, nor of its protocol's `settings`.
+    """Whether nothing that is known of a record (`known_of`) differs from an identity; of `settings`, field by field.
 
     Fingerprints are no part of an identity, so that a grid can be completed with networks made anew.
     """
-    apart, settings = {**identity}, known.get("settings", {})
-    trained = apart.pop("settings", {})
-    return all(known[name] == value for name, value in apart.items() if name in known) and all(
-        settings[name] == value for name, value in trained.items() if name in settings
-    )
+    trained, stated = identity.get("settings", {}), known.get("settings", {})
+    pairs = [(known, name, value) for name, value in identity.items() if name != "settings"]
+    pairs += [(stated, name, value) for name, value in trained.items()]
+    return all(says[name] == value for says, name, value in pairs if name in says)

@@ -1,7 +1,7 @@
 """The factors of InfoUtil's ablation, their combinations, and what each table needs.
 
 Random crops are RDED's in all that belongs to cropping: scale, zero padding when they are scored, order in the mosaic.
-Attribution crops are InfoUtil's. Nothing else differs but the factor: all variants take the best tiles (`selection
+Attribution crops are InfoUtil's. Nothing else differs but the factor: all combinations take the best tiles (`selection
 top`) of the same candidates and state attribution, score, order and noise, so that no method's default has a say.
 The baseline packs whole images, drawn at random, into as many tiles.
 """
@@ -13,7 +13,17 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
-__all__ = ["KEY", "NOISE", "RANDOM_IMAGES", "RDED", "SHAPLEY", "Variant", "infoutil", "table_variants", "variants_of"]
+__all__ = [
+    "KEY",
+    "NOISE",
+    "RANDOM_IMAGES",
+    "RDED",
+    "SHAPLEY",
+    "Factors",
+    "infoutil",
+    "table_combinations",
+    "combinations_of",
+]
 
 NOISE = 2.0  # InfoUtil, App. B.1
 SHAPLEY = "kernel_shap"
@@ -23,7 +33,7 @@ KEY = ("setting", "label_teacher", "labels", "ipc", "student", "seed")
 
 
 @dataclass(frozen=True)
-class Variant:
+class Factors:
     """One combination of the factors that decide which tiles are chosen; records call it `setting`.
 
     Args:
@@ -47,7 +57,7 @@ class Variant:
 
     @property
     def scores(self) -> str:
-        """Name of the scores of the candidates, which variants share that differ in their order alone."""
+        """Name of the scores of the candidates, which combinations share that differ in their order alone."""
         noise = "no_noise" if self.noise == 0 else None
         return "-".join(part for part in (self.scoring, self.attribution or "random_crops", noise) if part)
 
@@ -59,7 +69,7 @@ class Variant:
         return "rded" if self == RDED else f"{self.scores}-{self.order}"
 
     def distill_options(self, crop_fraction: float) -> dict[str, Any]:
-        """Fields of `DistillConfig` that belong to the variant.
+        """Fields of `DistillConfig` that belong to the combination.
 
         Args:
             crop_fraction: Side of attribution windows as a share of the image's.
@@ -73,20 +83,20 @@ class Variant:
         return {"method": "infoutil", **windows, **options}
 
 
-RANDOM_IMAGES = Variant(None, None, None, None)
-RDED = Variant("loss", "lowest", None, None)
+RANDOM_IMAGES = Factors(None, None, None, None)
+RDED = Factors("loss", "lowest", None, None)
 
 
-def infoutil(order: str) -> Variant:
+def infoutil(order: str) -> Factors:
     """InfoUtil itself, with the given order of gradient norms."""
-    return Variant("grad_norm", order, SHAPLEY, NOISE)
+    return Factors("grad_norm", order, SHAPLEY, NOISE)
 
 
-def table_variants(table: str, order: str) -> list[Variant]:
-    """The variants of one table of the paper for one order of gradient norms; random whole images are in each."""
+def table_combinations(table: str, order: str) -> list[Factors]:
+    """The combinations of one table of the paper for one order of gradient norms; random whole images are in each."""
     full = infoutil(order)
     needed = {
-        "6": [RDED, Variant("loss", "lowest", SHAPLEY, NOISE), replace(full, attribution=None, noise=None), full],
+        "6": [RDED, Factors("loss", "lowest", SHAPLEY, NOISE), replace(full, attribution=None, noise=None), full],
         "7": [full, replace(full, noise=0.0)],
         "8": [replace(full, attribution="grad_cam"), full],
         "11": [RDED, full],
@@ -94,12 +104,12 @@ def table_variants(table: str, order: str) -> list[Variant]:
     return [RANDOM_IMAGES, *needed[table]]
 
 
-def variants_of(tables: Iterable[str], orders: Iterable[str], full_grid: bool) -> list[Variant]:
-    """The variants that the tables need, or all; each once. Loss is always lowest first, as in RDED."""
+def combinations_of(tables: Iterable[str], orders: Iterable[str], full_grid: bool) -> list[Factors]:
+    """The combinations that the tables need, or all; each once. Loss is always lowest first, as in RDED."""
     if not full_grid:
-        needed = (table_variants(table, order) for table, order in itertools.product(tables, list(orders)))
+        needed = (table_combinations(table, order) for table, order in itertools.product(tables, list(orders)))
         return list(dict.fromkeys(itertools.chain.from_iterable(needed)))
     scorings = [("loss", "lowest"), *(("grad_norm", order) for order in orders)]
     crops = [(None, None), *itertools.product((SHAPLEY, "grad_cam"), (NOISE, 0.0))]
-    every = [Variant(*scoring, *crop) for scoring, crop in itertools.product(scorings, crops)]
+    every = [Factors(*scoring, *crop) for scoring, crop in itertools.product(scorings, crops)]
     return [RANDOM_IMAGES, *dict.fromkeys(every)]
