@@ -13,6 +13,7 @@ from typing import Any
 from decoct.config import DistillConfig, check_choice
 
 __all__ = [
+    "MANIFEST",
     "READ_FIELDS",
     "check_fields",
     "check_manifest",
@@ -22,6 +23,7 @@ __all__ = [
     "unsafe_path",
 ]
 
+MANIFEST = "manifest.json"
 MOST_BYTES = 64 * 2**20  # of manifest.json and README.md, which are read at once
 SHOWN_CHARACTERS = 200
 SHORT = reprlib.Repr()
