@@ -9,7 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from decoct.data.mixed_views import mixed_pixels, mixed_views
+from decoct.data.mixed_views import MixedViews, mixed_pixels, mixed_views
 
 MASK = 0xFFFFFFFF
 KNOWN = [[0, 0, 32, 30], True, 9, [23, 32, 13, 30]]
@@ -24,6 +24,12 @@ def fmix(x: int) -> int:
     return x ^ x >> 16
 
 
+def every_view(seed: int, count: int, slots: int, side: int, smallest: float) -> MixedViews:
+    """`(count, slots)` views."""
+    images = torch.arange(count)[:, None]
+    return mixed_views(images, torch.arange(slots), seed=seed, count=count, side=side, smallest_area=smallest)
+
+
 def expected(seed: int, image: int, slot: int, count: int, side: int, smallest: float) -> list:
     def below(limit: int, draw: int) -> int:
         bits = fmix(seed + 0x9E3779B9 & MASK)
@@ -31,7 +37,7 @@ def expected(seed: int, image: int, slot: int, count: int, side: int, smallest: 
             bits = fmix(bits ^ part)
         return (bits >> 8) * limit >> 24
 
-    least = max(1, math.floor(smallest * side * side))
+    least = max(1, math.floor(smallest * (side * side)))
     area = least + below(side * side - least + 1, 0)
     up, down = RATIOS[below(7, 1)]
     height, width = max(1, min(side, math.isqrt(area * up // down))), max(1, min(side, math.isqrt(area * down // up)))
@@ -45,24 +51,34 @@ def expected(seed: int, image: int, slot: int, count: int, side: int, smallest: 
 
 @pytest.mark.parametrize(
     ("seed", "count", "slots", "side", "smallest"),
-    [(0, 5, 7, 32, 0.08), (2**40 + 3, 30, 4, 224, 0.25), (7, 1, 6, 28, 1.0), (1, 2, 50, 9, 0.01)],
+    [
+        (0, 5, 7, 32, 0.08),
+        (2**40 + 3, 30, 4, 224, 0.25),
+        (7, 1, 6, 28, 1.0),
+        (1, 2, 50, 9, 0.01),
+        (2**32 - 1, 3, 40, 1024, 0.57),
+        (-5, 3, 5, 1, 0.5),
+    ],
 )
 def test_every_view_is_that_of_plain_whole_numbers(seed, count, slots, side, smallest):
-    views = mixed_views(seed, count, slots, side, smallest)
+    views = every_view(seed, count, slots, side, smallest)
     for image in range(count):
         for slot in range(slots):
-            ours = [each[image, slot].tolist() for each in views]
-            assert ours == expected(seed & MASK, image, slot, count, side, smallest)
+            ours = [each[image, slot].tolist() for each in (views.boxes, views.flips, views.partners, views.cuts)]
+            plain = expected(seed & MASK, image, slot, count, side, smallest)
+            assert ours == plain
+            partner = expected(seed & MASK, plain[2], slot, count, side, smallest)
+            assert [views.partner_boxes[image, slot].tolist(), views.partner_flips[image, slot].item()] == partner[:2]
 
 
 def test_known_values():
     """Written down once, so that no change of the generator goes unnoticed: stored labels depend on it."""
-    views = mixed_views(seed=0, count=10, slots=3, side=32, smallest_area=0.08)
-    assert [each[3, 1].tolist() for each in views] == KNOWN
+    views = every_view(seed=0, count=10, slots=3, side=32, smallest=0.08)
+    assert [each[3, 1].tolist() for each in (views.boxes, views.flips, views.partners, views.cuts)] == KNOWN
 
 
 def test_views_are_spread_as_they_should_be():
-    views = mixed_views(seed=5, count=200, slots=100, side=32, smallest_area=0.08)
+    views = every_view(seed=5, count=200, slots=100, side=32, smallest=0.08)
     areas = (views.boxes[..., 2] * views.boxes[..., 3]).float() / 1024
     assert areas.min() >= 0.06 and areas.max() == 1 and 0.5 < areas.mean() < 0.57
     ends = views.boxes[..., :2] + views.boxes[..., 2:]
@@ -71,19 +87,40 @@ def test_views_are_spread_as_they_should_be():
     assert (views.partners != torch.arange(200)[:, None]).all() and len(views.partners.unique()) == 200
     cut = (views.cuts[..., 1] - views.cuts[..., 0]) * (views.cuts[..., 3] - views.cuts[..., 2])
     assert 0.3 < cut.float().mean() / 1024 < 0.42, "a square that is uniform in area, less what lies outside"
-    assert not (mixed_views(6, 200, 100, 32, 0.08).boxes == views.boxes).all()
+    assert not (every_view(6, 200, 100, 32, 0.08).boxes == views.boxes).all()
 
 
-def test_more_slots_keep_those_before():
-    few, many = mixed_views(1, 20, 5, 32, 0.1), mixed_views(1, 20, 50, 32, 0.1)
-    assert all(torch.equal(a, b[:, :5]) for a, b in zip(few, many, strict=True))
+def test_draws_of_images_slots_and_kinds_are_unrelated():
+    """No two of them move together, and none does with that of the next image or slot."""
+    count, slots, side = 400, 60, 64
+    views = every_view(9, count, slots, side, 0.08)
+    free = (views.boxes[..., :2] + 0.5).double() / (side - views.boxes[..., 2:] + 1)  # 0.5 in the mean at any size
+    area = views.boxes[..., 2:].double().prod(-1)
+    ratio = (views.boxes[..., 2].double() / views.boxes[..., 3]).log()
+    middle = (views.cuts[..., 0] + views.cuts[..., 1], views.cuts[..., 2] + views.cuts[..., 3])
+    step = (views.partners - torch.arange(count)[:, None]) % count
+    kinds = [area, ratio, *free.unbind(-1), views.flips, step, *middle]
+    here = torch.stack([each.double()[:-1, :-1].flatten() for each in kinds])
+    below = torch.stack([each.double()[1:, :-1].flatten() for each in kinds])
+    beside = torch.stack([each.double()[:-1, 1:].flatten() for each in kinds])
+    among = torch.corrcoef(torch.cat([here, below, beside]))
+    among.fill_diagonal_(0)
+    assert among.abs().max() < 0.03, "5 standard deviations of 23,541 pairs"
+
+
+def test_a_view_does_not_depend_on_what_else_is_asked_for():
+    whole = every_view(1, 20, 50, 32, 0.1)
+    images, slots = torch.tensor([3, 0, 19, 3]), torch.tensor([49, 7, 0, 2])
+    some = mixed_views(images, slots, seed=1, count=20, side=32, smallest_area=0.1)
+    assert all(torch.equal(a, b[images, slots]) for a, b in zip(some, whole, strict=True))
+    assert all(torch.equal(a, b[2:]) for a, b in zip(some.select(torch.tensor([2, 3])), some, strict=True))
 
 
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.float32])
 def test_pixels_are_those_of_a_plain_loop(dtype):
     generator = np.random.default_rng(0)
     images = torch.from_numpy(generator.integers(0, 256, (6, 3, 16, 16), dtype=np.uint8))
-    views = mixed_views(3, 6, 4, 16, 0.1)
+    views = every_view(3, 6, 4, 16, 0.1)
     rows, slots = torch.tensor([0, 5, 2, 2]), torch.tensor([3, 0, 1, 2])
 
     def view(row: int, slot: int) -> torch.Tensor:
@@ -94,7 +131,8 @@ def test_pixels_are_those_of_a_plain_loop(dtype):
 
     for batch, ours in ((slice(None), 4), (slice(1, 3), 2)):
         given = images if dtype == torch.uint8 else images.float() / 255
-        pixels = mixed_pixels(given, views, rows[batch], slots[batch])
+        chosen = mixed_views(rows[batch], slots[batch], seed=3, count=6, side=16, smallest_area=0.1)
+        pixels = mixed_pixels(given, rows[batch], chosen)
         assert len(pixels) == ours
         for made, row, slot in zip(pixels, rows[batch].tolist(), slots[batch].tolist(), strict=True):
             plain = view(row, slot)

@@ -60,8 +60,35 @@ def test_equal_logits_and_large_ones(bits):
         assert np.abs(decoded.numpy() - (given - given.min())).max() <= 0.51 * np.ptp(given) / (2**bits - 1) + 1e-6
 
 
-def test_what_cannot_be_coded():
+@pytest.mark.parametrize("bits", BITS)
+@pytest.mark.parametrize("odd", [np.nan, np.inf, -np.inf, 3e38])
+def test_what_cannot_be_coded(bits, odd):
     with pytest.raises(ValueError, match=r"label_bits must be one of \[8, 4\]. Got 6"):
         encode_logits(logits(3), 6)
-    with pytest.raises(ValueError, match="NaN or infinite"):
-        encode_logits(np.array([[0.0, np.nan]], np.float32), 8)
+    given = logits(3)
+    given[7, 1, 2] = odd
+    with pytest.raises(ValueError, match="logits must be finite"):
+        encode_logits(given, bits)
+
+
+@pytest.mark.parametrize("bits", BITS)
+def test_views_are_coded_each_by_itself(bits):
+    """However many are coded at once, and whatever else is among them."""
+    given = logits(10)
+    codes, scales = encode_logits(given, bits)
+    for row in range(3):
+        alone, scale = encode_logits(given[row, 2], bits)
+        np.testing.assert_array_equal(alone, codes[row, 2])
+        assert scale == scales[row, 2]
+
+
+def test_codes_are_told_by_plain_arithmetic():
+    """What another reader of the columns has to do, byte by byte."""
+    given = logits(7)
+    for bits in BITS:
+        codes, scales = encode_logits(given, bits)
+        decoded = decode_logits(torch.from_numpy(codes), torch.from_numpy(scales), 7, bits)
+        for label in range(7):
+            line = codes[3, 1].tolist()
+            code = line[label] if bits == 8 else line[label // 2] >> 4 * (label % 2) & 15
+            assert decoded[3, 1, label].item() == pytest.approx(code * float(scales[3, 1]), rel=1e-6)

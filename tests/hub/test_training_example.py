@@ -57,10 +57,11 @@ def test_mixed_views_are_those_of_decoct(runs):
     made: dict = {}
     exec(code, made)
     distilled = load_distilled(runs / "mixed", 5)
-    views = mixed_views(0, 20, 8, 28, 0.08)
     mean, std = made["mean"], made["std"]
     for row, slot in itertools.product(range(0, 20, 3), range(8)):
-        expected = mixed_pixels(distilled.images, views, torch.tensor([row]), torch.tensor([slot]))[0]
+        image = torch.tensor([row])
+        views = mixed_views(image, torch.tensor([slot]), seed=0, count=20, side=28, smallest_area=0.08)
+        expected = mixed_pixels(distilled.images, image, views)[0]
         assert torch.allclose(made["mixed"](row, slot) * std + mean, expected, atol=1e-5)
     decoded = decode_logits(distilled.slots.codes, distilled.slots.scales, 4, 4)
     assert torch.allclose(made["logits"], decoded)

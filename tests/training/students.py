@@ -1,10 +1,14 @@
 """A distilled set of three colour classes, and networks for it."""
 
+import dataclasses
+
 import numpy as np
 import torch
 from torch import nn
 
-from decoct.distilled.dataset import DistilledSet
+from decoct.data.mixed_views import mixed_pixels, mixed_views
+from decoct.distilled.dataset import DistilledSet, Slots
+from decoct.distilled.logit_codes import encode_logits
 from decoct.models.zoo import build_classifier
 from decoct.training.student_batches import StudentBatches
 
@@ -58,6 +62,16 @@ def make_set(ipc: int = 4, tiles: int = 1, seed: int = 0) -> DistilledSet:
         tiles_per_image=tiles,
         manifest=manifest,
     )
+
+
+def with_mixed_views(distilled: DistilledSet, slots: int = VIEWS) -> DistilledSet:
+    """The set with the labels that `ColourTeacher` gives to its mixed views."""
+    count, seed, area = len(distilled), 3, 0.3
+    places = torch.cartesian_prod(torch.arange(count), torch.arange(slots))
+    views = mixed_views(*places.unbind(1), seed=seed, count=count, side=SIDE, smallest_area=area)
+    logits = ColourTeacher(distilled.spec)(mixed_pixels(distilled.images, places[:, 0], views))
+    codes, scales = map(torch.from_numpy, encode_logits(logits.reshape(count, slots, CLASSES).numpy(), 8))
+    return dataclasses.replace(distilled, slots=Slots(codes, scales, 8, seed, area))
 
 
 def student_of(distilled: DistilledSet, seed: int = 0):

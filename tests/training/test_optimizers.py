@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 
 import pytest
 import torch
 from torch import nn
 
-from decoct.training.optimizers import kernel_muon, student_optimizers
-from decoct.training.protocols import load_protocol
+from decoct.training.optimizers import kernel_muon, set_learning_rates, student_optimizers
+from decoct.training.protocols import learning_rate, load_protocol, schedule
 
 
 def network(channels_last: bool = False) -> nn.Sequential:
@@ -63,7 +64,19 @@ def test_the_rest_is_trained_by_adamw_and_each_parameter_once():
     rest = [weight for group in adam.param_groups for weight in group["params"]]
     assert {id(w) for w in rest} == {id(w) for w in net.parameters() if w.ndim != 4}
     assert {group["weight_decay"] for group in adam.param_groups if any(w.ndim == 1 for w in group["params"])} == {0.0}
-    assert {group["rate"] for group in muon.param_groups} == {protocol.matrix_learning_rate / protocol.learning_rate}
+
+
+def test_the_schedule_multiplies_the_learning_rates_of_all_groups():
+    """An architecture's own learning rate is AdamW's; that of Muon is the same for all."""
+    protocol = load_protocol("muon_kd")
+    for architecture, expected in (("convnet3", 0.001), ("vgg11", 0.0005), ("mobilenet_v2", 0.0025)):
+        optimizers = student_optimizers(network(), protocol, architecture)
+        for epoch in (0, 5, 9):
+            set_learning_rates(optimizers, schedule(protocol, epoch, 10))
+            share = 0.5 * (1 + math.cos(math.pi * epoch / 20))
+            muon, adam = ({group["lr"] for group in each.param_groups} for each in optimizers)
+            assert muon == {0.02 * share} and adam == {expected * share}
+            assert adam == {learning_rate(protocol, epoch, 10, architecture)}
 
 
 def test_gradients_stay_where_they_are_linked():
@@ -82,12 +95,16 @@ def test_gradients_stay_where_they_are_linked():
 
 
 @pytest.mark.parametrize(
-    ("name", "kind"),
-    [("rded_kd", torch.optim.AdamW), ("igds_adam", torch.optim.Adam), ("minimax_hard", torch.optim.SGD)],
+    ("name", "kind", "rate"),
+    [
+        ("rded_kd", torch.optim.AdamW, 0.001),
+        ("igds_adam", torch.optim.Adam, 0.01),
+        ("minimax_hard", torch.optim.SGD, 0.01),
+    ],
 )
-def test_other_protocols_have_one_optimiser(name, kind):
+def test_other_protocols_have_one_optimiser(name, kind, rate):
     (optimizer,) = student_optimizers(network(), load_protocol(name))
-    assert type(optimizer) is kind and {group["rate"] for group in optimizer.param_groups} == {1.0}
+    assert type(optimizer) is kind and {group["initial_lr"] for group in optimizer.param_groups} == {rate}
 
 
 @pytest.mark.parametrize(("changes", "message"), [

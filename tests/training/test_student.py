@@ -14,7 +14,7 @@ from decoct.training.protocols import load_protocol
 from decoct.training.student import soft_label_loss, train_student
 from decoct.training.student_batches import StudentBatches
 
-from .students import CLASSES, CPU, ColourTeacher, FixedLogits, coloured, make_set, student_of
+from .students import CLASSES, CPU, ColourTeacher, FixedLogits, coloured, make_set, student_of, with_mixed_views
 
 
 @pytest.fixture(scope="module")
@@ -58,24 +58,31 @@ def test_hard_labels_are_trained_with_the_mixed_cross_entropies(name):
     assert losses == pytest.approx([sum(one_by_one) / len(one_by_one)], rel=1e-5)
 
 
-@pytest.mark.parametrize("labels", ["hard", "tiles", "views", "online"])
-def test_a_separable_problem_is_learnt(protocol, labels):
-    distilled = make_set(ipc=8, tiles=1)
+@pytest.mark.parametrize(
+    ("labels", "name", "epochs"),
+    [
+        *((labels, "rded_kd", 30) for labels in ("hard", "tiles", "views", "online")),
+        ("mixed", "muon_kd", 150),  # its moving average of the weights takes some 200 steps
+    ],
+)
+def test_a_separable_problem_is_learnt(labels, name, epochs):
+    distilled, protocol = with_mixed_views(make_set(ipc=8, tiles=1)), load_protocol(name)
     student = student_of(distilled)
     teacher = ColourTeacher(distilled.spec)
-    losses = train_student(student, distilled, protocol, labels, teacher, epochs=30, rrc_scale=0.3)
+    losses = train_student(student, distilled, protocol, labels, teacher, epochs=epochs, rrc_scale=0.3)
     test_labels = torch.arange(CLASSES).repeat(40)
-    assert len(losses) == 30 and all(loss >= 0 for loss in losses)
+    assert len(losses) == epochs and all(loss >= 0 for loss in losses)
     assert accuracy(student, coloured(test_labels, seed=9), test_labels) > 0.8
 
 
-def test_the_same_seed_gives_the_same_weights_and_another_does_not(protocol):
-    distilled = make_set()
+@pytest.mark.parametrize(("labels", "name"), [("views", "rded_kd"), ("mixed", "muon_kd")])
+def test_the_same_seed_gives_the_same_weights_and_another_does_not(labels, name):
+    distilled, protocol = with_mixed_views(make_set()), load_protocol(name)
 
     def weights(seed: int) -> torch.Tensor:
         torch.manual_seed(torch.seed() % 1000)  # whatever state the caller left
         student = student_of(distilled, seed=0)
-        train_student(student, distilled, protocol, "views", seed=seed, epochs=3)
+        train_student(student, distilled, protocol, labels, seed=seed, epochs=3)
         return torch.cat([parameter.flatten() for parameter in student.parameters()])
 
     assert torch.equal(weights(0), weights(0))
@@ -240,7 +247,8 @@ def test_clear_errors(protocol):
     for name in ("minimax_hard", "igds_adam"):
         with pytest.raises(ValueError, match=rf"\['hard'\] under protocol '{name}'.*Got 'views'.*rded_kd"):
             train_student(student, distilled, load_protocol(name), "views")
-    with pytest.raises(ValueError, match=r"labels must be one of \['hard', 'tiles', 'views', 'online'\]. Got 'soft'"):
+    known = r"labels must be one of \['hard', 'tiles', 'views', 'mixed', 'online'\]. Got 'soft'"
+    with pytest.raises(ValueError, match=known):
         train_student(student, distilled, protocol, "soft")
     with pytest.raises(ValueError, match="--teacher"):
         train_student(student, distilled, protocol, "online")

@@ -15,10 +15,12 @@ from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import EntryNotFoundError
 from torch import Tensor
 
+from decoct.config import LABEL_MODES
 from decoct.data.pixels import to_pixels
 from decoct.data.source import location_of
 from decoct.data.spec import ImageSpec
-from decoct.distilled.manifest import MANIFEST, check_fields, parse_manifest
+from decoct.distilled.logit_codes import code_width
+from decoct.distilled.manifest import MANIFEST, check_fields, check_mixed_views, parse_manifest
 from decoct.distilled.schema import spec_of
 
 __all__ = ["DistilledSet", "Slots", "commit_of", "load_distilled", "read_manifest", "spec_of"]
@@ -91,7 +93,7 @@ class DistilledSet:
         return digest.hexdigest()
 
     def head(self, count: int) -> DistilledSet:
-        """Its first `count` images."""
+        """Its first `count` images. Labels of mixed views, whose partners may be left out, no longer fit: time only."""
         return dataclasses.replace(
             self,
             images=self.images[:count],
@@ -106,21 +108,19 @@ class DistilledSet:
 
     def check_labels(self, labels: str) -> None:
         """Raises ValueError if the logits of a label mode are not stored, and says how to get them."""
-        if labels == "mixed" and self.slots is None:
-            raise ValueError(
-                "labels must be one of ['hard', 'tiles', 'views', 'online'] for this set. Got 'mixed', but it stores "
-                "no mixed views: distil again with --slots 100, or evaluate with --labels online."
-            )
-        if labels == "views" and self.view_logits is None:
-            raise ValueError(
-                "labels must be one of ['hard', 'tiles', 'online'] for this set. Got 'views', but it stores no views: "
-                "distil again with --views 50, or evaluate with --labels online."
-            )
-        if labels == "tiles" and self.tile_logits is None:
-            raise ValueError(
-                "labels must be one of ['hard', 'online'] for this set. Got 'tiles', but it stores no tile_logits: "
-                "distil again with a teacher, or evaluate with --labels online."
-            )
+        stored = {"tiles": self.tile_logits, "views": self.view_logits, "mixed": self.slots}
+        if labels not in stored or stored[labels] is not None:
+            return
+        present = [mode for mode in LABEL_MODES if mode not in stored or stored[mode] is not None]
+        what, how = {
+            "tiles": ("tile_logits", "a teacher"),
+            "views": ("views", "--views 50"),
+            "mixed": ("mixed views", "--slots 100"),
+        }[labels]
+        raise ValueError(
+            f"labels must be one of {present} for this set. Got {labels!r}, but it stores no {what}: distil again with "
+            f"{how}, or evaluate with --labels online."
+        )
 
 
 def load_distilled(folder_or_hub_id: str | Path, ipc: int, revision: str | None = None) -> DistilledSet:
@@ -160,7 +160,7 @@ def load_distilled(folder_or_hub_id: str | Path, ipc: int, revision: str | None 
         ipc=ipc,
         tiles_per_image=tiles,
         manifest=manifest,
-        slots=_slots(dataset, manifest["config"]),
+        slots=_slots(dataset, manifest),
     )
 
 
@@ -236,11 +236,20 @@ def _images(dataset: Dataset, spec: ImageSpec) -> Tensor:
     return torch.cat(rows)
 
 
-def _slots(dataset: Dataset, config: dict[str, Any]) -> Slots | None:
-    """The labels of the mixed views; None if they are not stored."""
+def _slots(dataset: Dataset, manifest: dict[str, Any]) -> Slots | None:
+    """The labels of the mixed views, None if they are not stored; raises ValueError unless they are the manifest's."""
+    config, classes = manifest["config"], len(manifest["label_names"])
     codes, scales = _array(dataset, "slot_codes", torch.uint8), _array(dataset, "slot_scales", torch.float16)
-    if codes is None or scales is None:
+    if codes is None or scales is None or not config.get("slots"):
         return None
+    if problems := check_mixed_views(config):
+        raise ValueError(f"{MANIFEST} cannot be used. {problems[0]}")
+    shape = (config["slots"], code_width(classes, config["label_bits"]))
+    if codes.shape[1:] != shape or scales.shape[1:] != (config["slots"], 1):
+        raise ValueError(
+            f"slot_codes must be of shape {shape} and slot_scales of {(shape[0], 1)}, by the manifest's slots and "
+            f"label_bits. Got {tuple(codes.shape[1:])} and {tuple(scales.shape[1:])}."
+        )
     return Slots(codes, scales[..., 0], config["label_bits"], config["seed"], config["view_scale"])
 
 
@@ -248,6 +257,7 @@ def _array(dataset: Dataset, column: str, dtype: torch.dtype) -> Tensor | None:
     """A column of equally shaped arrays as one tensor; None if it is absent or has no rows per image."""
     if column not in dataset.column_names:
         return None
-    values = dataset.select_columns([column]).with_format("numpy")[:][column]
-    array = np.asarray(values)
+    # Otherwise `datasets` makes all whole numbers int64.
+    stored = {"dtype": np.uint8} if dtype == torch.uint8 else {}
+    array = np.asarray(dataset.select_columns([column]).with_format("numpy", **stored)[:][column])
     return torch.from_numpy(array).to(dtype) if array.dtype != object and array.ndim == 3 and array.shape[1] else None

@@ -27,16 +27,17 @@ def encode_logits(logits: np.ndarray, bits: int) -> tuple[np.ndarray, np.ndarray
     the scale's 11 bits lose. At 4 bits, byte j holds the classes 2j (low half) and 2j + 1.
 
     Raises:
-        ValueError: If `bits` is neither 8 nor 4, or a logit is not finite.
+        ValueError: If `bits` is neither 8 nor 4, a logit is not finite, or a view's range is too wide for its scale.
     """
     if bits not in BITS:
         raise ValueError(f"label_bits must be one of {list(BITS)}. Got {bits}.")
-    if not np.isfinite(logits).all():
-        raise ValueError("logits must be finite. Got NaN or infinite ones, so that they have no softmax.")
-    raised = logits.astype(np.float32) - logits.min(axis=-1, keepdims=True)
     most = 2**bits - 1
-    # Rounded up, so that the largest code is not passed; equal logits have the code 0 at any scale.
-    scales = np.nextafter((raised.max(axis=-1) / most).astype(np.float16), np.float16(np.inf))
+    with np.errstate(over="ignore", invalid="ignore"):  # what is not finite shows in its view's scale
+        raised = logits.astype(np.float32) - logits.min(axis=-1, keepdims=True)
+        # Rounded up, so that the largest code is not passed; equal logits have the code 0 at any scale.
+        scales = np.nextafter((raised.max(axis=-1) / most).astype(np.float16), np.float16(np.inf))
+    if not np.isfinite(scales).all():
+        raise ValueError("logits must be finite and of a range that a float16 scale can tell. Got others.")
     codes = np.rint(raised / scales[..., None].astype(np.float32)).clip(0, most).astype(np.uint8)
     if bits == 4:
         if codes.shape[-1] % 2:

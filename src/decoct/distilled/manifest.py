@@ -12,7 +12,16 @@ from typing import Any
 
 from decoct.config import DistillConfig, check_choice
 
-__all__ = ["MANIFEST", "READ_FIELDS", "check_fields", "check_manifest", "parse_manifest", "shown", "unsafe_path"]
+__all__ = [
+    "MANIFEST",
+    "READ_FIELDS",
+    "check_fields",
+    "check_manifest",
+    "check_mixed_views",
+    "parse_manifest",
+    "shown",
+    "unsafe_path",
+]
 
 MANIFEST = "manifest.json"
 MOST_BYTES = 64 * 2**20  # of manifest.json and README.md, which are read at once
@@ -146,11 +155,7 @@ def check_settings(config: dict[Any, Any]) -> list[str]:
         for name, least in (("tiles_per_image", 1), ("views", 0))
         if not is_whole(config.get(name)) or config[name] < least
     ]
-    slots, bits = config.get("slots", 0), config.get("label_bits", 8)  # absent before there were mixed views
-    if not is_whole(slots) or slots < 0:
-        wrong.append(f"config.slots must be a whole number from 0 on. Got {shown(slots)}.")
-    if bits not in (4, 8):
-        wrong.append(f"config.label_bits must be one of [4, 8]. Got {shown(bits)}.")
+    wrong += check_mixed_views(config)
     if not isinstance(config.get("method"), str):
         wrong.append(f"config.method must be a string. Got {shown(config.get('method'))}.")
     if wrong:
@@ -161,3 +166,21 @@ def check_settings(config: dict[Any, Any]) -> list[str]:
     except ValueError as error:
         return [f"config.{shown(str(error))}"]
     return []
+
+
+def check_mixed_views(config: dict[Any, Any]) -> list[str]:
+    """What is wrong with the settings that mixed views and the columns of their labels depend on."""
+    if config.get("slots", 0) == 0:  # absent before there were mixed views
+        return []
+    scale = config.get("view_scale")
+    right = {
+        "slots": ("a whole number from 0 on", is_whole(config["slots"]) and config["slots"] > 0),
+        "label_bits": ("one of [4, 8]", is_whole(config.get("label_bits")) and config["label_bits"] in (4, 8)),
+        "seed": ("a whole number", is_whole(config.get("seed"))),
+        "view_scale": ("in (0, 1]", isinstance(scale, int | float) and 0 < scale <= 1),
+    }
+    return [
+        f"config.{name} must be {expected}. Got {shown(config.get(name))}."
+        for name, (expected, valid) in right.items()
+        if not valid
+    ]

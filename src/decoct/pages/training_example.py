@@ -41,7 +41,7 @@ def training_example(
         "momentum": protocol.momentum,
         "ema_decay": protocol.ema_decay,
         "seed": int(run.config.get("seed") or 0) & 0xFFFFFFFF,
-        "least": max(1, math.floor(float(run.config.get("view_scale") or 1) * side * side)),
+        "least": max(1, math.floor(float(run.config.get("view_scale") or 1) * (side * side))),
         "channels": channels,
         "mode": "RGB" if channels == 3 else "L",
         "mean": [round(value, 4) for value in manifest["image_mean"]],

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,7 @@ def merge_shards(shards: Sequence[Path], folder: Path, features: Features, slot_
     """Writes `folder/train-*.parquet` from label shards, a shard at a time, without the column `correct`.
 
     Args:
-        slot_shards: Further columns of the same rows, one file for each shard; none where there are none.
+        slot_shards: Further columns of the same rows, one file for each shard; empty if there are none.
 
     Returns:
         The teacher's accuracy on the tiles.
@@ -37,8 +37,9 @@ def merge_shards(shards: Sequence[Path], folder: Path, features: Features, slot_
     kept = Features({name: feature for name, feature in features.items() if name != "correct"})
     schema = kept.arrow_schema
     folder.mkdir(parents=True, exist_ok=True)
-    groups = group_by_bytes(shards, BYTES_PER_FILE)
     beside = dict(zip(shards, slot_shards, strict=True)) if slot_shards else {}
+    sizes = {shard: sum(file.stat().st_size for file in (shard, beside.get(shard)) if file) for shard in shards}
+    groups = group_by_bytes(sizes, BYTES_PER_FILE)
     right: list[bool] = []
     for number, group in enumerate(groups):
         path = folder / f"train-{number:05d}-of-{len(groups):05d}.parquet"
@@ -71,12 +72,11 @@ def write_pixels(file: Path, shards: Sequence[Path], count: int, spec: ImageSpec
     os.replace(temporary, file)
 
 
-def group_by_bytes(paths: Sequence[Path], most: int) -> list[list[Path]]:
+def group_by_bytes(sizes: Mapping[Path, int], most: int) -> list[list[Path]]:
     """Consecutive files, together of at most so many bytes, or one file that has more."""
     groups: list[list[Path]] = []
     room = 0
-    for path in paths:
-        size = path.stat().st_size
+    for path, size in sizes.items():
         if not groups or size > room:
             groups.append([])
             room = most

@@ -72,8 +72,9 @@ def view_logits(forward: Callable[[Tensor], Tensor], images: Tensor, boxes: Tens
 def mixed_logits(
     forward: Callable[[Tensor], Tensor],
     images: Tensor,
-    views: MixedViews,
+    views_of: Callable[[Tensor, Tensor], MixedViews],
     rows: range,
+    slots: int,
     device: torch.device,
     batch_size: int,
 ) -> Tensor:
@@ -81,12 +82,12 @@ def mixed_logits(
 
     Args:
         images: Of the whole set, `(n, channels, side, side)` uint8, which may lie on disk: partners can be any of them.
-        views: Of the whole set.
+        views_of: Numbers of images and slots to their views.
+        device: Where views are made and go forward.
     """
-    slots = views.flips.shape[1]
     places = torch.cartesian_prod(torch.tensor(rows), torch.arange(slots))
-    logits = [
-        forward(mixed_pixels(images, views, part[:, 0], part[:, 1]).to(device)).float().cpu()
-        for part in places.split(batch_size)
-    ]
+    logits = []
+    for part in places.split(batch_size):
+        members, numbers = part.unbind(1)
+        logits.append(forward(mixed_pixels(images, members, views_of(members, numbers).to(device))).float().cpu())
     return torch.cat(logits).unflatten(0, (len(rows), slots))

@@ -8,6 +8,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -149,14 +150,16 @@ class DistillRun:
             write_pixels(file, shards, count, spec)
         self.accelerator.wait_for_everyone()
         images = torch.from_numpy(np.load(file, mmap_mode="c"))
-        views = mixed_views(config.seed, count, config.slots, spec.image_size, config.view_scale)
+        views_of = partial(
+            mixed_views, seed=config.seed, count=count, side=spec.image_size, smallest_area=config.view_scale
+        )
         forward = teacher_forward(self.label_teachers[ipc], config.mixed_precision)
         columns = image_features(spec, config.method, config.tiles_per_image, 0, config.slots, config.label_bits)
         features = Features({name: columns[name] for name in SLOT_COLUMNS})
 
         def compute(start: int, end: int) -> Dataset:
-            device = self.accelerator.device
-            logits = mixed_logits(forward, images, views, range(start, end), device, self.batch_size)
+            device, rows = self.accelerator.device, range(start, end)
+            logits = mixed_logits(forward, images, views_of, rows, config.slots, device, self.batch_size)
             codes, scales = encode_logits(logits.numpy(), config.label_bits)
             return Dataset.from_dict(
                 dict(zip(SLOT_COLUMNS, (codes, scales[..., None]), strict=True)), features=features

@@ -3,41 +3,49 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from decoct.training.loop import parameter_groups
-from decoct.training.protocols import Protocol
+from decoct.training.protocols import Protocol, initial_learning_rate
 
-__all__ = ["kernel_muon", "student_optimizers"]
+__all__ = ["kernel_muon", "set_learning_rates", "student_optimizers"]
 
 
-def student_optimizers(student: nn.Module, protocol: Protocol) -> list[torch.optim.Optimizer]:
-    """A protocol's optimisers. Each of their groups has a `rate`, which multiplies the schedule's learning rate.
+def student_optimizers(
+    student: nn.Module, protocol: Protocol, architecture: str | None = None
+) -> list[torch.optim.Optimizer]:
+    """A protocol's optimisers. Each of their groups has an `initial_lr`, for the schedule to multiply.
 
     Under `muon` kernels of convolutions are trained by Muon at `matrix_learning_rate`, all else by AdamW.
+
+    Args:
+        architecture: The student's name, for the learning rate.
     """
-    kernels = [weight for weight in student.parameters() if weight.requires_grad and weight.ndim == 4]
-    kernels = kernels if protocol.optimizer == "muon" else []
-    chosen = {id(weight) for weight in kernels}
-    groups: list[dict[str, Any]] = [
-        {**group, "params": [weight for weight in group["params"] if id(weight) not in chosen], "rate": 1.0}
-        for group in parameter_groups(student, protocol.weight_decay)
-    ]
+    learning_rate = initial_learning_rate(protocol, architecture)
+    groups = parameter_groups(student, protocol.weight_decay)
     if protocol.decay_one_dimensional:
         groups = [{**group, "weight_decay": protocol.weight_decay} for group in groups]
     if protocol.optimizer == "sgd":
-        return [torch.optim.SGD(groups, lr=protocol.learning_rate, momentum=protocol.momentum, fused=True)]
+        return _scheduled(torch.optim.SGD(groups, lr=learning_rate, momentum=protocol.momentum, fused=True))
+    kernels: list[nn.Parameter] = []
+    if protocol.optimizer == "muon":
+        kernels = [weight for group in groups for weight in group["params"] if weight.ndim == 4]
+        groups = [{**group, "params": [weight for weight in group["params"] if weight.ndim != 4]} for group in groups]
     kind = torch.optim.Adam if protocol.optimizer == "adam" else torch.optim.AdamW
-    adam = kind(groups, lr=protocol.learning_rate, betas=protocol.betas or (0.9, 0.999), fused=True)
+    adam = kind(groups, lr=learning_rate, betas=protocol.betas or (0.9, 0.999), fused=True)
     if not kernels or protocol.matrix_learning_rate is None:
-        return [adam]
+        return _scheduled(adam)
     muon = kernel_muon(kernels, protocol.matrix_learning_rate, protocol.momentum, protocol.weight_decay)
-    for group in muon.param_groups:
-        group["rate"] = protocol.matrix_learning_rate / protocol.learning_rate
-    return [muon, adam]
+    return _scheduled(muon, adam)
+
+
+def set_learning_rates(optimizers: Iterable[torch.optim.Optimizer], factor: float) -> None:
+    """Sets each group's learning rate to its initial one times a factor."""
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            group["lr"] = group["initial_lr"] * factor
 
 
 def kernel_muon(
@@ -65,6 +73,14 @@ class _InPlaceMuon(torch.optim.Muon if hasattr(torch.optim, "Muon") else torch.o
 
     def zero_grad(self, set_to_none: bool = False) -> None:
         super().zero_grad(set_to_none=False)
+
+
+def _scheduled(*optimizers: torch.optim.Optimizer) -> list[torch.optim.Optimizer]:
+    """The optimisers, with their groups' learning rates kept as the initial ones."""
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            group["initial_lr"] = group["lr"]
+    return list(optimizers)
 
 
 def _as_matrix(kernel: Tensor) -> Tensor:

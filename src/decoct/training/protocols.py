@@ -22,10 +22,12 @@ __all__ = [
     "batch_size",
     "crop_scale",
     "epoch_count",
+    "initial_learning_rate",
     "learning_rate",
     "load_protocol",
     "own_settings",
     "protocol_names",
+    "schedule",
     "student_name",
 ]
 
@@ -45,13 +47,13 @@ class Protocol:
         norm: Normalisation of the students, `batch` or `instance`; see `student_name`.
         epochs: Passes over the distilled set: a number, or numbers by images per class, see `epoch_count`.
         optimizer: `adamw`, `adam`, `sgd`, or `muon`: Muon on the kernels of convolutions, AdamW on the rest.
-        learning_rate: Initial learning rate of architectures that `learning_rates` does not name.
+        learning_rate: Initial learning rate of architectures that `learning_rates` does not name; under Muon, of AdamW.
         learning_rates: Initial learning rate by architecture.
-        betas: Averaging coefficients of AdamW and Adam; None for SGD.
+        betas: Averaging coefficients of AdamW and Adam, also beside Muon; None for SGD.
         momentum: Of SGD and Muon.
-        weight_decay: Decoupled in AdamW, added to the gradient in Adam and SGD.
+        weight_decay: Decoupled in AdamW and Muon, added to the gradient in Adam and SGD.
         decay_one_dimensional: Weight decay on one-dimensional parameters (biases, norms) too.
-        schedule: `half_cosine`, `steps` or `constant`, see `learning_rate`.
+        schedule: `half_cosine`, `steps` or `constant`, see the function `schedule`.
         milestones: Shares of the epochs, as fractions in words (`2/3`), where `steps` lowers the learning rate.
         milestone_factor: What a milestone multiplies the learning rate by.
         batch_sizes: Images a step, by images per class.
@@ -67,7 +69,7 @@ class Protocol:
         cutmix_probability: Share of the steps with CutMix; 0 turns it off.
         cutmix_alpha: CutMix draws its share from Beta(alpha, alpha).
         ema_decay: Decay of the moving average of the weights, which is what is evaluated; 0: no average.
-        matrix_learning_rate: Initial learning rate of Muon; None for other optimisers.
+        matrix_learning_rate: Initial learning rate of Muon, for every architecture; None for other optimisers.
 
     Raises:
         ValueError: For a value outside these ranges; names the protocol and the field.
@@ -252,25 +254,32 @@ def epoch_count(protocol: Protocol, ipc: int) -> int:
 
 
 def learning_rate(protocol: Protocol, epoch: int, epochs: int, architecture: str | None = None) -> float:
-    """Learning rate of an epoch.
+    """Learning rate of an epoch: the initial one times `schedule`; Muon's kernels have their own initial one."""
+    return initial_learning_rate(protocol, architecture) * schedule(protocol, epoch, epochs)
 
-    `half_cosine`: lr * 0.5 * (1 + cos(pi * epoch / epochs / 2)), which ends at half (RDED, validation/main.py).
-    `steps`: lr times `milestone_factor` per milestone reached, at `floor(share * epochs)` (IDC, train.py).
-    `constant`: lr.
+
+def initial_learning_rate(protocol: Protocol, architecture: str | None = None) -> float:
+    """Learning rate of the first epoch.
 
     Args:
-        protocol: Gives the initial learning rate of the architecture.
-        epoch: 0 to `epochs` - 1.
-        epochs: Epochs of the whole training.
         architecture: Name of the student, with or without `_instance`; None takes the general learning rate.
     """
-    initial = protocol.learning_rates.get((architecture or "").removesuffix("_instance"), protocol.learning_rate)
+    return protocol.learning_rates.get((architecture or "").removesuffix("_instance"), protocol.learning_rate)
+
+
+def schedule(protocol: Protocol, epoch: int, epochs: int) -> float:
+    """What the initial learning rates are multiplied by in an epoch, 0 to `epochs` - 1.
+
+    `half_cosine`: 0.5 * (1 + cos(pi * epoch / epochs / 2)), which ends at half (RDED, validation/main.py).
+    `steps`: `milestone_factor` per milestone reached, at `floor(share * epochs)` (IDC, train.py).
+    `constant`: 1.
+    """
     if protocol.schedule == "half_cosine":
-        return initial * 0.5 * (1 + math.cos(math.pi * epoch / epochs / 2))
+        return 0.5 * (1 + math.cos(math.pi * epoch / epochs / 2))
     if protocol.schedule == "steps":
         reached = sum(epoch >= math.floor(Fraction(share) * epochs) for share in protocol.milestones)
-        return initial * protocol.milestone_factor**reached
-    return initial
+        return protocol.milestone_factor**reached
+    return 1.0
 
 
 def batch_size(protocol: Protocol, ipc: int, classes: int, images: int) -> int:

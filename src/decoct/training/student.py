@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Sequence
 
 import torch
@@ -14,8 +13,8 @@ from decoct.distilled.dataset import DistilledSet
 from decoct.models.classifier import Classifier
 from decoct.run.precision import autocast
 from decoct.run.seeding import item_seed
-from decoct.training.optimizers import student_optimizers
-from decoct.training.protocols import Protocol, epoch_count, learning_rate
+from decoct.training.optimizers import set_learning_rates, student_optimizers
+from decoct.training.protocols import Protocol, epoch_count, schedule
 from decoct.training.student_batches import StudentBatches
 
 __all__ = ["soft_label_loss", "train_student"]
@@ -77,7 +76,7 @@ def train_student(
         student.compile()
         if labels == "online" and teacher is not None:
             teacher.compile()
-    optimizers = student_optimizers(student, protocol)
+    optimizers = student_optimizers(student, protocol, architecture)
     batches = StudentBatches(
         distilled, protocol, labels, seed=seed, device=device, rrc_scale=rrc_scale, drop_single=_has_batch_norm(student)
     )
@@ -87,9 +86,7 @@ def train_student(
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(item_seed(seed, "student-dropout"))
         for epoch in range(total):
-            rate = learning_rate(protocol, epoch, total, architecture)
-            for group in itertools.chain.from_iterable(optimizer.param_groups for optimizer in optimizers):
-                group["lr"] = rate * group["rate"]
+            set_learning_rates(optimizers, schedule(protocol, epoch, total))
             steps = [(step(pixels, target), len(pixels)) for pixels, target in batches.epoch(epoch)]
             count = sum(size for _, size in steps)
             losses.append(float(torch.stack([loss * size for loss, size in steps]).sum()) / count)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -41,6 +42,7 @@ class _Choices:
         flips: `(n,)` bool.
         tiles: `(n, tiles)` int64, orders of the tiles.
         views: `(n,)` int64, the stored view, or mixed view, that an image is replayed as.
+        mixed: Where these mixed views are, `(n,)`.
         colors: `(n, 3)` changes of brightness, contrast and saturation, and the `(n, 3)` order they come in.
         lighting: `(n, 3)` strengths of the principal colours.
     """
@@ -49,6 +51,7 @@ class _Choices:
     flips: Tensor
     tiles: Tensor | None = None
     views: Tensor | None = None
+    mixed: MixedViews | None = None
     colors: tuple[Tensor, Tensor] | None = None
     lighting: Tensor | None = None
 
@@ -93,13 +96,16 @@ class StudentBatches:
         if labels == "views" and distilled.view_logits is not None and distilled.view_boxes is not None:
             self.logits, self.views = distilled.view_logits.to(device), distilled.view_boxes.to(device)
         self.slots: Slots | None = None
-        self.mixed: MixedViews | None = None
+        self.mixed_views: Callable[[Tensor, Tensor], MixedViews] | None = None
         if labels == "mixed" and (slots := distilled.slots) is not None:
             self.slots = dataclasses.replace(slots, codes=slots.codes.to(device), scales=slots.scales.to(device))
-            geometry = mixed_views(
-                slots.seed, len(distilled), slots.scales.shape[1], spec.image_size, slots.smallest_area
+            self.mixed_views = partial(
+                mixed_views,
+                seed=slots.seed,
+                count=len(distilled),
+                side=spec.image_size,
+                smallest_area=slots.smallest_area,
             )
-            self.mixed = MixedViews(*(each.to(device) for each in geometry))
 
     def epoch(self, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Pairs of pixels `(batch, channels, side, side)` and target probabilities `(batch, classes)`.
@@ -124,7 +130,7 @@ class StudentBatches:
 
     def view_indices(self, epoch: int) -> Tensor:
         """The stored view of each image in an epoch, `(n,)`: every M epochs see each of the M views once."""
-        stored = self.views if self.mixed is None else self.mixed.flips
+        stored = self.views if self.slots is None else self.slots.scales
         if stored is None:
             raise ValueError(f"labels must be 'views' or 'mixed' to replay stored views. Got {self.labels!r}.")
         count, views = stored.shape[:2]
@@ -135,9 +141,10 @@ class StudentBatches:
     def _draw(self, epoch: int) -> _Choices:
         """The choices of an epoch; stored views are replayed without any further change."""
         count, device, protocol = len(self.images), self.device, self.protocol
-        if self.mixed is not None:
-            views = self.view_indices(epoch).to(device)
-            return _Choices(None, self.mixed.flips[torch.arange(count, device=device), views], views=views)
+        if self.mixed_views is not None:
+            views = self.view_indices(epoch)
+            mixed = self.mixed_views(torch.arange(count), views).to(device)
+            return _Choices(None, mixed.flips, views=views.to(device), mixed=mixed)
         if self.views is not None:
             views = self.view_indices(epoch).to(device)
             chosen = self.views[torch.arange(count, device=device), views]
@@ -153,12 +160,12 @@ class StudentBatches:
             colors = shares.to(device), orders.to(device)
         if protocol.lighting > 0:
             lighting = torch.from_numpy(generator.normal(0, protocol.lighting, (count, 3))).float().to(device)
-        return _Choices(boxes.to(device) if self.smallest < 1 else None, flips, tiles, None, colors, lighting)
+        return _Choices(boxes.to(device) if self.smallest < 1 else None, flips, tiles, colors=colors, lighting=lighting)
 
     def _pixels(self, rows: Tensor, choices: _Choices) -> Tensor:
         """Each row's view before CutMix, `(batch, channels, side, side)` float32; a mixed view has its own."""
-        if self.mixed is not None and choices.views is not None:
-            return mixed_pixels(self.images, self.mixed, rows, choices.views[rows])
+        if choices.mixed is not None:
+            return mixed_pixels(self.images, rows, choices.mixed.select(rows))
         pixels = self.images[rows].float() / 255
         if choices.tiles is not None:
             pixels = shuffle_tiles(pixels, choices.tiles[rows])

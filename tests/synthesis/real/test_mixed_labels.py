@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -50,12 +52,12 @@ def test_labels_are_the_teachers_logits_of_the_mixed_images(bits, run, options, 
     slots = distilled.slots
     assert slots is not None and slots.bits == bits and slots.scales.shape == (8, SLOTS)
     assert slots.codes.shape == (8, SLOTS, 4 if bits == 8 else 2)
-    views = mixed_views(0, 8, SLOTS, 28, 0.08)
     for row in range(8):
         for slot in range(SLOTS):
+            image, number = torch.tensor([row]), torch.tensor([slot])
+            views = mixed_views(image, number, seed=0, count=8, side=28, smallest_area=0.08)
             with torch.no_grad():
-                pixels = mixed_pixels(distilled.images, views, torch.tensor([row]), torch.tensor([slot]))
-                logits = teacher(pixels)[0]
+                logits = teacher(mixed_pixels(distilled.images, image, views))[0]
             expected, step = logits - logits.min(), float(logits.max() - logits.min()) / (2**bits - 1)
             stored = decode_logits(slots.codes[row, slot], slots.scales[row, slot], 4, bits)
             assert torch.allclose(stored, expected, atol=0.51 * step + 1e-3)
@@ -81,8 +83,22 @@ def test_verify_reads_them(run, tmp_path):
     broken = Path(shutil.copytree(run, tmp_path / "broken"))
     file = next(broken.glob("data/ipc_2/*.parquet"))
     table = pq.read_table(file)
-    pq.write_table(table.drop_columns(["slot_scales"]), file)
-    assert "must have one column 'slot_scales'" in str(verify(VerifyConfig(source=str(broken))))
+    for column, wrong, words in (
+        ("slot_scales", None, "must have one column 'slot_scales'"),
+        ("slot_scales", [[0.0]] * SLOTS, "the scale of a mixed view is not positive: row 3"),
+        ("slot_scales", [[float("inf")]] * SLOTS, "slot_scales is not finite, so that it has no softmax: row 3"),
+        ("slot_codes", [[1] * 4] * (SLOTS - 1), "slot_codes is missing or not of shape (5, 4): row 3"),
+    ):
+        changed = table.drop_columns([column])
+        if wrong is not None:
+            field = table.schema.field(column)
+            values = [wrong if row == 3 else each for row, each in enumerate(table[column].to_pylist())]
+            storage = pa.array(values, field.type.storage_type)
+            changed = table.set_column(
+                table.schema.get_field_index(column), field, pa.ExtensionArray.from_storage(field.type, storage)
+            )
+        pq.write_table(changed, file)
+        assert words in str(verify(VerifyConfig(source=str(broken))))
 
 
 def test_students_replay_each_view_once_in_as_many_epochs(run):
@@ -92,8 +108,39 @@ def test_students_replay_each_view_once_in_as_many_epochs(run):
     assert (seen.sort(dim=0).values == torch.arange(SLOTS)[:, None]).all()
     pairs = {tuple(pixels.flatten().tolist()[:50]) for pixels, _ in batches.epoch(0)}
     assert pairs == {tuple(pixels.flatten().tolist()[:50]) for pixels, _ in batches.epoch(0)}, "an epoch is repeatable"
-    for pixels, target in batches.epoch(1):
-        assert pixels.shape[1:] == (1, 28, 28) and torch.allclose(target.sum(1), torch.ones(len(target)))
+
+
+@pytest.mark.parametrize("epoch", [0, 1, SLOTS])
+def test_students_see_the_views_that_their_labels_are_of(run, teacher, epoch):
+    """The teacher, shown what the student is shown, says what the student is told."""
+    distilled, protocol = load_distilled(run, 2), load_protocol("muon_kd")
+    batches = StudentBatches(distilled, protocol, "mixed", seed=7, device=torch.device("cpu"))
+    seen = 0
+    for pixels, target in batches.epoch(epoch):
+        with torch.no_grad():
+            logits = teacher(pixels)
+        assert pixels.shape[1:] == (1, 28, 28)
+        torch.testing.assert_close((logits / protocol.temperature).softmax(1), target, atol=1e-3, rtol=0)
+        assert (logits - logits.mean(0)).abs().max() > 1, "views that differ in their labels"
+        seen += len(pixels)
+    assert seen == len(distilled)
+
+
+def test_labels_that_are_not_the_manifests_are_refused(run, tmp_path):
+    broken = Path(shutil.copytree(run, tmp_path / "broken"))
+    manifest = json.loads((broken / "manifest.json").read_text())
+    for changes, words in (
+        ({"label_bits": 4}, r"slot_codes must be of shape \(5, 2\)"),
+        ({"slots": 6}, r"slot_codes must be of shape \(6, 4\)"),
+        ({"label_bits": 5}, r"config.label_bits must be one of \[4, 8\]. Got 5"),
+        ({"view_scale": 0}, r"config.view_scale must be in \(0, 1\]. Got 0"),
+        ({"seed": None}, "config.seed must be a whole number. Got None"),
+    ):
+        config = {**manifest["config"], **changes}
+        (broken / "manifest.json").write_text(json.dumps({**manifest, "config": config}))
+        with pytest.raises(ValueError, match=words):
+            load_distilled(broken, 2)
+        assert not verify(VerifyConfig(source=str(broken))).ok
 
 
 def test_a_student_is_trained_by_them_beside_random_images(run, sample_part, tmp_path):
@@ -101,8 +148,8 @@ def test_a_student_is_trained_by_them_beside_random_images(run, sample_part, tmp
     common = {"distilled": str(folder), "dataset": str(sample_part), "students": ["convnet3_w8"], "ranking": False}
     (record,) = evaluate(EvaluateConfig(**common, ipc=[2], labels=["mixed"], protocols=["muon_kd"], epochs=4))
     assert record["labels"] == "mixed" and record["protocol"] == "muon_kd" and record["baseline"] is not None
-    (draw,) = (tmp_path / f"random-{name}" for name in [next(tmp_path.glob("random-*")).name.removeprefix("random-")])
-    drawn = load_distilled(next(draw.glob("ipc_2-*")), 2)
+    (draw,) = tmp_path.glob("random-*/ipc_2-*")
+    drawn = load_distilled(draw, 2)
     assert drawn.slots is not None and drawn.slots.scales.shape == (8, SLOTS) and drawn.slots.bits == 8
 
 
