@@ -5,6 +5,7 @@ from importlib.resources import files
 
 import pytest
 import torch
+from worlds import without_times
 
 from decoct.config import EvaluateConfig
 from decoct.evaluation.evaluate import evaluate, format_evaluation, format_plan, plan_evaluate
@@ -30,10 +31,6 @@ def config(run_folder, images):
         return EvaluateConfig(**{**values, "baseline": False, "ranking": False, **changes})
 
     return make
-
-
-def without_times(records):
-    return [{key: value for key, value in record.items() if key != "seconds"} for record in records]
 
 
 def test_one_record_per_setting(config, run_folder, teacher):

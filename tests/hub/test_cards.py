@@ -12,7 +12,7 @@ from datasets import Array2D, ClassLabel, Dataset, DatasetInfo, Features, load_d
 from datasets.exceptions import ExpectedMoreSplitsError
 from datasets.utils.info_utils import NonMatchingSplitsSizesError
 from huggingface_hub import DatasetCard, DatasetCardData, HfApi
-from worlds import write_run
+from worlds import accuracy_record, measured, write_run
 
 from decoct.config import PublishConfig
 from decoct.data.source import source_record
@@ -199,25 +199,9 @@ def test_hostile_names_of_prior_and_estimator_stay_text(sampled):
 
 
 def record(**changes):
-    """A record of results.json."""
-    known = {
-        "dataset": "uoft-cs/cifar10",
-        "method": "infoutil",
-        "ipc": 10,
-        "tiles": 1,
-        "student": "convnet3",
-        "protocol": "rded_kd",
-        "labels": "views",
-        "epoch": "last",
-        "teacher_accuracy": 0.9,
-        "accuracy_mean": 0.6,
-        "accuracy_std": 0.01,
-        "accuracies": [0.59, 0.61],
-        "seeds": [0, 1],
-        "overrides": {},
-    }
-    baseline = {"accuracy_mean": 0.5, "accuracy_std": 0.01, "accuracies": [0.49, 0.51], "seeds": [0, 1]}
-    return {**known, "baseline": baseline, **changes}
+    baseline = measured(0.49, 0.51, accuracy_std=0.01)
+    known = {"labels": "views", "teacher_accuracy": 0.9, "accuracy_std": 0.01, "baseline": baseline}
+    return accuracy_record(0.59, 0.61, **{**known, **changes})
 
 
 def blocks(card, language):

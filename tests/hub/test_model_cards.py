@@ -9,6 +9,7 @@ import shutil
 
 import pytest
 from huggingface_hub import HfApi, ModelCard
+from worlds import accuracy_record
 
 from decoct.config import PublishConfig
 from decoct.hub.publish import publish
@@ -99,8 +100,7 @@ def test_an_estimator_states_both_accuracies_and_what_it_measured(tiny_estimator
 def test_a_pipeline_shows_what_its_sets_are_worth(tiny_pipeline, tmp_path):
     folder = tmp_path / "pipeline"
     shutil.copytree(tiny_pipeline, folder)
-    record = {"dataset": "a/b", "method": "igds", "ipc": 10, "student": "convnet3", "protocol": "rded_kd"}
-    record |= {"labels": "views", "epoch": "last", "accuracy_mean": 0.6, "accuracy_std": 0.01, "seeds": [0, 1]}
+    record = accuracy_record(0.59, 0.61, dataset="a/b", method="igds", labels="views", accuracy_std=0.01)
     (folder / "results.json").write_text(json.dumps([record, record | {"task": "continual"}]), "utf-8")
     card = ModelCard(model_card("pipeline", folder, "someone/small"))
     (result,) = card.data.eval_results

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from worlds import accuracy_record, measured
 
 from decoct.config import DistillConfig
 from decoct.run.folder import read_json, write_json
@@ -28,37 +29,10 @@ HOSTILE = [
 
 def record(ipc: int, accuracies: list[float], baseline: list[float] | None = None, **changes: Any) -> dict[str, Any]:
     """A record of results.json."""
-
-    def measured(values: list[float]) -> dict[str, Any]:
-        import statistics
-
-        spread = statistics.stdev(values) if len(values) > 1 else 0.0
-        return {
-            "accuracy_mean": statistics.fmean(values),
-            "accuracy_std": spread,
-            "accuracies": values,
-            "seeds": list(range(len(values))),
-        }
-
-    return {
-        "task": "accuracy",
-        "dataset": "sample",
-        "method": "infoutil",
-        "ipc": ipc,
-        "tiles": 4,
-        "student": "convnet3",
-        "protocol": "rded_kd",
-        "labels": "views",
-        "teacher": "runs/teacher",
-        "teacher_accuracy": 0.889,
-        "epoch": "last",
-        "overrides": {},
-        **measured(accuracies),
-        "baseline": None if baseline is None else measured(baseline),
-        "baseline_note": "turned off by --no_baseline" if baseline is None else "",
-        "dd_ranking": None,
-        **changes,
-    }
+    known = {"dataset": "sample", "ipc": ipc, "tiles": 4, "labels": "views", "teacher_accuracy": 0.889}
+    if baseline is not None:
+        known |= {"baseline": measured(*baseline), "baseline_note": ""}
+    return accuracy_record(*accuracies, **{**known, **changes})
 
 
 @pytest.fixture(scope="session")

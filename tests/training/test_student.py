@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from worlds import coloured
 
 from decoct.models.accuracy import accuracy
 from decoct.models.zoo import build_classifier
@@ -14,7 +15,7 @@ from decoct.training.protocols import load_protocol
 from decoct.training.student import soft_label_loss, train_student
 from decoct.training.student_batches import StudentBatches
 
-from .students import CLASSES, CPU, ColourTeacher, FixedLogits, coloured, make_set, student_of
+from .students import CLASSES, CPU, ColourTeacher, FixedLogits, make_set, student_of
 
 
 @pytest.fixture(scope="module")
@@ -240,7 +241,7 @@ def test_clear_errors(protocol):
     for name in ("minimax_hard", "igds_adam"):
         with pytest.raises(ValueError, match=rf"\['hard'\] under protocol '{name}'.*Got 'views'.*rded_kd"):
             train_student(student, distilled, load_protocol(name), "views")
-    with pytest.raises(ValueError, match=r"labels must be one of \['hard', 'tiles', 'views', 'online'\]. Got 'soft'"):
+    with pytest.raises(ValueError, match=r"labels must be one of \['hard', 'tiles', 'views', 'mixed', 'online'\]. Got 'soft'"):
         train_student(student, distilled, protocol, "soft")
     with pytest.raises(ValueError, match="--teacher"):
         train_student(student, distilled, protocol, "online")
