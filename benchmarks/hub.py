@@ -241,9 +241,9 @@ def repeated(folder: Path, ipc: int, work: Path, repeats: int) -> dict[str, Any]
 
 def sizes(folder: Path, ipc: int) -> dict[str, Any]:
     """Bytes of the published files, and of the columns of one IPC as they lie in the parquet files."""
-    from decoct.pages.shown import column_bytes
+    from decoct.distilled.parquet import column_bytes, ipc_files
 
-    rows, columns = column_bytes(sorted(folder.glob(f"data/ipc_{ipc}/*.parquet")))
+    rows, columns = column_bytes(ipc_files(folder, ipc))
     manifest = json.loads((folder / "manifest.json").read_text())
     return {
         "classes": len(manifest["label_names"]),

@@ -13,7 +13,15 @@ from huggingface_hub import hf_hub_download, metadata_load
 from huggingface_hub.errors import HFValidationError, HTTPError
 from huggingface_hub.utils import validate_repo_id
 
-__all__ = ["card_license", "dataset_fingerprint", "is_hub_id", "is_repo_id", "model_location", "source_record"]
+__all__ = [
+    "card_license",
+    "dataset_fingerprint",
+    "is_hub_id",
+    "is_repo_id",
+    "location_of",
+    "model_location",
+    "source_record",
+]
 
 SAMPLE = Path(__file__).parent / "sample"
 LOCATION = "an existing folder or a Hub id 'user/name'"
@@ -46,6 +54,23 @@ def is_repo_id(text: str) -> bool:
     return True
 
 
+def location_of(source: str | Path, role: str, expected: str = LOCATION) -> Path | str:
+    """What a name stands for: an existing folder, as a path, or else a Hub id.
+
+    Args:
+        role: What it is the name of, and `expected` what that must be, for the message.
+
+    Raises:
+        ValueError: For what is neither a folder nor of the form of a Hub id.
+    """
+    path = Path(source)
+    if path.is_dir():
+        return path
+    if path.is_absolute() or str(source).count("/") != 1 or path.parent.is_dir():
+        raise ValueError(f"{role} must be {expected}. Got {str(source)!r}.")
+    return str(source)
+
+
 def model_location(
     name_or_path: str | Path, role: str, expected: str = LOCATION, index: str = "config.json"
 ) -> Path | str:
@@ -61,12 +86,9 @@ def model_location(
     """
     if name_or_path == "sample" and (SAMPLE / role).is_dir():
         return SAMPLE / role
-    path = Path(name_or_path)
-    if path.is_dir():
-        if not (path / index).is_file():
-            raise ValueError(f"{role} must be a {MODEL_FOLDERS[index]}. Got {path}, without.")
-    elif path.is_absolute() or str(name_or_path).count("/") != 1 or path.parent.is_dir():
-        raise ValueError(f"{role} must be {expected}. Got {str(name_or_path)!r}.")
+    location = location_of(name_or_path, role, expected)
+    if isinstance(location, Path) and not (location / index).is_file():
+        raise ValueError(f"{role} must be a {MODEL_FOLDERS[index]}. Got {location}, without.")
     return name_or_path
 
 

@@ -16,8 +16,10 @@ from huggingface_hub.errors import EntryNotFoundError
 from torch import Tensor
 
 from decoct.data.pixels import to_pixels
+from decoct.data.source import location_of
 from decoct.data.spec import ImageSpec
-from decoct.distilled.manifest import check_fields, parse_manifest
+from decoct.distilled.manifest import MANIFEST, check_fields, parse_manifest
+from decoct.distilled.schema import spec_of
 
 __all__ = ["DistilledSet", "Slots", "commit_of", "load_distilled", "read_manifest", "spec_of"]
 
@@ -190,18 +192,18 @@ def commit_of(folder_or_hub_id: str | Path, revision: str | None = None) -> str 
 
 def _manifest_file(folder_or_hub_id: str | Path, revision: str | None) -> Path:
     """Where the manifest lies: in the run folder, or in the Hub's cache."""
-    path = Path(folder_or_hub_id)
-    if path.is_dir():
-        if not (path / "manifest.json").is_file():
-            raise ValueError(f"distilled must be a folder with manifest.json, which distilling ends with. Got {path}.")
-        return path / "manifest.json"
-    if path.is_absolute() or str(folder_or_hub_id).count("/") != 1 or path.parent.is_dir():
-        raise ValueError(f"distilled must be an existing folder or a Hub id 'user/name'. Got '{folder_or_hub_id}'.")
+    location = location_of(folder_or_hub_id, "distilled")
+    if isinstance(location, Path):
+        if not (location / MANIFEST).is_file():
+            raise ValueError(
+                f"distilled must be a folder with manifest.json, which distilling ends with. Got {location}."
+            )
+        return location / MANIFEST
     try:
-        return Path(hf_hub_download(str(folder_or_hub_id), "manifest.json", repo_type="dataset", revision=revision))
+        return Path(hf_hub_download(location, MANIFEST, repo_type="dataset", revision=revision))
     except EntryNotFoundError as error:
         raise ValueError(
-            f"distilled must be a dataset published by decoct. Got {folder_or_hub_id}, which has no manifest.json."
+            f"distilled must be a dataset published by decoct. Got {location}, which has no manifest.json."
         ) from error
 
 
@@ -211,17 +213,6 @@ def _usable(file: Path, source: str | Path) -> dict[str, Any]:
     if problems := check_fields(manifest):
         raise ValueError(f"{source}: manifest.json cannot be used. {problems[0]}")
     return manifest
-
-
-def spec_of(manifest: dict[str, Any]) -> ImageSpec:
-    """The image spec of a manifest."""
-    return ImageSpec(
-        image_size=manifest["image_size"],
-        channels=manifest["channels"],
-        mean=tuple(manifest["image_mean"]),
-        std=tuple(manifest["image_std"]),
-        label_names=tuple(manifest["label_names"]),
-    )
 
 
 def _check_labels(dataset: Dataset, spec: ImageSpec, where: str) -> None:

@@ -12,8 +12,9 @@ from typing import Any
 
 from decoct.config import DistillConfig, check_choice
 
-__all__ = ["READ_FIELDS", "check_fields", "check_manifest", "parse_manifest", "shown", "unsafe_path"]
+__all__ = ["MANIFEST", "READ_FIELDS", "check_fields", "check_manifest", "parse_manifest", "shown", "unsafe_path"]
 
+MANIFEST = "manifest.json"
 MOST_BYTES = 64 * 2**20  # of manifest.json and README.md, which are read at once
 SHOWN_CHARACTERS = 200
 SHORT = reprlib.Repr()

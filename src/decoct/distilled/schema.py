@@ -9,7 +9,7 @@ from datasets import Array2D, ClassLabel, Features, Image, List, Value
 from decoct.data.spec import ImageSpec
 from decoct.distilled.logit_codes import code_width
 
-__all__ = ["GENERATED_TILE", "SELECTED_TILE", "SLOT_COLUMNS", "expected_features", "image_features"]
+__all__ = ["GENERATED_TILE", "SELECTED_TILE", "SLOT_COLUMNS", "expected_features", "image_features", "spec_of"]
 
 # The labels of mixed views: codes, and a scale for each (`decoct.distilled.logit_codes`).
 SLOT_COLUMNS = ("slot_codes", "slot_scales")
@@ -48,13 +48,18 @@ def image_features(
 
 def expected_features(manifest: dict[str, Any]) -> Features:
     """The columns that decoct writes for a manifest."""
-    spec = ImageSpec(
-        manifest["image_size"],
-        manifest["channels"],
-        tuple(manifest["image_mean"]),
-        tuple(manifest["image_std"]),
-        tuple(manifest["label_names"]),
-    )
     decisive = {name: manifest["config"][name] for name in ("method", "tiles_per_image", "views")}
     decisive |= {name: manifest["config"][name] for name in ("slots", "label_bits") if name in manifest["config"]}
-    return Features({name: each for name, each in image_features(spec, **decisive).items() if name != "correct"})
+    features = image_features(spec_of(manifest), **decisive)
+    return Features({name: each for name, each in features.items() if name != "correct"})
+
+
+def spec_of(manifest: dict[str, Any]) -> ImageSpec:
+    """What the images of a manifest are like."""
+    return ImageSpec(
+        image_size=manifest["image_size"],
+        channels=manifest["channels"],
+        mean=tuple(manifest["image_mean"]),
+        std=tuple(manifest["image_std"]),
+        label_names=tuple(manifest["label_names"]),
+    )

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from decoct.distilled.manifest import check_manifest
-from decoct.run.folder import RUN_FILE
+from decoct.distilled.manifest import MANIFEST, check_manifest
+from decoct.run.folder import RUN_FILE, read_json
 
-__all__ = ["CARD", "KINDS", "MANIFEST", "Contents", "contents_of", "kind_of", "repo_type_of"]
+__all__ = ["CARD", "KINDS", "Contents", "contents_of", "kind_of", "read_checked", "read_object", "repo_type_of"]
 
 KINDS = {
     "dataset": "a distilled dataset with manifest.json",
@@ -21,7 +20,7 @@ KINDS = {
     "prior": "a diffusion prior with model_index.json",
     "pipeline": "a saved IGDSPipeline with model_index.json and pipeline.py",
 }
-CARD, MANIFEST = "README.md", "manifest.json"
+CARD = "README.md"
 DATA_FILE = re.compile(r"data/ipc_[1-9][0-9]*/[A-Za-z0-9_][A-Za-z0-9_.-]*\.parquet")
 WORK_FOLDERS = re.compile(r"checkpoints|trackers|samples|shards|evaluation|epoch_\d+|\..*")
 PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt")
@@ -191,16 +190,17 @@ def reject_pickles(folder: Path) -> None:
                 )
 
 
-def read_object(path: Path) -> dict[str, Any]:
-    """A JSON object.
-
-    Raises:
-        ValueError: If the file holds something else.
-    """
+def read_checked(path: Path) -> Any:
+    """The content of a JSON file; raises ValueError if it is none."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        return read_json(path)
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path} must be a JSON object. {error}") from None
+        raise ValueError(f"{path} must be JSON. {error}") from None
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """A JSON object; raises ValueError if the file holds something else."""
+    content = read_checked(path)
     if not isinstance(content, dict):
         raise ValueError(f"{path} must be a JSON object. Got {type(content).__name__}.")
     return content

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from huggingface_hub import get_token
 from huggingface_hub.errors import HfHubHTTPError, HTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
 
-__all__ = ["hub_errors", "require_token"]
+__all__ = ["first_line", "hub_errors", "is_sendable", "require_token"]
 
 AGAIN = "Nothing is lost; the same command continues."
 LOGIN = "Log in by `hf auth login`, or set HF_TOKEN to a token with write access."
@@ -24,10 +24,14 @@ def require_token(repo_id: str) -> str:
     token = get_token()
     if not token:
         raise PermissionError(f"Publishing to {repo_id} takes a Hub token, and there is none. {LOGIN}")
-    # A character that HTTP does not allow would make the client show the token in its error.
-    if not re.fullmatch(r"[!-~]+", token):
+    if not is_sendable(token):
         raise PermissionError(f"Publishing to {repo_id} takes a Hub token, and HF_TOKEN is not one. {LOGIN}")
     return token
+
+
+def is_sendable(token: str) -> bool:
+    """Whether HTTP allows all characters of a token; another would make the client show the token in its error."""
+    return re.fullmatch(r"[!-~]*", token) is not None
 
 
 @contextmanager

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import logging
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,8 @@ from huggingface_hub import CommitOperationAdd, HfApi
 from huggingface_hub.utils import validate_repo_id
 
 from decoct.config import PublishConfig, PublishingConfig, fields_that_matter_for
-from decoct.hub.contents import CARD, MANIFEST, Contents, contents_of, kind_of, read_object, repo_type_of
+from decoct.distilled.manifest import MANIFEST
+from decoct.hub.contents import CARD, Contents, contents_of, kind_of, read_checked, read_object, repo_type_of
 from decoct.hub.errors import hub_errors, require_token
 from decoct.hub.upload import MAIN, Push, push
 from decoct.pages.dataset_card import dataset_card
@@ -20,10 +21,27 @@ from decoct.pages.model_cards import model_card
 from decoct.pages.report import REPORT, kept_sources, render
 from decoct.pages.source import GivenInfo
 from decoct.results.records import read_results
+from decoct.run.folder import json_text
 
-__all__ = ["kind_of", "publish", "publish_run", "require_publishing"]
+__all__ = [
+    "Publication",
+    "format_publication",
+    "kind_of",
+    "plan_publish",
+    "publish",
+    "publish_run",
+    "require_publishing",
+]
 
 logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Publication:
+    """What publishing a folder would upload: `push`, made of `contents`."""
+
+    contents: Contents
+    push: Push
 
 
 def publish(config: PublishConfig, api: HfApi | None = None) -> str:
@@ -37,34 +55,44 @@ def publish(config: PublishConfig, api: HfApi | None = None) -> str:
         api: Client of another endpoint or token. Default: the Hub, with the token of `hf auth login` or HF_TOKEN.
 
     Returns:
-        The repository's address; of a dry run the card and what would be uploaded, without contact to the Hub.
+        The repository's address.
 
     Raises:
         ValueError: If the folder cannot be published, or the repository holds something else.
         PermissionError: If there is no token, or it may not write to the repository.
         ConnectionError: If the Hub cannot be reached.
     """
+    plan = plan_publish(config)
+    if plan.contents.left_out:
+        logger.warning("Left out of the upload: %s", ", ".join(plan.contents.left_out))
+    repo_id = plan.push.repo_id
+    token = api.token if api is not None and isinstance(api.token, str) else require_token(repo_id)
+    with hub_errors(repo_id, token):
+        return push(api or HfApi(token=token, library_name="decoct"), plan.push)
+
+
+def plan_publish(config: PublishConfig) -> Publication:
+    """What `publish` would upload, without contact to the Hub.
+
+    Raises:
+        ValueError: If the folder cannot be published.
+    """
     repo_id = config.push_to_hub
     if repo_id is None:
         raise ValueError("push_to_hub must be a Hub repository 'user/name' to publish to. Got None.")
     validate_repo_id(repo_id)
     contents = contents_of(config.folder)
+    given = GivenInfo(license=config.license, attribution=config.attribution)
     wanted = Push(
         kind=contents.kind,
         repo_id=repo_id,
-        files=files_to_upload(contents, config),
+        files=files_to_upload(contents, repo_id, given),
         message=config.commit_message or f"{contents.kind.capitalize()} by decoct",
         revision=config.revision or MAIN,
         private=config.private,
         overwrite=config.overwrite,
     )
-    if config.dry_run:
-        return format_plan(contents, wanted)
-    if contents.left_out:
-        logger.warning("Left out of the upload: %s", ", ".join(contents.left_out))
-    token = api.token if api is not None and isinstance(api.token, str) else require_token(repo_id)
-    with hub_errors(repo_id, token):
-        return push(api or HfApi(token=token, library_name="decoct"), wanted)
+    return Publication(contents, wanted)
 
 
 def require_publishing(config: PublishingConfig) -> None:
@@ -80,15 +108,14 @@ def publish_run(config: PublishingConfig, folder: str) -> str:
     return publish(PublishConfig(folder=folder, **{name: getattr(config, name) for name in given}))
 
 
-def files_to_upload(contents: Contents, config: PublishConfig) -> list[CommitOperationAdd]:
-    """All files with their names in the repository, hashed, card and manifest among them.
+def files_to_upload(contents: Contents, location: str, given: GivenInfo) -> list[CommitOperationAdd]:
+    """All files with their names in the repository `location`, hashed, card and manifest among them.
 
     Raises:
         ValueError: If a file is not what the manifest says.
     """
     files = [CommitOperationAdd(name, published(name, path)) for name, path in contents.files.items()]
-    location, folder = str(config.push_to_hub), contents.folder
-    given = GivenInfo(license=config.license, attribution=config.attribution)
+    folder = contents.folder
     if contents.kind != "dataset":
         card = model_card(contents.kind, folder, location, given)
         return [*files, CommitOperationAdd(CARD, card.encode())]
@@ -99,7 +126,7 @@ def files_to_upload(contents: Contents, config: PublishConfig) -> list[CommitOpe
     card = dataset_card(manifest, location, results, given, folder=folder)
     card_file = CommitOperationAdd(CARD, card.encode())
     described = {**manifest, "files": {**manifest["files"], CARD: card_file.upload_info.sha256.hex()}}
-    files += [card_file, CommitOperationAdd(MANIFEST, json_bytes(described))]
+    files += [card_file, CommitOperationAdd(MANIFEST, json_text(described).encode())]
     if REPORT in contents.files and [manifest, results] != [recorded, records]:
         report = render(folder, manifest, results, kept_sources(contents.files[REPORT]))
         files = [file for file in files if file.path_in_repo != REPORT]
@@ -115,17 +142,9 @@ def published(name: str, path: Path) -> Path | bytes:
     """
     if not name.endswith(".json"):
         return path
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path} must be JSON. {error}") from None
+    content = read_checked(path)
     shown = without_local_paths(content)
-    return path if shown == content else json_bytes(shown)
-
-
-def json_bytes(content: Any) -> bytes:
-    """JSON as run folders have it."""
-    return (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode()
+    return path if shown == content else json_text(shown).encode()
 
 
 def check_hashes(contents: Contents, recorded: dict[str, Any], files: list[CommitOperationAdd]) -> None:
@@ -139,18 +158,17 @@ def check_hashes(contents: Contents, recorded: dict[str, Any], files: list[Commi
             )
 
 
-def format_plan(contents: Contents, wanted: Push) -> str:
+def format_publication(plan: Publication) -> str:
     """What a dry run shows: the card, then target, files and bytes."""
+    contents, wanted = plan.contents, plan.push
     files = sorted(wanted.files, key=lambda file: file.path_in_repo)
     total = sum(file.upload_info.size for file in files)
-    lines = [f"{file.upload_info.size:>15,}  {file.path_in_repo}" for file in files]
-    visibility = ", private" if wanted.private else ""
     return "\n".join(
         [
             wanted.content(CARD).decode(),
             f"{contents.folder} ({wanted.kind}) would go to the Hub {repo_type_of(wanted.kind)} repository "
-            f"{wanted.repo_id}, branch {wanted.revision}{visibility}:",
-            *lines,
+            f"{wanted.repo_id}, branch {wanted.revision}{', private' if wanted.private else ''}:",
+            *(f"{file.upload_info.size:>15,}  {file.path_in_repo}" for file in files),
             f"{total:>15,}  bytes in {len(files)} files",
             f"Left out: {', '.join(contents.left_out) or 'nothing'}",
         ]

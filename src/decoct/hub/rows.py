@@ -13,11 +13,11 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from datasets import Array2D, Features
 from PIL import Image
 
 from decoct.distilled.manifest import shown
+from decoct.distilled.parquet import open_parquet
 from decoct.distilled.schema import SLOT_COLUMNS, expected_features
 
 __all__ = ["check_parquet"]
@@ -47,8 +47,7 @@ def check_parquet(path: Path, manifest: dict[str, Any]) -> tuple[list[Problem], 
     problems: list[Problem] = []
     faults: dict[Problem, list[str]] = defaultdict(list)
     try:
-        # With pre_buffer all row groups read so far stay in memory.
-        with pq.ParquetFile(path, pre_buffer=False) as file:
+        with open_parquet(path) as file:
             features = expected_features(manifest)
             columns, problems = check_schema(file.schema_arrow, features)
             start = 0

@@ -15,7 +15,8 @@ from typing import Any
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 from huggingface_hub.hf_api import RepoFile
 
-from decoct.hub.contents import CARD, MANIFEST, repo_type_of
+from decoct.distilled.manifest import MANIFEST
+from decoct.hub.contents import CARD, repo_type_of
 from decoct.pages.markdown import is_sealed
 from decoct.run.folder import identity_of
 

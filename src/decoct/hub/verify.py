@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import re
 import stat
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
@@ -16,8 +15,10 @@ from huggingface_hub import HfApi, get_token, snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HTTPError, RepositoryNotFoundError, RevisionNotFoundError
 
 from decoct.config import VerifyConfig
+from decoct.data.source import location_of
 from decoct.distilled.manifest import check_manifest, parse_manifest, shown, unsafe_path
 from decoct.hub.card_header import card_problems
+from decoct.hub.errors import is_sendable
 from decoct.hub.rows import check_parquet
 from decoct.run.folder import sha256
 
@@ -115,24 +116,21 @@ def verify(config: VerifyConfig) -> Report:
         ValueError: If there is no such folder or repository, or a revision is given for a folder.
         OSError: If the download fails: no connection, or no space left.
     """
-    path = Path(config.source)
-    if path.is_dir():
+    source = location_of(config.source, "source")
+    if isinstance(source, Path):
         if config.revision is not None:
-            raise ValueError(f"revision must be left out for a folder. Got {config.revision!r} for {path}.")
-        return verify_folder(path)
-    if path.is_absolute() or config.source.count("/") != 1 or path.parent.is_dir():
-        raise ValueError(f"source must be an existing folder or a Hub id 'user/name'. Got {config.source!r}.")
-    folder = download(config.source, config.revision)
+            raise ValueError(f"revision must be left out for a folder. Got {config.revision!r} for {source}.")
+        return verify_folder(source)
+    folder = download(source, config.revision)
     report = verify_folder(folder)
-    report.source, report.commit = config.source, folder.name
+    report.source, report.commit = source, folder.name
     return report
 
 
 def download(repository: str, revision: str | None) -> Path:
     """All files of a Hub dataset at one commit, as a snapshot folder of the cache that is named by the commit."""
     token = get_token() or ""
-    # A character that HTTP does not allow would make the client show the token in its error.
-    if not re.fullmatch("[!-~]*", token):
+    if not is_sendable(token):
         raise PermissionError(f"{repository} could not be downloaded: HF_TOKEN is not a token. Set it again, or none.")
     try:
         # Asked first, since a snapshot alone would be taken from the cache where the Hub refuses or is down.

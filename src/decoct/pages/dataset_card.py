@@ -9,8 +9,8 @@ from typing import Any
 from huggingface_hub import DatasetCard, DatasetCardData
 
 from decoct.config import DistillConfig, fields_that_matter_for
-from decoct.methods import METHODS
 from decoct.pages.dataset_info import add_dataset_info
+from decoct.pages.describe import Network, Run, SettingTable, command_of, describe
 from decoct.pages.local_paths import PLACE
 from decoct.pages.markdown import code, escape, listed_labels, python_string, render, shell_block, shell_word
 from decoct.pages.source import GivenInfo, Source, licence_fields, source_of
@@ -39,67 +39,57 @@ def dataset_card(
     Returns:
         Markdown whose YAML header declares one configuration `ipc_N` per IPC.
     """
-    config, names = manifest["config"], manifest["label_names"]
-    ipcs = sorted(int(ipc) for ipc in manifest["ipcs"])
-    method, tiles = str(config["method"]), int(config.get("tiles_per_image") or 1)
-    way = (METHODS[method].way or METHODS[method].title) if method in METHODS else method
+    run = describe(manifest, results or [])
     recorded = manifest.get("source")
     source = source_of(manifest["dataset"], recorded if isinstance(recorded, dict) else None, given)
-    measured = {int(ipc): value for ipc, value in manifest.get("tile_accuracy", {}).items() if value is not None}
-    title = f"{source.name}, distilled by {way}"
-    data = card_data(manifest, ipcs, source, (given and given.pretty_name) or title)
+    measured = {ipc: f"{value:.3f}" for ipc, value in run.tile_accuracy.items() if value is not None}
+    title = (given and given.pretty_name) or f"{source.name}, distilled by {run.way}"
+    data = card_data(run, manifest.get("files") or {}, source, title)
     if folder is not None:
-        add_dataset_info(data, folder, ipcs)
+        add_dataset_info(data, folder, run.ipcs)
     return render(
         DatasetCard,
         "dataset_card.md",
         data,
-        title=escape(data.pretty_name),
-        method=escape(way),
+        title=escape(title),
+        method=escape(run.way),
         dataset=code(source.name),
         decoct_version=escape(manifest["decoct_version"]),
-        classes=len(names),
-        ipcs=" or ".join(map(str, ipcs)) + (" image" if ipcs == [1] else " images"),
+        classes=len(run.classes),
+        images=run.images,
+        ipcs=" or ".join(map(str, run.ipcs)) + (" image" if run.ipcs == [1] else " images"),
         location=python_string(location),
-        example_config=f"ipc_{ipcs[-1]}",
-        configs=[
-            {"ipc": ipc, "images": ipc * len(names), "accuracy": f"{measured[ipc]:.3f}" if ipc in measured else ""}
-            for ipc in ipcs
-        ],
-        accuracy=bool(measured),
+        example_config=f"ipc_{run.ipcs[-1]}",
+        measured=measured,
         preview="preview.png" in (manifest.get("files") or {}),
         image_size=manifest["image_size"],
-        color="RGB" if manifest["channels"] == 3 else "grey",
-        views=int(config.get("views") or 0),
-        tiles=tiles,
-        labels=listed_labels(names),
-        example=training_example(manifest, source, results or []),
-        evaluate=" ".join(evaluate_command(config, location, manifest["image_size"])),
+        **{name: getattr(run, name) for name in ("color", "tiles", "views", "slots", "sampled", "paper")},
+        labels=listed_labels(run.classes),
+        label_bits=int(run.config.get("label_bits") or 8),
+        example=training_example(run, manifest, source, results or []),
+        evaluate=" ".join(evaluate_command(run, location, manifest["image_size"])),
         source=source_words(source),
-        **tables_of(results or []),
-        **origin_of(manifest, method),
+        tables=[escaped_table(table) for table in run.tables],
+        others=len(run.other_records),
+        **origin_of(run),
     )
 
 
-def card_data(manifest: dict[str, Any], ipcs: list[int], source: Source, pretty_name: str) -> DatasetCardData:
-    """The YAML header without features and sizes."""
+def card_data(run: Run, hashes: dict[str, str], source: Source, pretty_name: str) -> DatasetCardData:
+    """The YAML header without features and sizes; `hashes` are those of the files by name."""
     configs = []
-    for ipc in ipcs:
-        hashes = [
-            digest
-            for name, digest in sorted((manifest.get("files") or {}).items())
-            if name.startswith(f"data/ipc_{ipc}/")
-        ]
+    for ipc in run.ipcs:
+        data = [digest for name, digest in sorted(hashes.items()) if name.startswith(f"data/ipc_{ipc}/")]
         # `datasets` tells local folders of one name apart by this header alone, so it must change with the content.
-        content = {"description": f"sha256 {' '.join(hashes)}"} if hashes else {}
+        content = {"description": f"sha256 {' '.join(data)}"} if data else {}
         data_files = [{"split": "train", "path": f"data/ipc_{ipc}/*.parquet"}]
         configs.append({"config_name": f"ipc_{ipc}", "data_files": data_files, **content})
     return DatasetCardData(
         pretty_name=pretty_name,
         **licence_fields(source.license),  # type: ignore[arg-type]
-        tags=["dataset-distillation", "soft-labels", "decoct", str(manifest["config"]["method"])],
+        tags=["dataset-distillation", "soft-labels", "decoct", str(run.config["method"])],
         task_categories=["image-classification"],
-        size_categories=[size_category(ipcs[-1] * len(manifest["label_names"]))],
+        size_categories=[size_category(run.images[run.ipcs[-1]])],
         source_datasets=[source.hub_id] if source.hub_id else None,
         configs=configs,
     )
@@ -128,68 +118,52 @@ def source_words(source: Source) -> dict[str, Any]:
     return {"words": [each for each in words if each], "license_text": source.license_text}
 
 
-def evaluate_command(config: dict[str, Any], location: str, side: int) -> list[str]:
+def evaluate_command(run: Run, location: str, side: int) -> list[str]:
     """The words of the command that measures a student on this set."""
-    words = ["decoct evaluate --distilled", shell_word(location), "--dataset", shell_word(config["dataset"])]
+    words = ["decoct evaluate --distilled", shell_word(location), "--dataset", shell_word(run.config["dataset"])]
     for name in ("dataset_config", "eval_split", "image_column", "label_column", "image_size"):
-        if config.get(name) is not None:
-            words += [f"--{name}", shell_word(str(config[name]))]
-    words.append(f"--labels {'views' if config.get('views') else 'tiles'} --students convnet{min(depth_of(side), 6)}")
+        if run.config.get(name) is not None:
+            words += [f"--{name}", shell_word(str(run.config[name]))]
+    words.append(f"--labels {'views' if run.views else 'tiles'} --students convnet{min(depth_of(side), 6)}")
     return [*words, "--seeds 3", *(["--output_dir runs/evaluation"] if "/" in location else [])]
 
 
-def tables_of(results: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """A table for each setting of the records, its cells escaped, and the number of records of other tasks."""
-    # Here and not above, because the report shows the same settings.
-    from decoct.pages.accuracy import setting_tables
-
-    found = setting_tables(results)
-    tables = [
-        {
-            "dataset": code(source_of(table.dataset).name),
-            "protocol": code(table.protocol),
-            "labels": code(table.labels),
-            "best": table.epoch == "best",
-            "rows": [{name: escape(value) for name, value in row.items()} for row in table.rows],
-        }
-        for table in found
-    ]
-    return {"tables": tables, "others": len(results) - sum(len(table.rows) for table in found)}
-
-
-def origin_of(manifest: dict[str, Any], method: str) -> dict[str, Any]:
-    """How the set was made: networks, settings, the command that repeats it, the method's paper."""
-    from decoct.pages.describe import command_of, settings_of
-
-    config = manifest["config"]
-    # Where the result goes, on this machine or on the Hub, is not part of how it is made.
-    elsewhere = {"output_dir", *fields_that_matter_for(DistillConfig, "publishing")}
-    repeated = {name: value for name, value in config.items() if name not in elsewhere}
+def escaped_table(table: SettingTable) -> dict[str, Any]:
+    """A table of accuracies, its text escaped."""
     return {
-        "sampled": method == "igds",
-        "guided": config.get("guidance_scale") != 0,
-        "teacher": network(manifest.get("teacher")),
-        "label_teachers": label_teachers(manifest.get("label_teachers") or {}),
-        "prior": network(manifest.get("prior")),
-        "estimator": network(manifest.get("estimator")),
-        "betas": ", ".join(f"{beta:g} (IPC {ipc})" for ipc, beta in (manifest.get("betas") or {}).items()),
-        "settings": [(code(name), code(value)) for name, value, _ in settings_of(config)],
-        "command": shell_block(command_of(repeated) or []),
-        "local": any(str(value).startswith(PLACE) for value in repeated.values()),
-        "paper": METHODS[method].paper if method in METHODS else None,
+        "dataset": code(source_of(table.dataset).name),
+        "protocol": code(table.protocol),
+        "labels": code(table.labels),
+        "best": table.epoch == "best",
+        "rows": [{name: escape(value) for name, value in row.items()} for row in table.rows],
     }
 
 
-def network(record: dict[str, Any] | None) -> str:
+def origin_of(run: Run) -> dict[str, Any]:
+    """How the set was made: networks, settings, the command that repeats it."""
+    # Where the result goes, on this machine or on the Hub, is not part of how it is made.
+    elsewhere = {"output_dir", *fields_that_matter_for(DistillConfig, "publishing")}
+    repeated = {name: value for name, value in run.config.items() if name not in elsewhere}
+    return {
+        "guided": run.config.get("guidance_scale") != 0,
+        "teacher": network(run.teacher),
+        "label_teachers": label_teachers(run.labellers),
+        **{role: network(run.samplers.get(role)) for role in ("prior", "estimator")},
+        "betas": ", ".join(f"{beta:g} (IPC {ipc})" for ipc, beta in run.betas.items()),
+        "settings": [(code(name), code(value)) for name, value, _ in run.settings],
+        "command": shell_block(command_of(repeated) or []),
+        "local": any(str(value).startswith(PLACE) for value in repeated.values()),
+    }
+
+
+def network(known: Network | None) -> str:
     """Name and fingerprint of a network, or `none`."""
-    if not record:
-        return "none"
-    return f"{code(record['name'])} (weights {code(str(record['fingerprint'])[:12])})"
+    return f"{code(known.name)} (weights {code(known.weights)})" if known else "none"
 
 
-def label_teachers(records: dict[Any, dict[str, Any] | None]) -> str:
+def label_teachers(labellers: list[tuple[Network | None, list[int]]]) -> str:
     """The label teachers, once where all IPCs share one."""
-    described = {int(ipc): network(record) for ipc, record in records.items()}
-    if len(set(described.values())) < 2:
-        return next(iter(described.values()), "none")
+    if len(labellers) < 2:
+        return network(labellers[0][0]) if labellers else "none"
+    described = {ipc: network(known) for known, ipcs in labellers for ipc in ipcs}
     return "; ".join(f"IPC {ipc}: {text}" for ipc, text in sorted(described.items()))

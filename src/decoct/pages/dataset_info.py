@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import pyarrow.parquet as pq
 from datasets import DatasetInfo, Features
 from datasets.info import DatasetInfosDict
 from datasets.splits import SplitDict, SplitInfo
 from huggingface_hub import DatasetCardData
+
+from decoct.distilled.parquet import ipc_files, open_parquet
 
 __all__ = ["add_dataset_info"]
 
@@ -17,7 +18,7 @@ ROWS = 100  # read at a time
 
 def add_dataset_info(data: DatasetCardData, folder: Path, ipcs: list[int]) -> None:
     """Adds `dataset_info` of the configurations whose files lie in the folder, as `datasets` itself writes it."""
-    paths = {ipc: sorted(folder.glob(f"data/ipc_{ipc}/*.parquet")) for ipc in ipcs}
+    paths = {ipc: ipc_files(folder, ipc) for ipc in ipcs}
     infos = {f"ipc_{ipc}": info_of(files) for ipc, files in paths.items() if files}
     DatasetInfosDict(infos).to_dataset_card_data(data)
 
@@ -29,8 +30,7 @@ def info_of(paths: list[Path]) -> DatasetInfo:
     """
     rows = size = 0
     for path in paths:
-        # With pre_buffer all row groups read so far stay in memory.
-        with pq.ParquetFile(path, pre_buffer=False) as file:
+        with open_parquet(path) as file:
             features = Features.from_arrow_schema(file.schema_arrow)
             rows += file.metadata.num_rows
             size += sum(batch.nbytes for batch in file.iter_batches(batch_size=ROWS))

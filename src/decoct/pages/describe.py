@@ -1,17 +1,36 @@
-"""The facts of a distilling run in words: its method, its settings, its networks, the command that repeats it."""
+"""The facts of a distilled set, from its manifest and the records of its evaluation, for all pages.
+
+`describe` finds each fact once. What the pages show of it, and how its text is escaped, is theirs.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import json
 import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from decoct.config import DistillConfig, default_values, fields_that_matter_for
-from decoct.methods import METHODS
+from decoct.methods import METHODS, method_name
+from decoct.results.records import group_by_setting, is_accuracy_record
+from decoct.results.statistics import verdict
+from decoct.results.tables import decimals, percent, record_cell
 
-__all__ = ["command_of", "label_teachers_of", "method_sentence", "settings_of"]
+__all__ = [
+    "Network",
+    "Run",
+    "SettingTable",
+    "color_of",
+    "command_of",
+    "counted",
+    "describe",
+    "method_sentence",
+    "run_settings",
+]
 
+Record = dict[str, Any]
 
 CROPS = {
     "kernel_shap": "Windows of real images where a heat map of Shapley values (KernelSHAP) speaks most for the class",
@@ -21,8 +40,6 @@ CROPS = {
     "grad_cam": "Windows of real images where a Grad-CAM heat map speaks most for the class",
     "random": "Random crops of real images",
 }
-
-
 UTILITIES = {
     "grad_norm": "by the gradient norm of the teacher's loss",
     "grad_norm_last": "by the gradient norm of the teacher's loss in its last layer",
@@ -30,19 +47,144 @@ UTILITIES = {
     "gradient_flow": "by their effect on the teacher's gradient flow",
     "forgetting": "by how often the teacher forgot the image while it was trained",
 }
-
-
 DIVERSE = {"herding": "herding", "k_center": "k-center", "k_means": "k-means"}
+SAMPLED = (
+    "Images sampled from a diffusion prior under information guidance, which raises the prototype information and, by "
+    "the weight beta, the contextual information of each sample; then packed and labelled by the teacher."
+)
+
+
+@dataclass(frozen=True)
+class Network:
+    """A network that a run used: its name, and the first digits of its weights' fingerprint."""
+
+    name: str
+    weights: str
+
+
+@dataclass(frozen=True)
+class SettingTable:
+    """What one table shows: the setting that all its numbers share, its rows as text, and the records behind them."""
+
+    dataset: str
+    protocol: str
+    labels: str
+    epoch: str
+    rows: list[dict[str, str]]
+    records: list[Record]
+
+
+@dataclass(frozen=True)
+class Run:
+    """A distilled set in facts.
+
+    Args:
+        config: Its resolved configuration.
+        method: Name of the method as tables show it.
+        way: What it was distilled by, within a sentence.
+        paper: Who the method is from, as Markdown; None if that is not known.
+        sentence: How the images were made.
+        sampled: Whether they come from a diffusion prior, and not from real images.
+        classes: Label names, in label order.
+        color: `RGB` or `grey`.
+        ipcs: Images per class, the smallest first.
+        tiles: Of an image.
+        views: Of an image, whose labels are stored.
+        slots: Mixed views of an image, whose labels are stored.
+        teacher: None if there was none.
+        labellers: The networks that labelled, each with the IPCs whose images it labelled.
+        samplers: `prior` and `estimator` of sampled images.
+        tile_accuracy: The teacher's on the tiles, by IPC, as a fraction; None where it was not measured.
+        betas: Weight of the contextual information of sampled images, by IPC.
+        information: Mean `prototype` and `contextual` information of sampled images in nats, by IPC.
+        settings: Name, value as JSON and meaning of every setting that the method depends on.
+        tables: Accuracies, one table for each setting.
+        other_records: Records of other tasks.
+    """
+
+    config: dict[str, Any]
+    method: str
+    way: str
+    paper: str | None
+    sentence: str
+    sampled: bool
+    classes: list[str]
+    color: str
+    ipcs: list[int]
+    tiles: int
+    views: int
+    slots: int
+    teacher: Network | None
+    labellers: list[tuple[Network | None, list[int]]]
+    samplers: dict[str, Network | None]
+    tile_accuracy: dict[int, float | None]
+    betas: dict[int, float]
+    information: dict[int, dict[str, float]]
+    settings: list[tuple[str, str, str]]
+    tables: list[SettingTable]
+    other_records: list[Record]
+
+    @property
+    def images(self) -> dict[int, int]:
+        """Images in all, by IPC."""
+        return {ipc: ipc * len(self.classes) for ipc in self.ipcs}
+
+
+def describe(manifest: dict[str, Any], records: Sequence[Record] = ()) -> Run:
+    """The facts of a distilled set.
+
+    Args:
+        manifest: Content of its `manifest.json`; of older versions, which say less, too.
+        records: Of `results.json`.
+    """
+    config = manifest["config"]
+    name = str(config["method"])
+    known = METHODS.get(name)
+    return Run(
+        config=config,
+        method=method_name(name),
+        way=(known.way or known.title) if known else name,
+        paper=known.paper if known else None,
+        sentence=method_sentence(config),
+        sampled=name == "igds",
+        classes=manifest["label_names"],
+        color=color_of(manifest.get("channels", 3)),
+        ipcs=sorted(int(ipc) for ipc in manifest["ipcs"]),
+        tiles=int(config.get("tiles_per_image") or 1),
+        views=int(config.get("views") or 0),
+        slots=int(config.get("slots") or 0),
+        teacher=network_of(manifest.get("teacher")),
+        labellers=labellers_of(manifest.get("label_teachers") or {}),
+        samplers={role: network_of(manifest[role]) for role in ("prior", "estimator") if role in manifest},
+        tile_accuracy={int(ipc): value for ipc, value in (manifest.get("tile_accuracy") or {}).items()},
+        betas={int(ipc): beta for ipc, beta in (manifest.get("betas") or {}).items()},
+        information={int(ipc): means for ipc, means in (manifest.get("information") or {}).items()},
+        settings=run_settings(config),
+        tables=setting_tables(records),
+        other_records=[record for record in records if not is_accuracy_record(record)],
+    )
+
+
+# Words
+
+
+def color_of(channels: int) -> str:
+    """What images of that many channels are."""
+    return "grey" if channels == 1 else "RGB"
+
+
+def counted(number: int, noun: str) -> str:
+    """`1 seed`, `2 seeds`."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+# How it was made
 
 
 def method_sentence(config: dict[str, Any]) -> str:
     """How the images of a run were made, in words."""
     if config["method"] == "igds":
-        return (
-            "Images sampled from a diffusion prior under information guidance, which raises the prototype information "
-            "and, by the weight beta, the contextual information of each sample; then packed and labelled by the "
-            "teacher."
-        )
+        return SAMPLED
     whole = config.get("attribution") == "whole" or (
         config.get("attribution") != "random" and config.get("crop_fraction") == 1
     )
@@ -57,7 +199,20 @@ def method_sentence(config: dict[str, Any]) -> str:
     return f"{crops}, {ranked}; then packed and labelled by the teacher."
 
 
-def settings_of(config: dict[str, Any]) -> list[tuple[str, str, str]]:
+def network_of(record: dict[str, Any] | None) -> Network | None:
+    """A network as a manifest names it."""
+    return Network(str(record["name"]), str(record.get("fingerprint") or "unknown")[:12]) if record else None
+
+
+def labellers_of(records: dict[Any, dict[str, Any] | None]) -> list[tuple[Network | None, list[int]]]:
+    """The networks that labelled, each once, with the IPCs whose images it labelled; `records` are by IPC."""
+    found: dict[Network | None, list[int]] = {}
+    for ipc, record in records.items():
+        found.setdefault(network_of(record), []).append(int(ipc))
+    return list(found.items())
+
+
+def run_settings(config: dict[str, Any]) -> list[tuple[str, str, str]]:
     """Name, value and meaning of every setting that the method depends on."""
     irrelevant = {"ipc", *fields_that_matter_for(DistillConfig, "command", "machine", "publishing")}
     irrelevant.update(fields_that_matter_for(DistillConfig, "selection" if config["method"] == "igds" else "sampling"))
@@ -67,18 +222,6 @@ def settings_of(config: dict[str, Any]) -> list[tuple[str, str, str]]:
         for name, value in config.items()
         if name not in irrelevant
     ]
-
-
-def label_teachers_of(manifest: dict[str, Any]) -> list[tuple[dict[str, Any] | None, list[str]]]:
-    """The networks that labelled, each with the IPCs whose images it labelled."""
-    found: list[tuple[dict[str, Any] | None, list[str]]] = []
-    for ipc, record in (manifest.get("label_teachers") or {}).items():
-        ipcs = next((ipcs for known, ipcs in found if known == record), None)
-        if ipcs is None:
-            found.append((record, [ipc]))
-        else:
-            ipcs.append(ipc)
-    return found
 
 
 def command_of(config: dict[str, Any]) -> list[str] | None:
@@ -94,11 +237,8 @@ def command_of(config: dict[str, Any]) -> list[str] | None:
     tiles = config.get("tiles_per_image", 1)
     defaults = default_values(config["method"], tiles)
     always = [name for name in ("method", "dataset", "teacher", "ipc", "tiles_per_image") if name in config]
-    changed = [
-        name
-        for name, value in config.items()
-        if name in defaults and value != defaults[name] and name not in {*always, "overwrite", "dry_run", "output_dir"}
-    ]
+    skipped = {*always, "output_dir", "overwrite", "dry_run"}
+    changed = [name for name, value in config.items() if name not in skipped and value != defaults.get(name, value)]
     parts = ["decoct distill"]
     for name in [*always, *changed, *(["output_dir"] if "output_dir" in config else [])]:
         value = config[name]
@@ -106,3 +246,34 @@ def command_of(config: dict[str, Any]) -> list[str] | None:
             value = 0  # the one field that can be turned off, `candidates_per_class`, says so by 0
         parts.append(shlex.join([f"--{name}", *map(str, value if isinstance(value, list) else [value])]))
     return parts
+
+
+# What it is worth
+
+
+def setting_tables(records: Sequence[Record]) -> list[SettingTable]:
+    """A table for each setting of the records that are accuracies; different settings are never mixed."""
+    groups = group_by_setting(record for record in records if is_accuracy_record(record))
+    tables = []
+    for (dataset, protocol, labels, epoch), members in groups.items():
+        ordered = sorted(members, key=lambda record: (record["student"], record["method"], record["ipc"]))
+        tables.append(SettingTable(dataset, protocol, labels, epoch, [table_row(each) for each in ordered], ordered))
+    return tables
+
+
+def table_row(record: Record) -> dict[str, str]:
+    """A record's cells, its verdict and notes."""
+    ranking = record.get("dd_ranking") or {}
+    return {
+        "method": method_name(record["method"]),
+        "tiles": str(record.get("tiles", 1)),
+        "ipc": str(record["ipc"]),
+        "student": record["student"],
+        "teacher": percent(record.get("teacher_accuracy")),
+        "accuracy": record_cell(record),
+        "seeds": str(len(record["seeds"])),
+        "random": record_cell(record.get("baseline")),
+        **{name: decimals(ranking.get(name)) for name in ("hlr", "ior", "lrs")},
+        "ranking_note": ranking.get("note") or "",
+        "verdict": verdict(record),
+    }

@@ -6,6 +6,8 @@ What a file does not say is left out: no field is invented.
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from decoct.config import TrainingConfig, fields_that_matter_for
 from decoct.methods import method_name
+from decoct.pages.describe import color_of, counted
 from decoct.pages.local_paths import without_local_paths
 from decoct.pages.markdown import code, escape, listed_labels, one_line, python_string, render, sealed
 from decoct.pages.source import GivenInfo, Source, licence_fields, source_of
@@ -22,25 +25,17 @@ from decoct.run.folder import identity_of, read_json
 
 __all__ = ["model_card"]
 
-TITLES = {
-    "teacher": "Image classifier {}",
-    "estimator": "Variational estimator {}",
-    "prior": "{} diffusion prior",
-    "pipeline": "IGDS pipeline{}",
-}
-LIBRARIES = {"teacher": "transformers", "estimator": "transformers", "prior": "diffusers", "pipeline": "diffusers"}
-TASKS = {
-    "teacher": "image-classification",
-    "estimator": "image-feature-extraction",
-    "prior": "unconditional-image-generation",
-    "pipeline": "unconditional-image-generation",
-}
-TAGS = {
-    "teacher": ["dataset-distillation", "decoct", "teacher"],
-    "estimator": ["dataset-distillation", "decoct", "contrastive-learning"],
-    "prior": ["dataset-distillation", "decoct", "diffusion"],
-    "pipeline": ["dataset-distillation", "decoct", "diffusion", "igds"],
-}
+
+@dataclass(frozen=True)
+class Kind:
+    """What all cards of one kind share."""
+
+    title: str  # around the name that the facts tell
+    library: str
+    task: str  # as the Hub calls it
+    tags: tuple[str, ...]
+    facts: Callable[[Path, dict[str, Any]], dict[str, Any]]  # from the folder and its `training.json`, for the template
+    measured: dict[str, str] = field(default_factory=dict)  # accuracies in `training.json`, and how the Hub calls them
 
 
 def model_card(kind: str, folder: str | Path, location: str, given: GivenInfo | None = None) -> str:
@@ -55,22 +50,29 @@ def model_card(kind: str, folder: str | Path, location: str, given: GivenInfo | 
     Raises:
         ValueError: If there is no such kind.
     """
-    if kind not in TITLES:
-        raise ValueError(f"kind must be one of {list(TITLES)}. Got {kind!r}.")
-    folder = Path(folder)
+    if kind not in KINDS:
+        raise ValueError(f"kind must be one of {list(KINDS)}. Got {kind!r}.")
+    known, folder = KINDS[kind], Path(folder)
     training = without_local_paths(json_of(folder / "training.json"))
     config = training.get("config") or {}
     attribution = GivenInfo(attribution=given.attribution if given else None)
     source = source_of(config["dataset"], training.get("source"), attribution) if config.get("dataset") else None
-    facts = {
-        "teacher": teacher_facts,
-        "estimator": estimator_facts,
-        "prior": prior_facts,
-        "pipeline": pipeline_facts,
-    }[kind](folder, training)
+    facts = known.facts(folder, training)
     made_from = f", trained on {source.name}" if source else ""
-    title = (given and given.pretty_name) or f"{TITLES[kind].format(facts.pop('name')).strip()}{made_from}"
-    data = header(kind, location, source, given, evaluations(kind, folder, training, source))
+    title = (given and given.pretty_name) or f"{known.title.format(facts.pop('name')).strip()}{made_from}"
+    # Of a pipeline, the accuracies are those of the sets sampled with it, if `decoct evaluate` wrote them there.
+    records = accuracy_records(folder) if kind == "pipeline" else []
+    results = [*map(result_of, records), *(training_results(known, training, source) if source else [])]
+    data = ModelCardData(
+        # The licence that the user gave: that of the data does not settle the network's.
+        **licence_fields(given.license if given else None),  # type: ignore[arg-type]
+        library_name=known.library,
+        pipeline_tag=known.task,
+        tags=["dataset-distillation", "decoct", *known.tags],
+        datasets=[source.hub_id] if source and source.hub_id else None,
+        model_name=one_line(location.rstrip("/").rpartition("/")[2]) or kind if results else None,
+        eval_results=results or None,
+    )
     card = render(
         ModelCard,
         f"{kind}_card.md",
@@ -78,28 +80,13 @@ def model_card(kind: str, folder: str | Path, location: str, given: GivenInfo | 
         title=escape(title),
         location=python_string(location),
         source=described_source(source, given),
-        settings=[(code(name), code(json.dumps(value, ensure_ascii=False))) for name, value in settings_of(config)],
+        settings=training_settings(config),
         versions=", ".join(
             f"{escape(name)} {escape(version)}" for name, version in (training.get("versions") or {}).items()
         ),
         **facts,
     )
     return sealed(card)
-
-
-def header(
-    kind: str, location: str, source: Source | None, given: GivenInfo | None, results: list[EvalResult]
-) -> ModelCardData:
-    """The YAML header. Its licence is the one that the user gave: that of the data does not settle the network's."""
-    return ModelCardData(
-        **licence_fields(given.license if given else None),  # type: ignore[arg-type]
-        library_name=LIBRARIES[kind],
-        pipeline_tag=TASKS[kind],
-        tags=TAGS[kind],
-        datasets=[source.hub_id] if source and source.hub_id else None,
-        model_name=one_line(location.rstrip("/").rpartition("/")[2]) or kind if results else None,
-        eval_results=results or None,
-    )
 
 
 def described_source(source: Source | None, given: GivenInfo | None) -> dict[str, str] | None:
@@ -114,10 +101,11 @@ def described_source(source: Source | None, given: GivenInfo | None) -> dict[str
     }
 
 
-def settings_of(config: dict[str, Any]) -> list[tuple[str, Any]]:
-    """The training settings, without those of the machine."""
+def training_settings(config: dict[str, Any]) -> list[tuple[str, str]]:
+    """The training settings and their values, without those of the machine."""
     machine = fields_that_matter_for(TrainingConfig, "machine")
-    return [(name, value) for name, value in identity_of(config).items() if name not in machine]
+    settings = {name: value for name, value in identity_of(config).items() if name not in machine}
+    return [(code(name), code(json.dumps(value, ensure_ascii=False))) for name, value in settings.items()]
 
 
 def json_of(path: Path) -> dict[str, Any]:
@@ -141,7 +129,7 @@ def image_facts(config: dict[str, Any]) -> dict[str, Any]:
         "labels": listed_labels(names),
         "side": int(config["image_size"]),
         "channels": channels,
-        "color": "grey" if channels == 1 else "RGB",
+        "color": color_of(channels),
         "mean": [round(value, 4) for value in config.get("image_mean") or []],
         "std": [round(value, 4) for value in config.get("image_std") or []],
         "remote_code": bool(config.get("auto_map")),
@@ -205,7 +193,7 @@ def prior_facts(folder: Path, training: dict[str, Any]) -> dict[str, Any]:
         "name": "Conditional" if entries else "Unconditional",
         "side": int(unet["sample_size"]),
         "channels": int(unet["in_channels"]),
-        "color": "grey" if unet["in_channels"] == 1 else "RGB",
+        "color": color_of(unet["in_channels"]),
         "labels": listed_labels(names) if entries else "",
         "classes": len(names) or entries,
         "entries": entries,
@@ -238,56 +226,76 @@ def pipeline_facts(folder: Path, training: dict[str, Any]) -> dict[str, Any]:
                 *(code(record["student"]), record["ipc"], code(record["labels"]), code(setting_of(record)[1])),
                 *(percent(record["accuracy_mean"]), percent(record["accuracy_std"]), len(record["seeds"])),
             )
-            for record in without_local_paths(read_results(folder / "results.json"))
-            if is_accuracy_record(record)
+            for record in accuracy_records(folder)
         ],
     }
+
+
+SAMPLING = "unconditional-image-generation"
+KINDS = {
+    "teacher": Kind(
+        "Image classifier {}",
+        "transformers",
+        "image-classification",
+        ("teacher",),
+        teacher_facts,
+        {"accuracy": "accuracy"},
+    ),
+    "estimator": Kind(
+        "Variational estimator {}",
+        "transformers",
+        "image-feature-extraction",
+        ("contrastive-learning",),
+        estimator_facts,
+        {"linear_accuracy": "linear probe accuracy", "knn_accuracy": "20-NN accuracy"},
+    ),
+    "prior": Kind("{} diffusion prior", "diffusers", SAMPLING, ("diffusion",), prior_facts),
+    "pipeline": Kind("IGDS pipeline{}", "diffusers", SAMPLING, ("diffusion", "igds"), pipeline_facts),
+}
 
 
 # Results
 
 
-def evaluations(kind: str, folder: Path, training: dict[str, Any], source: Source | None) -> list[EvalResult]:
-    """What the folder says was measured, as results of the Hub; none of a prior, of which no accuracy is measured.
+def accuracy_records(folder: Path) -> list[dict[str, Any]]:
+    """The accuracies in a folder's `results.json`, without paths of this machine."""
+    return [
+        record for record in without_local_paths(read_results(folder / "results.json")) if is_accuracy_record(record)
+    ]
 
-    A pipeline's are those of the sets sampled with it, if `decoct evaluate` wrote its `results.json` there.
-    """
-    if kind == "pipeline":
-        records = without_local_paths(read_results(folder / "results.json"))
-        return [result_of(record) for record in records if is_accuracy_record(record)]
-    measured = {
-        "teacher": [("accuracy", "accuracy")],
-        "estimator": [("linear_accuracy", "linear probe accuracy"), ("knn_accuracy", "20-NN accuracy")],
-    }.get(kind, [])
-    if source is None:
-        return []
+
+def training_results(kind: Kind, training: dict[str, Any], source: Source) -> list[EvalResult]:
+    """What `training.json` says was measured, as results of the Hub."""
     config = training["config"]
     return [
         EvalResult(
-            task_type="image-classification",
-            dataset_type=source.hub_id or source.name,
-            dataset_name=source.name,
+            **task_of(source),
             dataset_config=config.get("dataset_config"),
             dataset_split=config.get("eval_split"),
-            metric_type="accuracy",
             metric_name=name,
             metric_value=training[key],
         )
-        for key, name in measured
+        for key, name in kind.measured.items()
         if key in training
     ]
 
 
 def result_of(record: dict[str, Any]) -> EvalResult:
     """A record of `decoct evaluate`."""
-    source, seeds = source_of(record["dataset"]), len(record["seeds"])
     return EvalResult(
-        task_type="image-classification",
-        dataset_type=source.hub_id or source.name,
-        dataset_name=source.name,
-        metric_type="accuracy",
+        **task_of(source_of(record["dataset"])),
         metric_name=f"accuracy of {record['student']} trained on {record['ipc']} images per class "
         f"({method_name(record['method'])}, {record['labels']} labels, protocol {setting_of(record)[1]}, "
-        f"{record['epoch']} epoch, {seeds} seed{'s' if seeds > 1 else ''})",
+        f"{record['epoch']} epoch, {counted(len(record['seeds']), 'seed')})",
         metric_value=record["accuracy_mean"],
     )
+
+
+def task_of(source: Source) -> dict[str, Any]:
+    """What all accuracies on a dataset have in common."""
+    return {
+        "task_type": "image-classification",
+        "dataset_type": source.hub_id or source.name,
+        "dataset_name": source.name,
+        "metric_type": "accuracy",
+    }

@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from decoct.pages.describe import counted, describe
+
 __all__ = ["distill_report", "estimator_report", "format_settings", "prior_report", "samples_report", "teacher_report"]
 
 
@@ -56,13 +58,14 @@ def samples_report(record: dict[str, Any], folder: str) -> str:
 
 def distill_report(manifest: dict[str, Any], folder: str) -> str:
     """Run folder, sizes, the teacher's accuracy on the tiles, the preview, and how to load the result."""
-    lines = [f"Distilled by {manifest['config']['method']} into {folder}"]
-    for ipc in manifest["ipcs"]:
-        accuracy = manifest["tile_accuracy"][str(ipc)]
-        images = f"{ipc * len(manifest['label_names'])} image" + "s" * (ipc * len(manifest["label_names"]) > 1)
-        lines.append(f"  IPC {ipc}: {images}; the teacher recognises {100 * accuracy:.0f} % of their tiles")
+    run = describe(manifest)
+    lines = [f"Distilled by {run.config['method']} into {folder}"]
+    for ipc, images in run.images.items():
+        accuracy = run.tile_accuracy.get(ipc)
+        share = "an unknown share" if accuracy is None else f"{100 * accuracy:.0f} %"
+        lines.append(f"  IPC {ipc}: {counted(images, 'image')}; the teacher recognises {share} of their tiles")
     lines.append(f"See   {Path(folder, 'preview.png').resolve()}")
-    lines.append(f'Load  load_dataset("{folder}", "ipc_{manifest["ipcs"][-1]}", split="train")')
+    lines.append(f'Load  load_dataset("{folder}", "ipc_{run.ipcs[-1]}", split="train")')
     return "\n".join(lines)
 
 

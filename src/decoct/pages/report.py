@@ -6,9 +6,9 @@ import base64
 import functools
 import hashlib
 import json
-import os
 import re
 import shlex
+from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -17,13 +17,12 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from decoct.distilled.dataset import read_manifest
-from decoct.methods import method_name
-from decoct.pages.accuracy import setting_tables
 from decoct.pages.contents import class_sections
-from decoct.pages.describe import command_of, label_teachers_of, method_sentence, settings_of
+from decoct.pages.describe import command_of, describe
 from decoct.pages.shown import shown_ipc, storage_of
 from decoct.pages.sources import Sources
-from decoct.results.records import is_accuracy_record, read_results
+from decoct.results.records import read_results
+from decoct.run.folder import write_text
 
 __all__ = ["REPORT", "kept_sources", "render", "write_report"]
 
@@ -50,10 +49,7 @@ def write_report(folder: Path, sources: Sources | None = None, manifest: dict[st
     path = folder / REPORT
     manifest = read_manifest(folder) if manifest is None else manifest
     sources = kept_sources(path) if sources is None else sources
-    temporary = path.with_name(f"{REPORT}.tmp")
-    page = render(folder, manifest, read_results(folder / "results.json"), sources)
-    temporary.write_text(page, encoding="utf-8")
-    os.replace(temporary, path)
+    write_text(path, render(folder, manifest, read_results(folder / "results.json"), sources))
     return path
 
 
@@ -68,28 +64,35 @@ def kept_sources(path: Path) -> Sources | None:
 
 def render(folder: Path, manifest: dict[str, Any], records: list[dict[str, Any]], sources: Sources | None) -> str:
     """The page of a run folder, by its manifest and the records of its evaluation."""
-    config = manifest["config"]
     script = source_text("page.js")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii")
+    run = describe(manifest, records)
     return environment().get_template("page.html.jinja").render(
         style=Markup(source_text("page.css")),  # decoct's own file, not data
         script=Markup(script),
         script_hash=f"sha256-{digest}",
         manifest=manifest,
-        method=method_name(config["method"]),
-        sampled=config["method"] == "igds",
-        sentence=method_sentence(config),
-        labellers=label_teachers_of(manifest),
-        settings=settings_of(config),
-        command=command_of(config),
-        tables=setting_tables(records),
-        other_records=[record for record in records if not is_accuracy_record(record)],
+        run=run,
+        command=command_of(run.config),
+        charts=[chart_uri(table.records) for table in run.tables],
         storage=storage_of(folder, manifest),
         shown_ipc=shown_ipc(manifest),
         classes=class_sections(folder, manifest, sources),
         sources=sources,
         block=None if sources is None else sources.to_json(),
     )  # fmt: skip
+
+
+def chart_uri(records: Sequence[dict[str, Any]]) -> str | None:
+    """Accuracy over the images per class of one setting; None where all records are of one IPC.
+
+    As an image, an SVG runs nothing, loads nothing, and shares neither ids nor styles with the page.
+    """
+    if len({record["ipc"] for record in records}) < 2:
+        return None
+    from decoct.results.figures import accuracy_svg  # takes a while to import
+
+    return f"data:image/svg+xml;base64,{base64.b64encode(accuracy_svg(records).encode()).decode('ascii')}"
 
 
 @functools.lru_cache(maxsize=1)

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pyarrow.parquet as pq
+from decoct.distilled.parquet import column_bytes, ipc_files, open_parquet
+from decoct.distilled.schema import SLOT_COLUMNS
 
-__all__ = ["Storage", "column_bytes", "ipc_files", "shown_classes", "shown_images", "shown_ipc", "storage_of"]
+__all__ = ["Storage", "shown_classes", "shown_images", "shown_ipc", "storage_of"]
 
 MAX_CLASSES = 20
 IMAGES_PER_CLASS = 2
 GENERATED_PER_CLASS = 4  # without source images and heat maps, they need less room
-LABEL_COLUMNS = ("label", "tile_logits", "view_logits", "view_boxes", "slot_codes", "slot_scales")
+LABEL_COLUMNS = ("label", "tile_logits", "view_logits", "view_boxes", *SLOT_COLUMNS)
 
 
 def shown_classes(manifest: dict[str, Any]) -> int:
@@ -33,29 +33,23 @@ def shown_ipc(manifest: dict[str, Any]) -> int:
     return next((ipc for ipc in ipcs if ipc >= shown_count(manifest)), ipcs[-1])
 
 
-def ipc_files(folder: Path, ipc: int) -> list[Path]:
-    """The parquet files of an IPC, in order."""
-    return sorted(folder.glob(f"data/ipc_{ipc}/*.parquet"))
-
-
 def shown_images(folder: Path, manifest: dict[str, Any]) -> list[dict[str, Any]]:
     """The first images of the first classes, class by class, as rows: `number` in the class, `image` (bytes), `label`,
     `tiles` and `tile_logits` (None if they are not stored).
     """
     classes, per_class = shown_classes(manifest), shown_count(manifest)
-    counts: dict[int, int] = {}
-    rows = []
+    counts, rows = [0] * classes, []
     for path in ipc_files(folder, shown_ipc(manifest)):
-        file = pq.ParquetFile(path, pre_buffer=False)  # else all row groups read so far stay in memory
-        present = [name for name in ("image", "label", "tiles", "tile_logits") if name in file.schema_arrow.names]
-        for batch in file.iter_batches(columns=present, batch_size=100):
-            if min((counts.get(label, 0) for label in range(classes)), default=0) >= per_class:
-                break
-            for row in batch.to_pylist():
-                label = row["label"]
-                if label < classes and counts.get(label, 0) < per_class:
-                    counts[label] = counts.get(label, 0) + 1
-                    rows.append({"tiles": [], "tile_logits": None, **row, "number": counts[label]})
+        with open_parquet(path) as file:
+            present = [name for name in ("image", "label", "tiles", "tile_logits") if name in file.schema_arrow.names]
+            for batch in file.iter_batches(columns=present, batch_size=100):
+                if min(counts) >= per_class:
+                    break
+                for row in batch.to_pylist():
+                    label = row["label"]
+                    if label < classes and counts[label] < per_class:
+                        counts[label] += 1
+                        rows.append({"tiles": [], "tile_logits": None, **row, "number": counts[label]})
     return sorted(rows, key=lambda row: (row["label"], row["number"]))
 
 
@@ -95,17 +89,3 @@ def storage_of(folder: Path, manifest: dict[str, Any]) -> list[Storage]:
         total = sum(path.stat().st_size for path in files)
         found.append(Storage(ipc, rows, columns.get("image", 0), labels, columns.get("tiles", 0), total))
     return found
-
-
-def column_bytes(files: Sequence[Path]) -> tuple[int, dict[str, int]]:
-    """Rows of parquet files, and the compressed bytes of each top-level column."""
-    rows, sizes = 0, {}  # type: int, dict[str, int]
-    for path in files:
-        metadata = pq.read_metadata(path)
-        rows += metadata.num_rows
-        for group in range(metadata.num_row_groups):
-            for number in range(metadata.num_columns):
-                column = metadata.row_group(group).column(number)
-                name = column.path_in_schema.split(".")[0]
-                sizes[name] = sizes.get(name, 0) + column.total_compressed_size
-    return rows, sizes

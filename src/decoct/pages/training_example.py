@@ -9,6 +9,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+from decoct.pages.describe import Run, counted
 from decoct.pages.markdown import code, escape, python_string
 from decoct.pages.source import Source
 from decoct.results.records import is_accuracy_record
@@ -21,15 +22,16 @@ PROTOCOL = "rded_kd"
 WIDTH = 128
 
 
-def training_example(manifest: dict[str, Any], source: Source, results: Sequence[dict[str, Any]]) -> dict[str, Any]:
+def training_example(
+    run: Run, manifest: dict[str, Any], source: Source, results: Sequence[dict[str, Any]]
+) -> dict[str, Any]:
     """What the example in `dataset_card.md` is filled in with, for the largest IPC."""
-    config, side, channels = manifest["config"], manifest["image_size"], manifest["channels"]
-    ipc, classes = max(int(each) for each in manifest["ipcs"]), len(manifest["label_names"])
+    side, channels, ipc = manifest["image_size"], manifest["channels"], run.ipcs[-1]
     protocol, depth = load_protocol(PROTOCOL), depth_of(side)
     return {
         "protocol": PROTOCOL,
         "epochs": epoch_count(protocol, ipc),
-        "batch_size": batch_size(protocol, ipc, classes, ipc * classes),
+        "batch_size": batch_size(protocol, ipc, len(run.classes), run.images[ipc]),
         "learning_rate": protocol.learning_rate,
         "weight_decay": protocol.weight_decay,
         "temperature": protocol.temperature,
@@ -39,8 +41,8 @@ def training_example(manifest: dict[str, Any], source: Source, results: Sequence
         "std": [round(value, 4) for value in manifest["image_std"]],
         "widths": [channels, *[WIDTH] * depth],
         "flat": WIDTH * (side >> depth) ** 2,
-        "tile_rows": math.isqrt(int(config.get("tiles_per_image") or 1)),
-        **real_images(manifest["dataset"], config, source),
+        "tile_rows": math.isqrt(run.tiles),
+        **real_images(manifest["dataset"], run.config, source),
         "expected": expected_accuracy(results, ipc, f"convnet{depth}"),
     }
 
@@ -98,14 +100,13 @@ def expected_accuracy(results: Sequence[dict[str, Any]], ipc: int, student: str)
         return other, record["student"] != student, record["epoch"] != "last"
 
     record = min(records, key=differs)
-    seeds = len(record["seeds"])
-    spread = f" ± {percent(record['accuracy_std'])}" if seeds > 1 else ""
+    spread = f" ± {percent(record['accuracy_std'])}" if len(record["seeds"]) > 1 else ""
     reached = f"{percent(record['accuracy_mean'])} %{spread}"
     changed = ", ".join(f"{name}={value}" for name, value in sorted((record.get("overrides") or {}).items()))
     how = (
         f"{code(record['student'])} under the protocol {code(record['protocol'])}"
-        f"{f' with {code(changed)}' if changed else ''}, {escape(record['epoch'])} epoch, {seeds} seed"
-        f"{'s' if seeds > 1 else ''}"
+        f"{f' with {code(changed)}' if changed else ''}, {escape(record['epoch'])} epoch, "
+        f"{counted(len(record['seeds']), 'seed')}"
     )
     if not any(differs(record)):
         return f"Expect an accuracy of about {reached}, which decoct measured with the same settings ({how})."

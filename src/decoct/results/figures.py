@@ -39,7 +39,7 @@ def accuracy_svg(records: Sequence[dict[str, Any]]) -> str:
     """Accuracy over the images per class as SVG for a page: every student and method of one setting's records.
 
     Random images stand beside each as a dashed line. The same records give the same text; nothing in it refers to
-    another file.
+    another file. Records of older versions, without `run` and `config_hash`, are told apart by their order.
 
     Raises:
         ValueError: If the records are of several settings, or there are none.
@@ -47,10 +47,18 @@ def accuracy_svg(records: Sequence[dict[str, Any]]) -> str:
     students = sorted({record["student"] for record in records})
     figure = _figure(6.6, 3.4)
     axes = figure.add_subplot()
-    series = series_of(with_baselines(records))
-    _draw_series(axes, series, students)
+    known = [
+        {
+            **{"run": "", "config_hash": f"record {row}"},
+            **record,
+            "baseline": record.get("baseline") and {"config_hash": f"baseline {row}", **record["baseline"]},
+        }
+        for row, record in enumerate(records)
+    ]
+    _draw_series(axes, series_of(with_baselines(known)), students)
     _finish(axes)
-    figure.legend(loc="outside upper center", ncols=2, fontsize=8, frameon=False)
+    legend = figure.legend(loc="outside upper center", ncols=2, fontsize=8, frameon=False)
+    figure.set_figheight(3.2 + 0.1 * len(legend.get_texts()))  # a legend of many lines takes no room from the axes
     buffer = io.StringIO()
     with rc_context({"svg.hashsalt": "decoct", "svg.fonttype": "none"}):
         figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None, "Title": "Accuracy"})
@@ -189,7 +197,8 @@ def _baseline_style(number: int) -> dict[str, Any]:
 
 def _text(text: str, width: int) -> str:
     """Text as it is, without formulas, wrapped, six lines at most."""
-    line = " ".join(text.split()).replace(" %", "\u00a0%")
+    line = "".join(each if each.isprintable() else " " for each in text)  # SVG must not hold control characters
+    line = " ".join(line.split()).replace(" %", "\u00a0%")
     wrapped = textwrap.wrap(line, width, max_lines=6, placeholder=" ...")
     # Matplotlib reads `$` as a formula and leaves labels with a leading underscore out of a legend.
     shown = "\n".join(wrapped).replace("$", r"\$")

@@ -12,7 +12,7 @@ from typing import Any
 
 from decoct.config import TrainingConfig, fields_that_matter_for
 
-__all__ = ["claim_folder", "identity_of", "read_json", "write_json"]
+__all__ = ["claim_folder", "identity_of", "json_text", "read_json", "sha256", "write_json", "write_text"]
 
 RUN_FILE = "run.json"
 
@@ -68,9 +68,19 @@ def read_json(path: Path) -> Any:
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Writes JSON under a temporary name and renames it, so that a kill leaves the old file or the new one."""
+    """Writes JSON as `write_text` does."""
+    write_text(path, json_text(content))
+
+
+def json_text(content: Any) -> str:
+    """JSON as run folders have it."""
+    return json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a file under a temporary name and renames it, so that a kill leaves the old file or the new one."""
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")  # other commands may write the same file
-    temporary.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    temporary.write_text(text, encoding="utf-8")
     os.replace(temporary, path)
 
 

@@ -157,9 +157,10 @@ def test_report_is_drawn_without_network_and_errors(tab, evaluated, method):
     tab.open(evaluated(method))
     assert_quiet(tab)
     assert tab.value("document.querySelector('h1').innerText").endswith("distilled to 1 or 3 images per class")
-    assert tab.value("[...document.images].every(image => image.complete && image.naturalWidth === 28)")
+    chart, *pictures = tab.value("[...document.images].map(image => image.complete && image.naturalWidth)")
+    assert chart > 400 and set(pictures) == {28}
     assert tab.value("[...document.querySelectorAll('svg image')].every(image => image.getBBox().width === 28)")
-    assert tab.value("document.querySelectorAll('.chart circle').length") == 4
+    assert tab.value("document.querySelectorAll('.chart img').length") == 1
     assert len(tab.value(SHOWN)) == tab.value("document.querySelectorAll('.image').length") > 0, "one label per image"
     assert tab.value("document.documentElement.scrollWidth") == 1280
     bars = "[...document.querySelectorAll('.label:not([hidden]) .bar')].map(bar => bar.getBoundingClientRect().height)"
