@@ -241,7 +241,9 @@ def test_clear_errors(protocol):
     for name in ("minimax_hard", "igds_adam"):
         with pytest.raises(ValueError, match=rf"\['hard'\] under protocol '{name}'.*Got 'views'.*rded_kd"):
             train_student(student, distilled, load_protocol(name), "views")
-    with pytest.raises(ValueError, match=r"labels must be one of \['hard', 'tiles', 'views', 'mixed', 'online'\]. Got 'soft'"):
+    with pytest.raises(
+        ValueError, match=r"labels must be one of \['hard', 'tiles', 'views', 'mixed', 'online'\]. Got 'soft'"
+    ):
         train_student(student, distilled, protocol, "soft")
     with pytest.raises(ValueError, match="--teacher"):
         train_student(student, distilled, protocol, "online")
