@@ -4,7 +4,6 @@ import shutil
 from importlib.resources import files
 
 import pytest
-import torch
 from worlds import without_times
 
 from decoct.config import EvaluateConfig
@@ -14,14 +13,6 @@ from decoct.results.tables import format_table
 KEYS = """task dataset method ipc tiles student protocol protocol_settings labels teacher teacher_model
 teacher_accuracy epoch accuracy_mean accuracy_std accuracies seeds seconds device versions overrides
 config_hash baseline baseline_note dd_ranking""".split()
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture
