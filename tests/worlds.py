@@ -128,3 +128,9 @@ def columns_of(config: DistillConfig, ipc: int, spec: ImageSpec) -> dict[str, li
 def encoded(pixels: np.ndarray) -> list[dict[str, Any]]:
     """Images `(n, channels, side, side)` uint8 as PNG, as a column takes them."""
     return [{"bytes": png_bytes(torch.from_numpy(each)), "path": None} for each in pixels]
+
+
+def contents(folder: Path | str) -> dict[str, bytes]:
+    """All files of a folder, by their paths in it."""
+    paths = [path for path in sorted(Path(folder).rglob("*")) if path.is_file()]
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in paths}

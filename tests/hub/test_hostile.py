@@ -16,29 +16,18 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from huggingface_hub import HfApi, file_download
+from worlds import write_run
 
 from decoct.config import VerifyConfig
 from decoct.hub.verify import verify, verify_folder
 from decoct.run.folder import sha256
 
-from .folders import write_dataset
 from .test_pickles import Payload
 from .test_verify import FILE, change_manifest, change_rows, found, rehash
 
 OTHER_FILE = "data/ipc_1/train-00000-of-00001.parquet"
 MARKUP = ("{{ 7 * 7 }}", "<script>alert(1)</script>", "- a: &b [*b] # | ../../etc")
 OUTSIDE = ["../secret", "data/../../secret", "data/ipc_1/../../../secret", "~/secret", "C:\\secret", "..\\secret"]
-
-
-@pytest.fixture(scope="module")
-def written(tmp_path_factory) -> Path:
-    return write_dataset(tmp_path_factory.mktemp("hostile") / "run")
-
-
-@pytest.fixture
-def run_folder(written, tmp_path) -> Path:
-    """A run folder without a fault, to be changed."""
-    return Path(shutil.copytree(written, tmp_path / "run"))
 
 
 def list_as(folder: Path, name: str, digest: str) -> None:
@@ -157,7 +146,7 @@ def test_numbers_far_too_large_cost_no_memory(run_folder):
 
 
 def test_label_names_with_markup_are_only_names(tmp_path):
-    folder = write_dataset(tmp_path / "run", names=MARKUP)
+    folder = write_run(tmp_path / "run", names=MARKUP)
     report = verify_folder(folder)
     assert report.ok, str(report)
 
@@ -228,7 +217,7 @@ def test_damage_that_the_hashes_cover_up_never_ends_the_check(run_folder):
 
 
 def test_the_manifest_of_another_set_fits_none_of_the_files(run_folder, tmp_path):
-    other = write_dataset(tmp_path / "other", method="igds", names=("cyan", "magenta", "yellow"))
+    other = write_run(tmp_path / "other", method="igds", names=("cyan", "magenta", "yellow"))
     shutil.copy(other / "manifest.json", run_folder / "manifest.json")
     report = verify_folder(run_folder)
     assert "fits none of the data files: it may be that of another dataset" in found(report, "hashes")

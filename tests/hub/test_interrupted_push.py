@@ -7,11 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from worlds import write_run
 
 from decoct.config import PublishConfig
 from decoct.hub.publish import publish
-
-from .folders import write_dataset
 
 REPO_ID = "user/thing"
 EMPTY = {".gitattributes"}
@@ -28,7 +27,7 @@ def short_cards(monkeypatch):
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    return write_dataset(tmp_path / "run")
+    return write_run(tmp_path / "run")
 
 
 def state(hub, revision: str = "main") -> dict[str, Any]:
@@ -75,7 +74,7 @@ def test_of_a_new_repository(hub, folder, tiny_pipeline, kind, how):
 
 @pytest.mark.parametrize("options", [{"overwrite": True}, {"revision": "second"}])
 def test_that_replaces_another_dataset(hub, folder, tmp_path, options):
-    publish(PublishConfig(folder=str(write_dataset(tmp_path / "other", (1, 3), seed=1)), push_to_hub=REPO_ID))
+    publish(PublishConfig(folder=str(write_run(tmp_path / "other", (1, 3), seed=1)), push_to_hub=REPO_ID))
     before, repos = state(hub), copy.deepcopy(hub.repos)
     config = PublishConfig(folder=str(folder), push_to_hub=REPO_ID, **options)
     branch = config.revision or "main"

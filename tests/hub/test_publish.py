@@ -13,12 +13,11 @@ from typing import Any
 
 import pytest
 from huggingface_hub import CommitOperationAdd, HfApi, constants
+from worlds import contents, write_run
 
 from decoct.config import PublishConfig
-from decoct.hub.publish import kind_of, publish, require_publishing
+from decoct.hub.publish import format_publication, kind_of, plan_publish, publish, require_publishing
 from decoct.run.folder import read_json, write_json
-
-from .folders import write_dataset
 
 DATA = "data/ipc_2/train-00000-of-00001.parquet"
 
@@ -26,7 +25,7 @@ DATA = "data/ipc_2/train-00000-of-00001.parquet"
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """A distilled dataset."""
-    return write_dataset(tmp_path / "run")
+    return write_run(tmp_path / "run")
 
 
 @pytest.fixture
@@ -37,10 +36,6 @@ def model_folder(tiny_estimator: Path, tmp_path: Path) -> Path:
 
 def to_hub(folder: Path, repo_id: str = "user/thing", **options: Any) -> str:
     return publish(PublishConfig(folder=str(folder), push_to_hub=repo_id, **options))
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 def commits(hub, repo_type: str = "dataset", repo_id: str = "user/thing") -> int:
@@ -91,7 +86,8 @@ def test_publishing_again_makes_a_commit_only_of_what_changed(hub, folder, caplo
 def test_a_dry_run_contacts_nothing(hub, folder, monkeypatch):
     monkeypatch.delenv("HF_TOKEN")
     (folder / "notes.txt").write_text("mine")
-    text = to_hub(folder, dry_run=True, private=True)
+    config = PublishConfig(folder=str(folder), push_to_hub="user/thing", private=True)
+    text = format_publication(plan_publish(config))
     size = (folder / DATA).stat().st_size
     assert f"{size:,}  {DATA}" in text
     assert "user/thing" in text and "private" in text and "Left out: notes.txt" in text
@@ -184,7 +180,7 @@ def test_models_without_the_code_their_configuration_names(hub, model_folder):
 
 
 def test_another_dataset_is_replaced_only_when_asked(hub, folder, tmp_path):
-    to_hub(write_dataset(tmp_path / "other", ipcs=(2, 5), seed=1))
+    to_hub(write_run(tmp_path / "other", ipcs=(2, 5), seed=1))
     HfApi().upload_file(path_or_fileobj=b"mine", path_in_repo="NOTES.md", repo_id="user/thing", repo_type="dataset")
     before = hub.files("dataset", "user/thing")
     with pytest.raises(ValueError, match=r"user/thing must be empty .* another dataset, .*ipc, .*seed.*--overwrite"):

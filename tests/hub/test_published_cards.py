@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import copy
-
 import pytest
 from datasets import DatasetInfo
 from huggingface_hub import DatasetCard, HfApi, ModelCard
@@ -15,26 +13,28 @@ from decoct.hub.publish import format_publication, plan_publish, publish
 from decoct.pages.dataset_card import dataset_card
 from decoct.pages.model_cards import model_card
 from decoct.pages.source import GivenInfo
+from decoct.run.folder import read_json
 
 
-def test_a_source_on_the_hub_is_recorded_with_its_licence_and_linked(hub, manifest):
+def test_a_source_on_the_hub_is_recorded_with_its_licence_and_linked(hub, run_folder):
     HfApi().create_repo("user/things", repo_type="dataset")
     card = b"---\nlicense: cc-by-sa-4.0\n---\n# Things\n"
     HfApi().upload_file(path_or_fileobj=card, path_in_repo="README.md", repo_id="user/things", repo_type="dataset")
-    manifest["dataset"] = "user/things"
-    manifest["source"] = source_record("user/things", DatasetInfo())
-    assert manifest["source"] == {"hub_id": "user/things", "license": "cc-by-sa-4.0"}
-    card = DatasetCard(dataset_card(manifest))
+    source = source_record("user/things", DatasetInfo())
+    assert source == {"hub_id": "user/things", "license": "cc-by-sa-4.0"}
+    card = DatasetCard(
+        dataset_card(read_json(run_folder / "manifest.json") | {"dataset": "user/things", "source": source})
+    )
     assert (card.data.license, card.data.source_datasets) == ("cc-by-sa-4.0", ["user/things"])
     assert "[user/things](https://huggingface.co/datasets/user/things) on the Hub." in card.text
     assert source_record("user/none", DatasetInfo()) == {"hub_id": "user/none"}
 
 
 def test_a_dry_run_shows_the_card_as_it_would_be(tmp_path, hub):
-    write_dataset(tmp_path / "run")
-    config = {"folder": str(tmp_path / "run"), "push_to_hub": "user/thing", "license": "mit"}
-    shown = publish(PublishConfig(dry_run=True, **config))
-    publish(PublishConfig(**config))
+    write_run(tmp_path / "run")
+    config = PublishConfig(folder=str(tmp_path / "run"), push_to_hub="user/thing", license="mit")
+    shown = format_publication(plan_publish(config))
+    publish(config)
     assert shown.startswith(hub.files("dataset", "user/thing")["README.md"].decode())
 
 
@@ -54,7 +54,8 @@ def test_a_card_that_was_edited_on_the_hub_is_not_replaced_without_asking(hub, t
         assert to_hub(attribution="A. Author", overwrite=True) == given
 
 
-def test_headers_are_what_the_hub_accepts(folders, hub):
+def test_headers_are_what_the_hub_accepts(trained_teacher, tiny_estimator, tiny_prior, tiny_pipeline, hub):
+    folders = {"teacher": trained_teacher, "estimator": tiny_estimator, "prior": tiny_prior, "pipeline": tiny_pipeline}
     for kind, folder in folders.items():
         card = ModelCard(model_card(kind, folder, "user/small", GivenInfo(license="cc-by-4.0")))
         card.validate()

@@ -6,14 +6,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from worlds import write_run
 
 from decoct.config import EvaluateConfig, PublishConfig
 from decoct.distilled import dataset as distilled
 from decoct.distilled.dataset import commit_of, load_distilled, read_manifest
-from decoct.evaluation import run as students
+from decoct.evaluation import run as runner
+from decoct.evaluation.accuracy import AccuracyEvaluation
 from decoct.hub.publish import publish
-
-from .folders import write_dataset
 
 NAME = "user/thing"
 
@@ -21,7 +21,7 @@ NAME = "user/thing"
 @pytest.fixture
 def first(hub, tmp_path: Path) -> Path:
     """A set that is published."""
-    folder = write_dataset(tmp_path / "first", seed=1)
+    folder = write_run(tmp_path / "first", seed=1)
     publish(PublishConfig(folder=str(folder), push_to_hub=NAME))
     return folder
 
@@ -29,7 +29,7 @@ def first(hub, tmp_path: Path) -> Path:
 @pytest.fixture
 def publish_another(tmp_path: Path):
     """Puts another set in its place."""
-    folder = write_dataset(tmp_path / "second", seed=2)
+    folder = write_run(tmp_path / "second", seed=2)
     return lambda: publish(PublishConfig(folder=str(folder), push_to_hub=NAME, overwrite=True))
 
 
@@ -62,9 +62,9 @@ def test_an_evaluation_reads_all_ipcs_at_one_commit(first, publish_another, monk
         publish_another()
         return manifest
 
-    monkeypatch.setattr(students, "read_manifest", then_another)
+    monkeypatch.setattr(runner, "read_manifest", then_another)
     config = EvaluateConfig(distilled=NAME, output_dir=str(tmp_path / "out"), baseline=False)
-    sets = students.Evaluation(config).sets
+    sets = AccuracyEvaluation(config).sets
     assert sorted(sets) == [1, 2] and all(is_of(each, first) for each in sets.values())
 
 

@@ -15,6 +15,7 @@ import torch
 from datasets import Image, load_dataset
 from diffusers import DDPMPipeline
 from huggingface_hub import snapshot_download
+from worlds import contents, write_run
 
 from decoct.config import PublishConfig, VerifyConfig
 from decoct.hub.publish import publish
@@ -22,8 +23,6 @@ from decoct.hub.verify import verify
 from decoct.igds.loading import load_estimator
 from decoct.models.zoo import load_classifier
 from decoct.pipelines.igds.pipeline import IGDSPipeline
-
-from .folders import write_dataset
 
 # Runs each file in one process, with decoct out of reach, and what decoct alone depends on.
 ELSEWHERE = """
@@ -74,10 +73,6 @@ SHORTER = {
     "prior": [("set_timesteps(50)", "set_timesteps(3)")],
     "pipeline": [("num_inference_steps=250", "num_inference_steps=3")],
 }
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 @pytest.fixture
@@ -178,7 +173,7 @@ HOSTILE = ["{{ 7 * 191 }}{% raw %}", "<script>alert(1)</script>", "- a: &b [*b] 
 
 
 def test_hostile_label_names_arrive_as_they_are(hub, tmp_path):
-    publish(PublishConfig(folder=str(write_dataset(tmp_path / "run", names=HOSTILE)), push_to_hub="user/thing"))
+    publish(PublishConfig(folder=str(write_run(tmp_path / "run", names=HOSTILE)), push_to_hub="user/thing"))
     for streaming in (False, True):
         rows = load_dataset("user/thing", "ipc_2", split="train", streaming=streaming)
         assert rows.features["label"].names == HOSTILE
@@ -189,7 +184,7 @@ def test_hostile_label_names_arrive_as_they_are(hub, tmp_path):
 
 @pytest.mark.parametrize("name", ["line\nbreak", "\x1b[2Jgreen", "\x00", "right\u202eleft"])
 def test_label_names_with_control_characters_are_refused(hub, tmp_path, name):
-    folder = write_dataset(tmp_path / "run", names=["red", name])
+    folder = write_run(tmp_path / "run", names=["red", name])
     with pytest.raises(ValueError, match="label_names must have no control characters") as refused:
         publish(PublishConfig(folder=str(folder), push_to_hub="user/thing"))
     assert str(refused.value).isprintable() and hub.requests == []

@@ -21,6 +21,7 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 from huggingface_hub.utils import get_session, httpx
+from worlds import contents
 
 REPO = {"repo_id": "user/name", "repo_type": "dataset"}
 CARD = b"---\nlicense: mit\n---\n# A repository\n"
@@ -43,11 +44,6 @@ def api(hub, folder) -> HfApi:
     api.create_repo(**REPO)
     api.upload_folder(**REPO, folder_path=folder)
     return api
-
-
-def contents(folder: str | Path) -> dict[str, bytes]:
-    paths = [path for path in Path(folder).rglob("*") if path.is_file()]
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in paths}
 
 
 def add(path: str, content: bytes) -> CommitOperationAdd:

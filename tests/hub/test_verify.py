@@ -17,13 +17,12 @@ import pyarrow.parquet as pq
 import pytest
 from huggingface_hub import HfApi
 from PIL import Image
+from worlds import COLOURS, SIDE, write_run
 
 from decoct.config import PublishConfig, VerifyConfig
 from decoct.hub.publish import publish
 from decoct.hub.verify import CHECKS, Report, verify, verify_folder
 from decoct.run.folder import sha256
-
-from .folders import NAMES, SIDE, write_dataset
 
 FILE = "data/ipc_2/train-00000-of-00001.parquet"
 
@@ -60,17 +59,6 @@ def found(report: Report, check: str) -> str:
     return "\n".join(str(problem) for problem in report.problems if problem.check == check)
 
 
-@pytest.fixture(scope="module")
-def written(tmp_path_factory) -> Path:
-    return write_dataset(tmp_path_factory.mktemp("verify") / "run")
-
-
-@pytest.fixture
-def run_folder(written, tmp_path) -> Path:
-    """A run folder without a fault, to be changed."""
-    return Path(shutil.copytree(written, tmp_path / "run"))
-
-
 def encoded(side: int, format: str = "PNG", mode: str = "RGB") -> bytes:
     buffer = io.BytesIO()
     Image.new(mode, (side, side)).save(buffer, format)
@@ -90,7 +78,7 @@ def test_a_run_folder_without_fault_passes_every_check(run_folder):
 
 
 def test_sampled_sets_and_sets_without_views_pass(tmp_path):
-    report = verify_folder(write_dataset(tmp_path / "run", method="igds", views=0))
+    report = verify_folder(write_run(tmp_path / "run", method="igds", views=0))
     assert report.ok, str(report)
 
 
@@ -117,7 +105,7 @@ ROW_FAULTS = [
     ("image", 3, {"bytes": encoded(SIDE)[:50], "path": None}, "images", "not a PNG"),
     ("image", 3, {"bytes": encoded(SIDE, "JPEG"), "path": None}, "images", "not a PNG"),
     ("image", 3, {"bytes": encoded(9), "path": None}, "images", "but 9 x 9"),
-    ("image", 3, {"bytes": encoded(SIDE, mode="L"), "path": None}, "images", "8 x 8, L"),
+    ("image", 3, {"bytes": encoded(SIDE, mode="L"), "path": None}, "images", "16 x 16, L"),
     ("tiles", 3, None, "tiles", "not that of 4 tiles"),
     ("tiles", 3, [TILE] * 3, "tiles", "not that of 4 tiles"),
     ("tiles", 3, [TILE] * 3 + [{**TILE, "score": None}], "tiles", "incomplete"),
@@ -225,7 +213,7 @@ def test_a_card_that_loads_something_else_is_named(run_folder, old, new, what):
 
 
 def test_dataset_info_with_other_columns_is_named(run_folder):
-    features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=list(NAMES[::-1]))})
+    features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=list(COLOURS[::-1]))})
     info = [{"config_name": "ipc_1", "features": features._to_yaml_list()}]
     card = (run_folder / "README.md").read_text().replace("---\n", f"---\ndataset_info: {json.dumps(info)}\n", 1)
     (run_folder / "README.md").write_text(card)

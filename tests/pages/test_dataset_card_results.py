@@ -16,7 +16,8 @@ def test_results_have_a_table_for_each_setting_with_random_images_and_a_verdict(
     text = " ".join(dataset_card(manifest, results=results).split())
     assert text.count("| IPC | tiles | network |") == 3
     assert "| 10 | 1 | convnet3 | 90.0 | 60.0 ± 1.0 | 2 | 50.0 ± 1.0 |" in text
-    assert "InfoUtil beats random images by 10.0 points" in text.replace("\\", "")
+    points = "+10.0 points, 95 % interval +10.0 to +10.0"
+    assert f"InfoUtil beats random images (60.0 against 50.0; 2 and 2 seeds; {points})." in text.replace("\\", "")
     assert "InfoUtil was not compared with random images: turned off." in text
     assert "protocol `rded_kd (epochs=30)`" in text
     assert "best epoch, which was chosen on the test images" in text

@@ -14,10 +14,6 @@ NAMES = ["T-shirt/top", "Trouser", "Pullover", "Dress"]
 CLASSES, SIDE, VIEWS = 4, 28, 2
 
 
-def files(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
-
-
 def columns(folder: Path, ipc: int) -> dict[str, Any]:
     """The columns of an IPC as `load_dataset` reads the run folder, arrays where they can be."""
     images = load_dataset(str(folder), f"ipc_{ipc}", split="train")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,6 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from transformers import ViTConfig, ViTImageProcessor, ViTModel
+from worlds import contents
 
 from decoct.config import EstimatorConfig
 from decoct.data.loading import load_images
@@ -62,15 +62,11 @@ def power_cut(monkeypatch):
     return at
 
 
-def files(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-
-
 @pytest.mark.parametrize("q_mode", ["two_view", "class_mean"])
 def test_a_run_leaves_an_estimator_and_its_record(config, sample_part, tmp_path, q_mode):
     record = train_estimator(config(q_mode=q_mode))
     assert record == read_json(tmp_path / "ve" / "training.json")
-    assert set(files(tmp_path / "ve")) == {
+    assert set(contents(tmp_path / "ve")) == {
         "config.json",
         "estimator.py",
         "model.safetensors",
@@ -125,13 +121,13 @@ def test_a_run_interrupted_within_an_epoch_equals_an_uninterrupted_one(
 
 def test_a_finished_run_is_returned_without_training(config, tmp_path, power_cut):
     first = train_estimator(config(epochs=1))
-    before = files(tmp_path / "ve")
+    before = contents(tmp_path / "ve")
     power_cut(0)
     assert train_estimator(config(epochs=1, checkpoint_steps=1)) == first
-    assert files(tmp_path / "ve") == before
+    assert contents(tmp_path / "ve") == before
     with pytest.raises(ValueError, match=r"temperature: 0\.1 there, 0\.2 now"):
         train_estimator(config(epochs=1, temperature=0.2))
-    assert files(tmp_path / "ve") == before
+    assert contents(tmp_path / "ve") == before
 
 
 def test_an_existing_encoder_is_kept_and_gets_a_classifier(config, image_folder, tmp_path, power_cut):

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file
+from worlds import contents
 
 from decoct.config import TeacherConfig
 from decoct.models.zoo import load_classifier
@@ -51,10 +51,6 @@ def power_cut(monkeypatch):
         monkeypatch.setattr(torch.optim.AdamW, "step", cut)
 
     return at
-
-
-def files(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 def test_one_run_leaves_the_converged_teacher_and_the_early_ones(trained_teacher, sample_part):
@@ -106,10 +102,10 @@ def test_a_run_interrupted_within_an_epoch_equals_an_uninterrupted_one(config, t
 
 def test_a_finished_run_is_returned_without_training(config, tmp_path, power_cut):
     first = train_teacher(config())
-    before = files(tmp_path / "teacher")
+    before = contents(tmp_path / "teacher")
     power_cut(0)
     assert train_teacher(config(checkpoint_steps=1, num_workers=0)) == first
-    assert files(tmp_path / "teacher") == before
+    assert contents(tmp_path / "teacher") == before
 
 
 def test_the_seed_decides(config, tmp_path):
@@ -121,7 +117,7 @@ def test_the_seed_decides(config, tmp_path):
 
 def test_a_folder_of_another_configuration_is_refused_with_the_difference(config, tmp_path):
     train_teacher(config())
-    before = files(tmp_path / "teacher")
+    before = contents(tmp_path / "teacher")
     with pytest.raises(ValueError, match="same configuration") as error:
         train_teacher(config(epochs=1, learning_rate=0.5))
     message = str(error.value)
@@ -129,7 +125,7 @@ def test_a_folder_of_another_configuration_is_refused_with_the_difference(config
     assert "learning_rate: 0.001 there, 0.5 now" in message
     assert "batch_size" not in message
     assert "--overwrite" in message
-    assert files(tmp_path / "teacher") == before
+    assert contents(tmp_path / "teacher") == before
 
 
 def test_overwrite_starts_again_and_keeps_files_that_are_not_ours(config, tmp_path):
@@ -150,7 +146,7 @@ def test_a_folder_with_other_files_is_refused_and_untouched(config, tmp_path, ov
     (tmp_path / "teacher" / "model.safetensors").write_text("mine")
     with pytest.raises(ValueError, match=r"Got .*teacher, which holds \['model.safetensors'\].*Nothing was touched"):
         train_teacher(config(overwrite=overwrite, report_to="tensorboard"))
-    assert files(tmp_path / "teacher") == {"model.safetensors": b"mine"}
+    assert contents(tmp_path / "teacher") == {"model.safetensors": b"mine"}
 
 
 def test_a_tracker_gets_every_epoch(config, tmp_path):

@@ -25,7 +25,7 @@ BYTES_PER_FILE = 128 * 2**20  # about; readers of parquet hold a whole file in m
 STRIP_IMAGES = 8  # of a class in the preview of generated images
 
 
-def merge_shards(shards: Sequence[Path], slot_shards: Sequence[Path], folder: Path, features: Features) -> float:
+def merge_shards(shards: Sequence[Path], folder: Path, features: Features, slot_shards: Sequence[Path] = ()) -> float:
     """Writes `folder/train-*.parquet` from label shards, a shard at a time, without the column `correct`.
 
     Args:

@@ -139,7 +139,7 @@ class DistillRun:
         columns = image_features(
             spec, config.method, config.tiles_per_image, config.views, config.slots, config.label_bits
         )
-        return merge_shards(shards, slot_shards, self.folder / f"data/ipc_{ipc}", columns)
+        return merge_shards(shards, self.folder / f"data/ipc_{ipc}", columns, slot_shards)
 
     def _label_slots(self, ipc: int, count: int, shards: Sequence[Path]) -> list[Path]:
         """Shards of the labels of the mixed views, for which any image can be a partner: all lie in a file on disk."""

@@ -9,6 +9,7 @@ import pytest
 import torch
 from datasets import ClassLabel, Dataset, Image, load_dataset
 from PIL import Image as PILImage
+from worlds import contents
 
 import decoct
 from decoct.config import DistillConfig
@@ -16,7 +17,7 @@ from decoct.run.folder import read_json
 from decoct.run.seeding import numpy_generator
 from decoct.synthesis.distill import distill, plan_distill
 
-from ..runs import CLASSES, NAMES, SIDE, VIEWS, columns, files
+from ..runs import CLASSES, NAMES, SIDE, VIEWS, columns
 from .images import check_images
 
 
@@ -24,7 +25,7 @@ def test_the_run_folder_describes_itself_and_has_a_preview(config, tmp_path, tea
     manifest = distill(config())
     folder = tmp_path / "run"
     assert read_json(folder / "manifest.json") == manifest
-    written = {name for name in files(folder) if name not in ("manifest.json", "report.html", "run.json")}
+    written = {name for name in contents(folder) if name not in ("manifest.json", "report.html", "run.json")}
     assert set(manifest["files"]) == written
     for name, digest in manifest["files"].items():
         assert hashlib.sha256((folder / name).read_bytes()).hexdigest() == digest
@@ -128,9 +129,9 @@ def test_an_early_teacher_that_was_not_saved_is_an_error(config, trained_teacher
 
 def test_a_finished_run_is_returned_as_it_is(config, tmp_path):
     manifest = distill(config())
-    before = files(tmp_path / "run")
+    before = contents(tmp_path / "run")
     assert distill(config(num_workers=1)) == manifest
-    assert files(tmp_path / "run") == before
+    assert contents(tmp_path / "run") == before
 
 
 def test_a_run_cut_off_before_its_manifest_ends_the_same(config, tmp_path, monkeypatch):
@@ -152,11 +153,11 @@ def test_a_run_cut_off_before_its_manifest_ends_the_same(config, tmp_path, monke
 
 def test_another_configuration_is_refused_and_overwrite_starts_again(config, tmp_path):
     distill(config(method="random"))
-    before = files(tmp_path / "run")
+    before = contents(tmp_path / "run")
     with pytest.raises(ValueError, match="same configuration") as error:
         distill(config(method="random", seed=1))
     assert "seed: 0 there, 1 now" in str(error.value)
-    assert files(tmp_path / "run") == before
+    assert contents(tmp_path / "run") == before
     (tmp_path / "run" / "notes.txt").write_text("mine")
     manifest = distill(config(method="random", ipc=[2], seed=1, overwrite=True))
     assert manifest["config"]["seed"] == 1

@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from datasets import ClassLabel, Dataset, Image, load_dataset
 from PIL import Image as PILImage
+from worlds import contents
 
 import decoct
 from decoct.config import DistillConfig
@@ -29,7 +30,7 @@ from decoct.synthesis.distill import distill, plan_distill
 from decoct.synthesis.relabel import view_crops
 from decoct.synthesis.sampled import Chunk, betas_of, chunks_of
 
-from ..runs import CLASSES, NAMES, SIDE, VIEWS, columns, files
+from ..runs import CLASSES, NAMES, SIDE, VIEWS, columns
 from .samples import SCALE, STEPS, seeds_of
 
 # The run folder
@@ -71,7 +72,7 @@ def test_the_manifest_names_what_made_the_images(finished, settings, pipeline, t
         for name, value in manifest["information"][str(ipc)].items():
             assert value == pytest.approx(np.mean([tile[name] for tile in tiles]), rel=1e-6)
     assert set(manifest["information"]["1"]) == {"prototype", "contextual"}
-    written = {name for name in files(folder) if name not in ("manifest.json", "run.json", "report.html")}
+    written = {name for name in contents(folder) if name not in ("manifest.json", "run.json", "report.html")}
     assert set(manifest["files"]) == written
     for name, digest in manifest["files"].items():
         assert hashlib.sha256((folder / name).read_bytes()).hexdigest() == digest
@@ -138,10 +139,10 @@ def test_a_smaller_set_is_the_head_of_a_larger_one(finished, count):
 
 def test_a_finished_run_is_returned_as_it_is(settings, finished):
     folder = finished(1)
-    before = files(folder)
+    before = contents(folder)
     again = distill(DistillConfig(**settings, tiles_per_image=1, num_workers=1, output_dir=str(folder)))
     assert again == read_json(folder / "manifest.json")
-    assert files(folder) == before
+    assert contents(folder) == before
 
 
 def test_a_run_cut_off_on_the_way_ends_the_same(config, tmp_path, finished, monkeypatch):
@@ -172,8 +173,8 @@ def test_a_run_cut_off_on_the_way_ends_the_same(config, tmp_path, finished, monk
     assert not (tmp_path / "run" / "manifest.json").exists()
     distill(config())
     assert not asked, "no chunk is sampled twice"
-    data = {name: content for name, content in files(tmp_path / "run").items() if name.startswith("data/")}
-    assert data == {name: content for name, content in files(finished(1)).items() if name.startswith("data/")}
+    data = {name: content for name, content in contents(tmp_path / "run").items() if name.startswith("data/")}
+    assert data == {name: content for name, content in contents(finished(1)).items() if name.startswith("data/")}
     assert not (tmp_path / "run" / "shards").exists()
 
 
@@ -183,12 +184,12 @@ def vars_of(chunk: Chunk) -> tuple[int, int, int]:
 
 @pytest.mark.parametrize("option", [{"seed": 1}, {"beta": 0.3}, {"scheduler": "ddim"}, {"prior_classes": [0, 1, 2, 3]}])
 def test_a_folder_of_another_configuration_is_refused(settings, finished, option):
-    before = files(finished(1))
+    before = contents(finished(1))
     with pytest.raises(ValueError, match="same configuration.*") as error:
         distill(DistillConfig(**settings, tiles_per_image=1, output_dir=str(finished(1)), **option))
     (name,) = option
     assert f"{name}: " in str(error.value)
-    assert files(finished(1)) == before
+    assert contents(finished(1)) == before
 
 
 def test_changed_weights_of_the_same_name_are_noticed(quick, tmp_path, tiny_prior, tiny_estimator):
