@@ -140,6 +140,38 @@ def tiny_estimator(once, sample_part) -> Path:
 
 
 @pytest.fixture(scope="session")
+def tiny_pipeline(once, tiny_prior, tiny_estimator) -> Path:
+    """A self-contained pipeline of `tiny_prior` and `tiny_estimator`."""
+
+    def save(folder: Path) -> None:
+        from diffusers import DDPMPipeline
+
+        from decoct.igds.loading import load_estimator
+        from decoct.pipelines.igds.pipeline import IGDSPipeline
+
+        parts = DDPMPipeline.from_pretrained(tiny_prior)
+        estimator = load_estimator(str(tiny_estimator))
+        IGDSPipeline(parts.scheduler, parts.unet, None, None, estimator).save_pretrained(folder)
+
+    return once("pipeline", save)
+
+
+@pytest.fixture(scope="session")
+def runs(once, sample_part, trained_teacher) -> Path:
+    """Two distilled run folders: `views` with stored views, `tiles` with mosaics of four and no views."""
+
+    def distil(folder: Path) -> None:
+        from decoct.config import DistillConfig
+        from decoct.synthesis.distill import distill
+
+        shared = {"dataset": str(sample_part), "teacher": str(trained_teacher), "method": "random"}
+        distill(DistillConfig(output_dir=str(folder / "views"), ipc=[1, 5], views=10, **shared))
+        distill(DistillConfig(output_dir=str(folder / "tiles"), ipc=[5], views=0, tiles_per_image=4, **shared))
+
+    return once("distilled-runs", distil)
+
+
+@pytest.fixture(scope="session")
 def image_folder(once) -> Path:
     """A folder of PNG files, 16 px, RGB: `train/` and `test/` with 8 and 3 images of each of three colour classes."""
     return once("image-folder", write_image_folder)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +13,8 @@ from worlds import accuracy_record, measured
 
 from decoct.config import DistillConfig
 from decoct.run.folder import read_json, write_json
+
+from .cards import MANIFEST
 
 SETTINGS: dict[str, Any] = {"ipc": [1, 3], "views": 2, "batch_size": 16}
 METHODS: dict[str, dict[str, Any]] = {
@@ -85,3 +88,9 @@ def hostile(copied) -> Path:
     write_json(folder / "results.json", records)
     write_report(folder)
     return folder
+
+
+@pytest.fixture
+def manifest() -> dict[str, Any]:
+    """Of a set of CIFAR-10, as a dataset card reads it; tests may change it."""
+    return copy.deepcopy(MANIFEST)
