@@ -76,6 +76,7 @@ def sample_part(once) -> Path:
 def write_sample_part(folder: Path) -> None:
     import datasets
     import numpy as np
+    from worlds import labelled
 
     folder.mkdir()
     for split, count in (("train", TRAIN), ("test", TEST)):
@@ -84,10 +85,8 @@ def write_sample_part(folder: Path) -> None:
         labels = np.asarray(images["label"][:])
         rows = np.sort(np.concatenate([np.flatnonzero(labels == label)[:count] for label in range(CLASSES)]))
         names = images.features["label"].names[:CLASSES]
-        features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=names)})
         encoded = images.cast_column("image", datasets.Image(decode=False)).select(rows)
-        columns = {"image": encoded["image"][:], "label": labels[rows].tolist()}
-        datasets.Dataset.from_dict(columns, features=features).to_parquet(folder / f"{split}.parquet")
+        labelled(encoded["image"][:], labels[rows].tolist(), names).to_parquet(folder / f"{split}.parquet")
 
 
 @pytest.fixture(scope="session")
@@ -178,18 +177,14 @@ def image_folder(once) -> Path:
 
 
 def write_image_folder(folder: Path) -> None:
-    import numpy as np
-    from PIL import Image
+    from worlds import COLOURS, coloured, encoded
 
-    generator = np.random.default_rng(0)
     for split, count in (("train", 8), ("test", 3)):
-        for label, name in enumerate(["blue", "green", "red"]):
+        for label, name in enumerate(COLOURS):
             members = folder / split / name
             members.mkdir(parents=True)
-            for number in range(count):
-                pixels = generator.integers(0, 120, (16, 16, 3))
-                pixels[..., 2 - label] += 100
-                Image.fromarray(pixels.astype(np.uint8)).save(members / f"{number}.png")
+            for number, image in enumerate(encoded(coloured([label] * count, seed=10 * count + label))):
+                (members / f"{number}.png").write_bytes(image["bytes"])
 
 
 @pytest.fixture(scope="session")

@@ -21,17 +21,18 @@ from transformers import (
     ViTImageProcessor,
     ViTModel,
 )
-from worlds import MEAN, STD, spec_of
+from worlds import spec_of
 
 from decoct.data.spec import ImageSpec
 from decoct.igds.estimator import VariationalEstimator, VariationalEstimatorConfig
 from decoct.igds.loading import build_estimator, load_estimator, resnet_config, wrap_encoder
 
 NAMES = ("cat", "dog", "owl")
+MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)
 
 
 def spec(image_size: int = 32, channels: int = 3) -> ImageSpec:
-    return spec_of(NAMES, image_size, channels)
+    return spec_of(NAMES, image_size, channels, MEAN, STD)
 
 
 def batch(image_size: int = 32, channels: int = 3, count: int = 2) -> torch.Tensor:

@@ -19,7 +19,7 @@ from transformers import (
     ViTForImageClassification,
     ViTImageProcessor,
 )
-from worlds import MEAN, STD, spec_of
+from worlds import spec_of
 
 from decoct.data.spec import ImageSpec
 from decoct.models.classifier import Classifier
@@ -28,10 +28,11 @@ from decoct.models.resnet import BasicResNetForImageClassification
 from decoct.models.zoo import build_classifier, load_classifier
 
 NAMES = ("cat", "dog", "owl")
+MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)
 
 
 def spec(image_size: int = 32, channels: int = 3) -> ImageSpec:
-    return spec_of(NAMES, image_size, channels)
+    return spec_of(NAMES, image_size, channels, MEAN, STD)
 
 
 def batch(image_size: int = 32, channels: int = 3, count: int = 2) -> torch.Tensor:
