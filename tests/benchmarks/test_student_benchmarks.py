@@ -11,14 +11,6 @@ import torch
 from .loading import load
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.fixture(scope="module")
 def distilled(once, sample_part, trained_teacher) -> Path:
     def make(folder: Path) -> None:
