@@ -158,7 +158,7 @@ def tiny_pipeline(once, tiny_prior, tiny_estimator) -> Path:
 
 @pytest.fixture(scope="session")
 def runs(once, sample_part, trained_teacher) -> Path:
-    """Two distilled run folders: `views` with stored views, `tiles` with mosaics of four and no views."""
+    """Distilled run folders: `views` with stored views, `tiles` with mosaics of four, `mixed` with mixed views."""
 
     def distil(folder: Path) -> None:
         from decoct.config import DistillConfig
@@ -167,6 +167,7 @@ def runs(once, sample_part, trained_teacher) -> Path:
         shared = {"dataset": str(sample_part), "teacher": str(trained_teacher), "method": "random"}
         distill(DistillConfig(output_dir=str(folder / "views"), ipc=[1, 5], views=10, **shared))
         distill(DistillConfig(output_dir=str(folder / "tiles"), ipc=[5], views=0, tiles_per_image=4, **shared))
+        distill(DistillConfig(output_dir=str(folder / "mixed"), ipc=[5], views=0, slots=8, label_bits=4, **shared))
 
     return once("distilled-runs", distil)
 

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 
 import pytest
+import torch
 
+from decoct.data.mixed_views import mixed_pixels, mixed_views
+from decoct.distilled.dataset import load_distilled
+from decoct.distilled.logit_codes import decode_logits
 from decoct.pages.dataset_card import dataset_card
 from decoct.run.folder import read_json
 
 
-def example_of(card):
+def example_of(card, longest=40):
     """The training example of a card, with what measures the network on real images."""
     _, training, measuring = re.findall(r"^```python\n(.*?)^```$", card, re.MULTILINE | re.DOTALL)
-    assert 30 <= len([line for line in training.splitlines() if line.strip()]) <= 40
+    assert 30 <= len([line for line in training.splitlines() if line.strip()]) <= longest
     return training + measuring
 
 
@@ -42,3 +47,32 @@ def test_the_network_grows_with_the_images(runs, side, blocks, width):
     code = example_of(dataset_card(manifest))
     assert code.count("nn.Conv2d(") == blocks
     assert f"nn.Linear({width}, 4)" in code
+
+
+def test_mixed_views_are_those_of_decoct(runs):
+    """The script's own geometry and pixels, against the library's."""
+    code = example_of(dataset_card(read_json(runs / "mixed" / "manifest.json")), longest=72)
+    assert "slot_codes" in code and "view_logits" not in code
+    code = code[: code.index("class Convolution")].replace('load_dataset("."', f"load_dataset({str(runs / 'mixed')!r}")
+    made: dict = {}
+    exec(code, made)
+    distilled = load_distilled(runs / "mixed", 5)
+    views = mixed_views(0, 20, 8, 28, 0.08)
+    mean, std = made["mean"], made["std"]
+    for row, slot in itertools.product(range(0, 20, 3), range(8)):
+        expected = mixed_pixels(distilled.images, views, torch.tensor([row]), torch.tensor([slot]))[0]
+        assert torch.allclose(made["mixed"](row, slot) * std + mean, expected, atol=1e-5)
+    decoded = decode_logits(distilled.slots.codes, distilled.slots.scales, 4, 4)
+    assert torch.allclose(made["logits"], decoded)
+
+
+def test_a_network_learns_from_mixed_views_by_the_script(runs, sample_part):
+    code = example_of(dataset_card(read_json(runs / "mixed" / "manifest.json")), longest=72)
+    code = code.replace('load_dataset("."', f"load_dataset({str(runs / 'mixed')!r}").replace(
+        ", 1000, 20\n", ", 60, 20\n"
+    )
+    code = re.sub(r'load_dataset\("[^"]*"\)', f"load_dataset({str(sample_part)!r})", code)
+    torch.manual_seed(0)
+    made: dict = {}
+    exec(code, made)
+    assert made["right"] / len(made["real"]) > 0.4  # four classes: chance is 0.25

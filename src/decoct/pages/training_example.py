@@ -1,4 +1,4 @@
-"""The training example of a dataset card: plain PyTorch that runs as pasted, by the settings of the protocol `rded_kd`.
+"""The training example of a dataset card: plain PyTorch that runs as pasted, by the settings of a protocol.
 
 The network is a ConvNet-D of width 128, and the card states what decoct reached with the same labels, if it measured.
 """
@@ -18,7 +18,8 @@ from decoct.training.protocols import batch_size, epoch_count, load_protocol
 
 __all__ = ["depth_of", "training_example"]
 
-PROTOCOL = "rded_kd"
+# By the labels that the example trains with.
+PROTOCOLS = {"views": "rded_kd", "tiles": "rded_kd", "mixed": "muon_kd"}
 WIDTH = 128
 
 
@@ -27,14 +28,20 @@ def training_example(
 ) -> dict[str, Any]:
     """What the example in `dataset_card.md` is filled in with, for the largest IPC."""
     side, channels, ipc = manifest["image_size"], manifest["channels"], run.ipcs[-1]
-    protocol, depth = load_protocol(PROTOCOL), depth_of(side)
+    labels = "mixed" if run.slots else "views" if run.views else "tiles"
+    protocol, depth = load_protocol(PROTOCOLS[labels]), depth_of(side)
     return {
-        "protocol": PROTOCOL,
+        "protocol": protocol.name,
         "epochs": epoch_count(protocol, ipc),
         "batch_size": batch_size(protocol, ipc, len(run.classes), run.images[ipc]),
         "learning_rate": protocol.learning_rate,
         "weight_decay": protocol.weight_decay,
         "temperature": protocol.temperature,
+        "matrix_learning_rate": protocol.matrix_learning_rate,
+        "momentum": protocol.momentum,
+        "ema_decay": protocol.ema_decay,
+        "seed": int(run.config.get("seed") or 0) & 0xFFFFFFFF,
+        "least": max(1, math.floor(float(run.config.get("view_scale") or 1) * side * side)),
         "channels": channels,
         "mode": "RGB" if channels == 3 else "L",
         "mean": [round(value, 4) for value in manifest["image_mean"]],
@@ -43,7 +50,7 @@ def training_example(
         "flat": WIDTH * (side >> depth) ** 2,
         "tile_rows": math.isqrt(run.tiles),
         **real_images(manifest["dataset"], run.config, source),
-        "expected": expected_accuracy(results, ipc, f"convnet{depth}"),
+        "expected": expected_accuracy(results, ipc, f"convnet{depth}", labels, protocol.name),
     }
 
 
@@ -82,21 +89,21 @@ def real_images(dataset: str, config: dict[str, Any], source: Source) -> dict[st
     }
 
 
-def expected_accuracy(results: Sequence[dict[str, Any]], ipc: int, student: str) -> str:
-    """What decoct reached with the stored views, in words; empty if no record says so.
+def expected_accuracy(results: Sequence[dict[str, Any]], ipc: int, student: str, labels: str, protocol: str) -> str:
+    """What decoct reached with the same labels, in words; empty if no record says so.
 
     A record of the example's own network and protocol goes before others.
     """
     records = [
         record
         for record in results
-        if is_accuracy_record(record) and record["labels"] == "views" and int(record["ipc"]) == ipc
+        if is_accuracy_record(record) and record["labels"] == labels and int(record["ipc"]) == ipc
     ]
     if not records:
         return ""
 
     def differs(record: dict[str, Any]) -> tuple[bool, bool, bool]:
-        other = record["protocol"] != PROTOCOL or bool(record.get("overrides"))
+        other = record["protocol"] != protocol or bool(record.get("overrides"))
         return other, record["student"] != student, record["epoch"] != "last"
 
     record = min(records, key=differs)
