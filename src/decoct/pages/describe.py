@@ -101,6 +101,11 @@ class Run:
     other_records: list[Record]  # of other tasks
 
     @property
+    def labels(self) -> str:
+        """The label mode that the set was made for: that of the richest labels that it stores."""
+        return "mixed" if self.slots else "views" if self.views else "tiles"
+
+    @property
     def images(self) -> dict[int, int]:
         """Images in all, by IPC."""
         return {ipc: ipc * len(self.classes) for ipc in self.ipcs}
