@@ -9,7 +9,7 @@ from worlds import write_run
 
 from decoct.config import PublishConfig
 from decoct.data.source import source_record
-from decoct.hub.publish import format_publication, plan_publish, publish
+from decoct.hub.publish import format_push, plan_publish, publish
 from decoct.pages.dataset_card import dataset_card
 from decoct.pages.model_cards import model_card
 from decoct.pages.source import GivenInfo
@@ -33,7 +33,7 @@ def test_a_source_on_the_hub_is_recorded_with_its_licence_and_linked(hub, run_fo
 def test_a_dry_run_shows_the_card_as_it_would_be(tmp_path, hub):
     write_run(tmp_path / "run")
     config = PublishConfig(folder=str(tmp_path / "run"), push_to_hub="user/thing", license="mit")
-    shown = format_publication(plan_publish(config))
+    shown = format_push(plan_publish(config))
     publish(config)
     assert shown.startswith(hub.files("dataset", "user/thing")["README.md"].decode())
 

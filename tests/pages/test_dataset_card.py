@@ -55,6 +55,15 @@ def test_what_was_not_measured_is_not_there(manifest):
     assert "--labels tiles" in body
 
 
+def test_columns_of_mixed_views_are_named_where_they_are_stored(manifest):
+    assert "slot_codes" not in dataset_card(manifest)
+    manifest["config"] |= {"slots": 100, "label_bits": 4}
+    body = dataset_card(manifest)
+    assert "--protocols muon_kd --labels mixed --students convnet3 --seeds 3\n" in blocks(body, "bash")[0]
+    assert "logits for 100 mixed views of the image (crop, flip and CutMix), 4 bits each" in body
+    assert "| `slot_scales` | what a code counts in the logits of each of those views, `(100, 1)` |\n" in body
+
+
 def test_hostile_names_stay_text(manifest):
     name = "a|b `c` <script>x</script>\n---\nconfigs: []\n# {{ 7 * 191 }} [l](u)"
     manifest["label_names"][0] = manifest["dataset"] = manifest["config"]["dataset"] = name
