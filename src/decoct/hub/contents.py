@@ -11,7 +11,17 @@ from typing import Any
 from decoct.distilled.manifest import MANIFEST, check_manifest
 from decoct.run.folder import RUN_FILE, read_json
 
-__all__ = ["CARD", "KINDS", "Contents", "contents_of", "kind_of", "read_checked", "read_object", "repo_type_of"]
+__all__ = [
+    "CARD",
+    "KINDS",
+    "PICKLES",
+    "Contents",
+    "contents_of",
+    "kind_of",
+    "read_checked",
+    "read_object",
+    "repo_type_of",
+]
 
 KINDS = {
     "dataset": "a distilled dataset with manifest.json",

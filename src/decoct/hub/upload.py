@@ -171,7 +171,7 @@ def find_difference(wanted: Push, present: dict[str, RepoFile], read: Callable[[
         card = read(CARD) if CARD in present else b""
         edited = card not in (b"", wanted.content(CARD)) and not is_sealed(card.decode(errors="replace"))
         return Difference(f"a {CARD} that was edited there", set()) if edited else None
-    found = f"another {other[0]}" if other[0] in present else f"no {other[0]}, but {shown(present)}"
+    found = f"another {other[0]}" if other[0] in present else f"no {other[0]}, but {some_of(present)}"
     # Loading prefers one file of weights to several, and a stale one would be loaded in place of the uploaded.
     places = {PurePosixPath(file.path_in_repo).parent for file in weights}
     stale = {
@@ -186,7 +186,7 @@ def dataset_difference(wanted: Push, present: dict[str, RepoFile], read: Callabl
     """`find_difference` for a distilled dataset: manifests are compared, and whether the card was edited on the Hub."""
     stale = {name for name in present if READ_BY_CARD.fullmatch(name)} - wanted.names
     if MANIFEST not in present:
-        return Difference(f"no {MANIFEST}, but {shown(present)}", stale)
+        return Difference(f"no {MANIFEST}, but {some_of(present)}", stale)
     theirs, ours = (object_of(content) for content in (read(MANIFEST), wanted.content(MANIFEST)))
     different = sorted(key for key, value in identity(ours).items() if identity(theirs).get(key) != value)
     if different:
@@ -215,6 +215,6 @@ def identity(manifest: dict[str, Any]) -> dict[str, Any]:
     return identity_of(manifest.get("config", {}), **{key: manifest.get(key) for key in IDENTITY})
 
 
-def shown(present: dict[str, RepoFile]) -> str:
+def some_of(present: dict[str, RepoFile]) -> str:
     """Some of a repository's files."""
     return ", ".join(sorted(set(present) - {GIT_FILE})[:5])

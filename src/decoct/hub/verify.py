@@ -18,6 +18,7 @@ from decoct.config import VerifyConfig
 from decoct.data.source import location_of
 from decoct.distilled.manifest import check_manifest, parse_manifest, shown, unsafe_path
 from decoct.hub.card_header import card_problems
+from decoct.hub.contents import PICKLES
 from decoct.hub.errors import is_sendable
 from decoct.hub.rows import check_parquet
 from decoct.run.folder import sha256
@@ -42,10 +43,11 @@ CHECKS = {
 }
 # Written beside the listed files, or added by the Hub; no dataset loads from them.
 UNLISTED = ("manifest.json", "report.html", "results.json", "run.json", "evaluation/*", ".gitattributes", "LICENSE*")
-CODE_SUFFIXES = frozenset(
-    ".py .pyc .pyo .pyd .pyw .ipynb .pkl .pickle .pt .pth .pt2 .bin .ckpt .joblib .dill .npy .npz .h5 .keras .so "
-    ".dylib .dll .exe .bat .cmd .ps1 .sh .js .jar .whl .egg .zip .tar .gz".split()
-)
+CODE_SUFFIXES = {
+    *PICKLES,
+    *".pt2 .joblib .dill .npy .npz .h5 .keras .py .pyc .pyo .pyd .pyw .ipynb .js .so .dylib .dll .exe".split(),
+    *".bat .cmd .ps1 .sh .jar .whl .egg .zip .tar .gz".split(),
+}
 CODE_STARTS = (b"PK\x03\x04", b"\x7fELF", b"MZ", b"#!", *(b"\x80" + bytes([protocol]) for protocol in range(2, 6)))
 CLASSES_SHOWN = 10
 
