@@ -19,10 +19,10 @@ from decoct.config import AblateConfig
 
 
 def stage(config: AblateConfig) -> Stage:
-    from decoct.evaluation.ablate import ablate
+    from decoct.evaluation.ablate import ablate, plan_ablate
     from decoct.results.claims import format_ablation, format_ablation_plan
 
-    return Stage(ablate, ablate, format_ablation, format_ablation_plan)
+    return Stage(ablate, plan_ablate, format_ablation, format_ablation_plan)
 
 
 if __name__ == "__main__":

@@ -18,10 +18,10 @@ from decoct.config import BetaStudyConfig
 
 
 def stage(config: BetaStudyConfig) -> Stage:
-    from decoct.evaluation.beta_study import beta_study
+    from decoct.evaluation.beta_study import beta_study, plan_beta_study
     from decoct.results.tables import format_study, format_study_plan
 
-    return Stage(beta_study, beta_study, format_study, format_study_plan)
+    return Stage(beta_study, plan_beta_study, format_study, format_study_plan)
 
 
 if __name__ == "__main__":

@@ -22,9 +22,9 @@ from decoct.config import PublishConfig
 
 
 def stage(config: PublishConfig) -> Stage:
-    from decoct.hub.publish import format_publication, plan_publish, publish
+    from decoct.hub.publish import format_push, plan_publish, publish
 
-    return Stage(publish, plan_publish, printed_plan=format_publication)
+    return Stage(publish, plan_publish, printed_plan=format_push)
 
 
 if __name__ == "__main__":

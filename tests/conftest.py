@@ -76,6 +76,7 @@ def sample_part(once) -> Path:
 def write_sample_part(folder: Path) -> None:
     import datasets
     import numpy as np
+    from worlds import labelled
 
     folder.mkdir()
     for split, count in (("train", TRAIN), ("test", TEST)):
@@ -84,10 +85,8 @@ def write_sample_part(folder: Path) -> None:
         labels = np.asarray(images["label"][:])
         rows = np.sort(np.concatenate([np.flatnonzero(labels == label)[:count] for label in range(CLASSES)]))
         names = images.features["label"].names[:CLASSES]
-        features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=names)})
         encoded = images.cast_column("image", datasets.Image(decode=False)).select(rows)
-        columns = {"image": encoded["image"][:], "label": labels[rows].tolist()}
-        datasets.Dataset.from_dict(columns, features=features).to_parquet(folder / f"{split}.parquet")
+        labelled(encoded["image"][:], labels[rows].tolist(), names).to_parquet(folder / f"{split}.parquet")
 
 
 @pytest.fixture(scope="session")
@@ -140,24 +139,53 @@ def tiny_estimator(once, sample_part) -> Path:
 
 
 @pytest.fixture(scope="session")
+def tiny_pipeline(once, tiny_prior, tiny_estimator) -> Path:
+    """A self-contained pipeline of `tiny_prior` and `tiny_estimator`."""
+
+    def save(folder: Path) -> None:
+        from diffusers import DDPMPipeline
+
+        from decoct.igds.loading import load_estimator
+        from decoct.pipelines.igds.pipeline import IGDSPipeline
+
+        parts = DDPMPipeline.from_pretrained(tiny_prior)
+        estimator = load_estimator(str(tiny_estimator))
+        IGDSPipeline(parts.scheduler, parts.unet, None, None, estimator).save_pretrained(folder)
+
+    return once("pipeline", save)
+
+
+@pytest.fixture(scope="session")
+def runs(once, sample_part, trained_teacher) -> Path:
+    """Distilled run folders: `views` with stored views, `tiles` with mosaics of four, `mixed` with mixed views."""
+
+    def distil(folder: Path) -> None:
+        from decoct.config import DistillConfig
+        from decoct.synthesis.distill import distill
+
+        shared = {"dataset": str(sample_part), "teacher": str(trained_teacher), "method": "random"}
+        distill(DistillConfig(output_dir=str(folder / "views"), ipc=[1, 5], views=10, **shared))
+        distill(DistillConfig(output_dir=str(folder / "tiles"), ipc=[5], views=0, tiles_per_image=4, **shared))
+        distill(DistillConfig(output_dir=str(folder / "mixed"), ipc=[5], views=0, slots=8, label_bits=4, **shared))
+
+    return once("distilled-runs", distil)
+
+
+@pytest.fixture(scope="session")
 def image_folder(once) -> Path:
     """A folder of PNG files, 16 px, RGB: `train/` and `test/` with 8 and 3 images of each of three colour classes."""
     return once("image-folder", write_image_folder)
 
 
 def write_image_folder(folder: Path) -> None:
-    import numpy as np
-    from PIL import Image
+    from worlds import COLOURS, coloured, encoded
 
-    generator = np.random.default_rng(0)
     for split, count in (("train", 8), ("test", 3)):
-        for label, name in enumerate(["blue", "green", "red"]):
+        for label, name in enumerate(COLOURS):
             members = folder / split / name
             members.mkdir(parents=True)
-            for number in range(count):
-                pixels = generator.integers(0, 120, (16, 16, 3))
-                pixels[..., 2 - label] += 100
-                Image.fromarray(pixels.astype(np.uint8)).save(members / f"{number}.png")
+            for number, image in enumerate(encoded(coloured([label] * count, seed=10 * count + label))):
+                (members / f"{number}.png").write_bytes(image["bytes"])
 
 
 @pytest.fixture(scope="session")

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from worlds import accuracy_record
 
 from decoct.config import DistillConfig, EvaluateConfig, TeacherConfig
 from decoct.demo import METHODS, demo_plan, demo_steps, demo_summary, run_steps
@@ -17,6 +18,7 @@ WRITE = (
     "path.parent.mkdir(parents=True, exist_ok=True)\n"
     "path.write_text('{}')"
 )
+STUDENTS = {"student": "convnet3_w64", "teacher_accuracy": 0.871}
 
 
 @pytest.fixture
@@ -39,17 +41,7 @@ def launched(monkeypatch, tmp_path):
 def write_results(folder: Path) -> None:
     for position, method in enumerate(METHODS):
         records = [
-            {
-                "method": method,
-                "ipc": ipc,
-                "student": "convnet3_w64",
-                "protocol": "rded_kd",
-                "labels": "views",
-                "overrides": {},
-                "teacher_accuracy": 0.871,
-                "accuracy_mean": 0.5 + position / 10 + ipc / 1000,
-                "seeds": [0],
-            }
+            accuracy_record(0.5 + position / 10 + ipc / 1000, method=method, ipc=ipc, labels="views", **STUDENTS)
             for ipc in (1, 10)
         ]
         (folder / method).mkdir(parents=True)

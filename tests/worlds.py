@@ -1,11 +1,11 @@
-"""A tiny world of three colour classes: images, a teacher, and run folders of distilled sets made of them.
+"""A tiny world of three colour classes: images, a teacher, run folders of distilled sets made of them, and results.
 
 An image is noise whose brightest channel is its class, so that networks learn the classes in a few steps.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,42 +13,59 @@ import datasets
 import numpy as np
 import torch
 from PIL import Image
+from torch import Tensor
 
 from decoct.config import DistillConfig, to_dict
 from decoct.data.spec import ImageSpec
 from decoct.distilled.schema import expected_features
+from decoct.results.statistics import mean_and_std
 from decoct.synthesis.output import write_card
 from decoct.synthesis.tiles import png_bytes
 
 COLOURS = ("red", "green", "blue")
 SIDE = 16
-MEAN, STD = (0.3,) * 3, (0.2,) * 3
+MEAN, STD = (0.3,) * 3, (0.2,) * 3  # names by which students are found follow from them (`evaluation/test_run.py`)
 SELECTED = {"source_index": 5, "box": [0, 0, 4, 4], "score": 0.5, "heatmap": None}
 OUT_OF_REACH = {"name": "runs/teacher", "fingerprint": "0" * 64}
 SAMPLED = {"seed": 7, "prototype": 0.1, "contextual": 0.2}
 
 
-def coloured(labels: Sequence[int], generator: np.random.Generator, side: int = SIDE) -> np.ndarray:
+def coloured(labels: Sequence[int], seed: int = 0, side: int = SIDE) -> Tensor:
     """Images `(n, 3, side, side)` uint8."""
-    pixels = generator.integers(0, 120, (len(labels), 3, side, side))
-    pixels[np.arange(len(labels)), np.asarray(labels) % 3] += 100
-    return pixels.astype(np.uint8)
+    generator = torch.Generator().manual_seed(seed)
+    pixels = torch.randint(0, 120, (len(labels), 3, side, side), generator=generator)
+    pixels[torch.arange(len(labels)), torch.as_tensor(labels) % 3] += 100
+    return pixels.to(torch.uint8)
 
 
-def spec_of(names: Sequence[str] = COLOURS, side: int = SIDE) -> ImageSpec:
+def encoded(pixels: Iterable[Tensor]) -> list[dict[str, Any]]:
+    """Images `(channels, height, width)` uint8 as PNG, as a column takes them."""
+    return [{"bytes": png_bytes(each), "path": None} for each in pixels]
+
+
+def labelled(images: Sequence[Any], labels: Sequence[int], names: Sequence[str] = COLOURS) -> datasets.Dataset:
+    """Real images: of any kind that a column `Image` takes."""
+    features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=list(names))})
+    return datasets.Dataset.from_dict({"image": list(images), "label": list(labels)}, features=features)
+
+
+def spec_of(
+    names: Sequence[str] = COLOURS,
+    side: int = SIDE,
+    channels: int = 3,
+    mean: Sequence[float] = MEAN,
+    std: Sequence[float] = STD,
+) -> ImageSpec:
     """What the images of the world are like."""
-    return ImageSpec(side, 3, MEAN, STD, tuple(names))
+    return ImageSpec(side, channels, tuple(mean[:channels]), tuple(std[:channels]), tuple(names))
 
 
 def write_images(folder: Path, names: Sequence[str] = COLOURS, count: int = 45) -> Path:
     """Real images: a parquet folder with `count` images in each of the splits train and test."""
     folder.mkdir(parents=True)
-    generator = np.random.default_rng(99)
-    features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=list(names))})
-    for split in ("train", "test"):
-        labels = [row % 3 for row in range(count)]
-        columns = {"image": encoded(coloured(labels, generator)), "label": labels}
-        datasets.Dataset.from_dict(columns, features=features).to_parquet(folder / f"{split}.parquet")
+    labels = [row % 3 for row in range(count)]
+    for seed, split in enumerate(("train", "test"), start=99):
+        labelled(encoded(coloured(labels, seed)), labels, names).to_parquet(folder / f"{split}.parquet")
     return folder
 
 
@@ -113,7 +130,7 @@ def columns_of(config: DistillConfig, ipc: int, spec: ImageSpec) -> dict[str, li
 
     tiles = config.tiles_per_image
     columns = {
-        "image": encoded(coloured(labels, generator, spec.image_size)),
+        "image": encoded(coloured(labels, config.seed + 10 * ipc, spec.image_size)),
         "label": labels.tolist(),
         "tile_logits": logits(tiles),
         "tiles": [[SAMPLED if config.method == "igds" else SELECTED] * tiles] * len(labels),
@@ -125,9 +142,44 @@ def columns_of(config: DistillConfig, ipc: int, spec: ImageSpec) -> dict[str, li
     return columns
 
 
-def encoded(pixels: np.ndarray) -> list[dict[str, Any]]:
-    """Images `(n, channels, side, side)` uint8 as PNG, as a column takes them."""
-    return [{"bytes": png_bytes(torch.from_numpy(each)), "path": None} for each in pixels]
+def measured(*accuracies: float, first: int = 0, **changes: Any) -> dict[str, Any]:
+    """What students were measured to have, as a record states it; their seeds count from `first`."""
+    mean, std = mean_and_std(accuracies)
+    seeds = list(range(first, first + len(accuracies)))
+    values = {"accuracy_mean": mean, "accuracy_std": std, "accuracies": list(accuracies), "seeds": seeds}
+    return {**values, **changes}
+
+
+def accuracy_record(*accuracies: float, **changes: Any) -> dict[str, Any]:
+    """A record of results.json: of InfoUtil on CIFAR-10, without random images beside it, but for `changes`."""
+    values = {
+        "task": "accuracy",
+        "dataset": "uoft-cs/cifar10",
+        "method": "infoutil",
+        "ipc": 10,
+        "tiles": 1,
+        "student": "convnet3",
+        "protocol": "rded_kd",
+        "labels": "online",
+        "teacher": "runs/teacher",
+        "teacher_model": "convnet3",
+        "teacher_accuracy": 0.8251,
+        "epoch": "last",
+        "seconds": 12.5,
+        "device": "cpu",
+        "versions": {},
+        "overrides": {},
+        "baseline": None,
+        "baseline_note": "turned off by --no_baseline",
+        "dd_ranking": None,
+        "config_hash": f"{sorted(changes.items(), key=str)} {accuracies}",
+    }
+    return {**values, **measured(*(accuracies or (0.5, 0.52))), **changes}
+
+
+def without_times(records: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Records as they are whenever they are measured."""
+    return [{key: value for key, value in each.items() if key != "seconds"} for each in records]
 
 
 def contents(folder: Path | str) -> dict[str, bytes]:

@@ -8,14 +8,13 @@ from types import ModuleType
 
 import pytest
 import torch
-from PIL import Image
 
 from .loading import load
 
 
 @pytest.fixture(scope="module")
-def beta_sweep() -> ModuleType:
-    return load("beta_sweep")
+def grids() -> ModuleType:
+    return load("grids")
 
 
 @pytest.fixture(autouse=True)
@@ -29,29 +28,11 @@ def one_thread():
 @pytest.fixture
 def sweep_words(sample_part, trained_teacher, tiny_prior, tiny_estimator, tmp_path) -> list[str]:
     networks = ["--teacher", str(trained_teacher), "--prior", str(tiny_prior), "--estimator", str(tiny_estimator)]
-    folders = [
-        "--dataset",
-        str(sample_part),
-        "--runs",
-        str(tmp_path / "runs"),
-        "--output",
-        str(tmp_path / "sweep.json"),
-    ]
-    small = ["--sampling_steps", "2", "--student", "convnet3_w8", "--epochs", "1", "--views", "1"]
-    return [
-        "--dataset",
-        str(sample_part),
-        *networks,
-        *folders,
-        *small,
-        "--mixed_precision",
-        "no",
-        "--ipc",
-        "2",
-        "--betas",
-        "0",
-        "0.5",
-    ]
+    folders = ["--runs", str(tmp_path / "runs"), "--output", str(tmp_path / "sweep.json")]
+    small = ["--students", "convnet3_w8", "--ipc", "2", "--vary", "beta", "0", "0.5"]
+    options = ["distil.sampling_steps=2", "distil.views=1", "evaluate.epochs=1"]
+    options += ["distil.mixed_precision='no'", "evaluate.mixed_precision='no'"]
+    return ["beta_sweep", "--dataset", str(sample_part), *networks, *folders, *small, "--set", *options]
 
 
 def records_of(path: Path) -> list[dict]:
@@ -87,45 +68,54 @@ def test_the_random_prior_is_that_of_the_paper():
     assert guidance.random_prior("ddpm").unet.num_parameters() == pytest.approx(35.7e6, rel=0.01)
 
 
-def test_the_grid_of_an_ipc(beta_sweep):
-    words = ["--teacher", "t", "--prior", "p", "--estimator", "e", "--betas", "0", "0.1", "--tiles", "1", "4"]
-    args = beta_sweep.parser().parse_args([*words, "--guidance_scales", "0", "2"])
-    for tiles, betas in ((1, {0.0}), (4, {0.0, 0.1})):
-        settings = [setting for setting in beta_sweep.grid(args, 1) if setting["tiles"] == tiles]
-        assert [setting["setting"] for setting in settings[:2]] == ["random", "guidance off"]
-        assert {setting["beta"] for setting in settings[2:]} == betas
-        assert {setting["guidance_scale"] for setting in settings[2:]} == {2.0}
+def test_at_one_image_per_class_one_beta_is_measured(grids):
+    words = ["beta_sweep", "--vary", "beta", "0", "0.1", "--vary", "guidance_scale", "2"]
+    grid = grids.read(grids.parser().parse_args(words))
+    for ipc, betas in ((1, [0.0]), (2, [0.0, 0.1])):
+        sets = [variant for variant in grid.sets if variant.min_ipc <= ipc <= (variant.max_ipc or ipc)]
+        assert [variant.name for variant in sets[:2]] == ["random", "guidance off"]
+        assert [variant.options["beta"] for variant in sets[2:]] == betas
+        assert {variant.options["guidance_scale"] for variant in sets[2:]} == {2}
+        assert [variant.name for variant in sets[2:]] == [f"beta {beta:g}, scale 2, sample" for beta in betas]
 
 
-def test_beta_sweep_records_resumes_and_draws(beta_sweep, sweep_words, tmp_path, capsys):
+def test_beta_sweep_records_resumes_and_draws(grids, sweep_words, tmp_path, capsys):
     output = tmp_path / "sweep.json"
-    beta_sweep.main([*sweep_words, "--label_modes", "hard"])
+    grids.main([*sweep_words, "--labels", "hard"])
     records = {record["setting"]: record for record in records_of(output)}
     assert list(records) == ["random", "guidance off", "beta 0, scale 1, sample", "beta 0.5, scale 1, sample"]
     for record in records.values():
-        assert 0 <= record["accuracy"] <= 1 and 0 <= record["tile_accuracy"] <= 1
+        assert 0 <= record["accuracy_mean"] <= 1 and 0 <= record["tile_accuracy"] <= 1
         assert record["prototype"] < 0 < record["contextual"]
         assert (record["labels"], record["seed"], record["ipc"], record["epochs"]) == ("hard", 0, 2, 1)
+        assert (record["tiles"], record["scheduler"], record["sampling_steps"]) == (1, "ddim", 2)
+        assert set(record["fingerprints"]) == {"teacher", "prior", "estimator"}
     assert (tmp_path / "sweep.png").stat().st_size > 5000
+    assert str(tmp_path) not in output.read_text()
 
-    sets = {path: path.stat().st_mtime_ns for path in (tmp_path / "runs").glob("*/manifest.json")}
+    sets = {path: path.stat().st_mtime_ns for path in (tmp_path / "runs").glob("sets/*/manifest.json")}
     assert len(sets) == 4
     capsys.readouterr()
-    beta_sweep.main([*sweep_words, "--label_modes", "hard", "--part", "0/2"])
-    assert capsys.readouterr().out == ""
-    beta_sweep.main([*sweep_words, "--label_modes", "hard", "views", "--dry_run"])
-    assert capsys.readouterr().out == "4 of 4 sets, 4 students, 6 samples per class\n"
-    beta_sweep.main([*sweep_words, "--label_modes", "views"])
+    grids.main([*sweep_words, "--labels", "hard", "--part", "0/2"])
+    assert "seed 0:" not in capsys.readouterr().out and len(records_of(output)) == 4
+    grids.main([*sweep_words, "--labels", "hard", "views", "--dry_run"])
+    assert capsys.readouterr().out.startswith("4 students, 4 done, 0 sets,")
+    grids.main([*sweep_words, "--labels", "views"])
     assert len(records_of(output)) == 8
     assert {path: path.stat().st_mtime_ns for path in sets} == sets
 
 
-def test_strips_show_all_classes(beta_sweep, sweep_words, tmp_path, capsys):
-    beta_sweep.main([*sweep_words, "--strips"])
-    assert capsys.readouterr().out.count("contextual") == 3
-    width, height = Image.open(tmp_path / "sweep_strips.png").size
-    assert width > 3 * height
-    assert not (tmp_path / "sweep.json").exists()
+def test_networks_that_a_grid_needs_are_asked_for(grids, sweep_words, tmp_path):
+    place = sweep_words.index("--estimator")
+    with pytest.raises(ValueError, match="estimator must be given"):
+        grids.main([*sweep_words[:place], *sweep_words[place + 2 :]])
+    with pytest.raises(ValueError, match="sets must be among.*Got \\['nothing'\\]"):
+        grids.main([*sweep_words, "--only", "nothing"])
+    with pytest.raises(ValueError, match="vary must name options.*Got \\['views'\\]"):
+        grids.main([*sweep_words, "--vary", "views", "1"])
+    with pytest.raises(ValueError, match="set must be"):
+        grids.main([*sweep_words, "--set", "epochs=1"])
+    assert not list(tmp_path.iterdir())
 
 
 def test_estimators_are_trained_once_per_setting(sample_part, tmp_path, capsys):

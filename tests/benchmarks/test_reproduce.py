@@ -23,16 +23,19 @@ def test_every_command_of_the_reproduction_is_valid(reproduce, tmp_path, monkeyp
 
     classes = {"train_teacher": TeacherConfig, "train_prior": PriorConfig, "train_estimator": EstimatorConfig}
     classes |= {"distill": DistillConfig, "ablate": AblateConfig}
-    seen = set()
-    for group in reproduce.GROUPS:
-        for step in reproduce.steps(group, "sample" if group == "sample" else "data", tmp_path):
+    grids, seen = load("grids"), set()
+    for group, steps in reproduce.STEPS.items():
+        for step in steps("sample" if group == "sample" else "data", tmp_path):
             assert (reproduce.ROOT / step.script).is_file()
             name = Path(step.script).stem
             seen.add(name)
             if step.script.startswith("scripts/"):
                 config = parse_config(classes[name], list(step.arguments))
                 assert str(config.output_dir).startswith(str(tmp_path))
-    assert seen == {*classes, "beta_sweep", "cifar10", "strong_kd", "hub"}
+            elif name == "grids":
+                args = grids.parser().parse_args(step.arguments)
+                assert grids.read(args).sets and str(args.runs).startswith(str(tmp_path))
+    assert seen == {*classes, "grids", "hub"}
 
 
 def test_dry_run_shows_the_commands_and_runs_none(reproduce, capsys, monkeypatch):

@@ -5,10 +5,10 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
-import datasets
 import numpy as np
 import pytest
 from PIL import Image
+from worlds import labelled
 
 from decoct.config import DataConfig
 from decoct.data import eval_split_name, load_images
@@ -105,10 +105,9 @@ def test_what_is_no_image_folder_is_left_to_datasets(tmp_path):
 
 
 def write_parquet(file: Path, names: list[str], labels: list[int], first: int = 0) -> None:
-    features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=names)})
     images = [Image.fromarray(np.full((8, 8), first + row, dtype=np.uint8)) for row in range(len(labels))]
     file.parent.mkdir(parents=True, exist_ok=True)
-    datasets.Dataset.from_dict({"image": images, "label": labels}, features=features).to_parquet(file)
+    labelled(images, labels, names).to_parquet(file)
 
 
 def test_another_label_order_in_another_file_is_refused(tmp_path):

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from worlds import labelled
 
 from decoct.data import ImageSpec, load_images, measure_spec
 
@@ -18,9 +19,8 @@ from decoct.data import ImageSpec, load_images, measure_spec
 def random_images(count: int, channels: int, size: int = 8) -> tuple[np.ndarray, datasets.Dataset]:
     pixels = np.random.default_rng(0).integers(0, 256, (count, size, size, channels), dtype=np.uint8)
     pictures = [Image.fromarray(rows.squeeze(-1) if channels == 1 else rows) for rows in pixels]
-    features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=["cat", "dog"])})
     labels = [row % 2 for row in range(count)]
-    return pixels, datasets.Dataset.from_dict({"image": pictures, "label": labels}, features=features)
+    return pixels, labelled(pictures, labels, ["cat", "dog"])
 
 
 @pytest.mark.parametrize("channels", [1, 3])
@@ -46,15 +46,13 @@ def test_size_can_be_given() -> None:
 
 
 def test_constant_images_have_a_deviation_to_divide_by() -> None:
-    features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=["one"])})
-    source = datasets.Dataset.from_dict({"image": [Image.new("L", (8, 8), 51)], "label": [0]}, features=features)
+    source = labelled([Image.new("L", (8, 8), 51)], [0])
     spec = measure_spec(load_images(source))
     assert spec.mean == pytest.approx((0.2,)) and spec.std == (1 / 255,)
 
 
 def test_image_that_is_not_square_needs_a_size() -> None:
-    features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=["one"])})
-    source = datasets.Dataset.from_dict({"image": [Image.new("RGB", (12, 8))], "label": [0]}, features=features)
+    source = labelled([Image.new("RGB", (12, 8))], [0])
     images = load_images(source, image_size=8)
     assert measure_spec(images, 8).image_size == 8
     with pytest.raises(ValueError, match="12x8.*--image_size|--image_size.*12x8"):

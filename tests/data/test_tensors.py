@@ -6,15 +6,15 @@ import datasets
 import pytest
 import torch
 from PIL import Image
+from worlds import labelled
 
 from decoct.data import PixelDataset, load_images
 
 
 def uniform_images(labels: list[int]) -> datasets.Dataset:
     """Image i has the value i everywhere."""
-    features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=["cat", "dog"])})
     pictures = [Image.new("RGB", (8, 8), (value,) * 3) for value in range(len(labels))]
-    return load_images(datasets.Dataset.from_dict({"image": pictures, "label": labels}, features=features))
+    return load_images(labelled(pictures, labels))
 
 
 def test_pixel_dataset_held_and_lazy_agree(monkeypatch: pytest.MonkeyPatch) -> None:

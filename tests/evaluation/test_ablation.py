@@ -10,14 +10,15 @@ import pytest
 import torch
 from accelerate import Accelerator
 
-from decoct.config import AblateConfig, DistillConfig
+from decoct.config import AblateConfig, DistillConfig, config_hash
 from decoct.data.loading import load_split
-from decoct.evaluation.ablate import ablate
+from decoct.evaluation.ablate import ablate, cells_of, plan_ablate
 from decoct.models.zoo import load_classifier
 from decoct.results.claims import format_ablation, format_ablation_plan
-from decoct.results.grid import BASELINE, RDED, Cell, Setting, cells_of, infoutil, keys_of, settings_of, table_settings
+from decoct.results.factors import KEY, RANDOM_IMAGES, RDED, Factors, combinations_of, infoutil, table_combinations
 from decoct.run.folder import read_json
 from decoct.synthesis.real import distill_images
+from decoct.synthesis.shared import heatmap_settings, score_settings
 
 
 @pytest.fixture(autouse=True)
@@ -34,61 +35,65 @@ def quick(monkeypatch):
 
 
 def test_what_each_table_needs():
-    assert [setting.name for setting in table_settings("6", "highest")] == [
+    assert [setting.name for setting in table_combinations("6", "highest")] == [
         "random",
         "rded",
         "loss-kernel_shap-lowest",
         "grad_norm-random_crops-highest",
         "grad_norm-kernel_shap-highest",
     ]
-    assert [setting.name for setting in table_settings("7", "lowest")] == [
+    assert [setting.name for setting in table_combinations("7", "lowest")] == [
         "random",
         "grad_norm-kernel_shap-lowest",
         "grad_norm-kernel_shap-no_noise-lowest",
     ]
-    assert table_settings("8", "lowest")[1] == Setting("grad_norm", "lowest", "grad_cam", 2.0)
-    assert table_settings("11", "highest") == [BASELINE, RDED, infoutil("highest")]
+    assert table_combinations("8", "lowest")[1] == Factors("grad_norm", "lowest", "grad_cam", 2.0)
+    assert table_combinations("11", "highest") == [RANDOM_IMAGES, RDED, infoutil("highest")]
 
 
 def test_settings_that_tables_share_are_one():
-    names = [setting.name for setting in settings_of(["6", "7", "8", "11"], ["highest", "lowest"], False)]
+    names = [setting.name for setting in combinations_of(["6", "7", "8", "11"], ["highest", "lowest"], False)]
     assert len(names) == len(set(names)) == 11
     # random, RDED and loss on attribution crops have one order; four settings have two.
     assert sum(name.endswith("highest") for name in names) == 4
 
 
 def test_the_full_grid_has_every_combination_once_and_no_noise_on_random_crops():
-    settings = settings_of(["7"], ["highest", "lowest"], True)
+    settings = combinations_of(["7"], ["highest", "lowest"], True)
     assert len(settings) == len(set(settings)) == 1 + 3 * 5
     assert len({setting.name for setting in settings}) == 16
     assert all(setting.noise is None for setting in settings if setting.cropping != "attribution")
     assert {setting.order for setting in settings if setting.scoring == "loss"} == {"lowest"}
-    assert set(settings_of(["6", "7", "8", "11"], ["highest", "lowest"], False)) < set(settings)
+    assert set(combinations_of(["6", "7", "8", "11"], ["highest", "lowest"], False)) < set(settings)
 
 
 def test_orders_share_scores_and_nothing_else_does():
-    settings = settings_of([], ["highest", "lowest"], True)[1:]
-    assert len({setting.scores for setting in settings}) == 10
+    variants = combinations_of([], ["highest", "lowest"], True)[1:]
+    made = {variant: DistillConfig(**variant.distill_options(0.5), tiles_per_image=4) for variant in variants}
+    scores = {config_hash(score_settings(config)) for config in made.values()}
+    assert len(scores) == len({variant.scores for variant in variants}) == 10
+    heatmaps = {config_hash(found) for config in made.values() if (found := heatmap_settings(config)) is not None}
+    assert len(heatmaps) == 2  # KernelSHAP's and Grad-CAM's
     highest, lowest = infoutil("highest"), infoutil("lowest")
-    assert highest.scores == lowest.scores and highest.name != lowest.name
+    assert score_settings(made[highest]) == score_settings(made[lowest]) and highest.name != lowest.name
 
 
 def test_only_the_factor_differs_in_what_is_distilled():
     config = AblateConfig(crop_fraction=0.75)
     made = {
-        setting: DistillConfig(**setting.distill_options(config))
-        for setting in settings_of([], ["highest", "lowest"], True)
+        setting: DistillConfig(**setting.distill_options(config.crop_fraction))
+        for setting in combinations_of([], ["highest", "lowest"], True)
     }
-    scores, crops = infoutil("lowest"), Setting("grad_norm", "lowest", None, None)
+    scores, crops = infoutil("lowest"), Factors("grad_norm", "lowest", None, None)
 
-    def difference(first: Setting, second: Setting) -> set[str]:
+    def difference(first: Factors, second: Factors) -> set[str]:
         return {name for name, value in vars(made[first]).items() if value != vars(made[second])[name]}
 
     assert difference(infoutil("highest"), scores) == {"utility_order"}
-    assert difference(scores, Setting("loss", "lowest", "kernel_shap", 2.0)) == {"utility"}
+    assert difference(scores, Factors("loss", "lowest", "kernel_shap", 2.0)) == {"utility"}
     assert difference(crops, RDED) == {"utility"}
-    assert difference(scores, Setting("grad_norm", "lowest", "kernel_shap", 0.0)) == {"noise_scale"}
-    assert difference(scores, Setting("grad_norm", "lowest", "grad_cam", 2.0)) == {"attribution"}
+    assert difference(scores, Factors("grad_norm", "lowest", "kernel_shap", 0.0)) == {"noise_scale"}
+    assert difference(scores, Factors("grad_norm", "lowest", "grad_cam", 2.0)) == {"attribution"}
     assert difference(scores, crops) == {"method", "attribution", "crop_fraction"}
     assert made[RDED].method == "rded" and made[scores].crop_fraction == 0.75
     assert {config.selection for config in made.values()} == {"top"}
@@ -106,13 +111,14 @@ def test_cells_go_seed_by_seed_and_hard_labels_come_once():
         seed=5,
     )
     cells = cells_of(config)
-    assert len(cells) == 2 * 3 * 2 and [cell.seed for cell in cells] == [5] * 6 + [6] * 6
-    keys = [key for cell in cells for key in keys_of(cell, config)]
+    keys = [tuple(cell.identity[name] for name in KEY) for cell in cells]
+    assert [key[-1] for key in keys] == [5] * 36 + [6] * 36
     assert len(keys) == len(set(keys)) == 2 * 3 * (2 + 1) * 2 * 2
-    assert keys_of(Cell(RDED, "converged", 5), config)[0] == ("rded", None, "hard", 1, "convnet3", 5)
+    assert len({cell.distil.output_dir for cell in cells}) == 2 * 3 * 2
+    assert ("rded", None, "hard", 1, "convnet3", 5) in keys
     assert {key[1] for key in keys if key[2] == "online"} == {"converged", "early"}
     config.labels = ["hard"]
-    assert {cell.label_teacher for cell in cells_of(config)} == {"converged"}
+    assert {cell.distil.label_teacher for cell in cells_of(config)} == {"converged"}
 
 
 def test_windows_as_large_as_the_image_are_refused():
@@ -151,7 +157,7 @@ def contents(folder: Path, pattern: str) -> dict[str, int]:
 
 def test_an_ablation_records_every_cell_and_a_rerun_does_nothing(config, tmp_path, monkeypatch):
     folder = tmp_path / "ablation"
-    plan = ablate(config(dry_run=True))
+    plan = plan_ablate(config())
     assert not folder.exists()
     assert (plan["sets"], plan["students"], plan["done"]) == (6, 6, 0)
     # RDED and grad-norm on random crops; loss, grad-norm, and grad-norm without noise on windows of one set of maps
@@ -171,7 +177,7 @@ def test_an_ablation_records_every_cell_and_a_rerun_does_nothing(config, tmp_pat
     text = (folder / "ablation.md").read_text()
     assert text == format_ablation(records)
     assert "### Table 6" in text and "### Table 7" in text and "### Table 8" not in text
-    assert ablate(config(dry_run=True))["students"] == 0
+    assert plan_ablate(config())["students"] == 0
 
     before = contents(folder, "**/*.json") | contents(folder, "**/*.parquet")
     monkeypatch.setattr("decoct.evaluation.run.train_student", None)
@@ -180,7 +186,7 @@ def test_an_ablation_records_every_cell_and_a_rerun_does_nothing(config, tmp_pat
 
     # Killed before the last records were written: what the students reached is still there.
     (folder / "ablation.json").unlink()
-    plan = ablate(config(dry_run=True))
+    plan = plan_ablate(config())
     assert (plan["sets"], plan["students"]) == (0, 6) and not any(plan["forward_passes"].values())
     assert ablate(config()) == records
 
@@ -208,9 +214,9 @@ def test_shared_scores_choose_the_tiles_that_distilling_chooses(config, tmp_path
     teacher = load_classifier(wanted.teacher)
     images = load_split(wanted, "train")
     names = ("dataset", "teacher", "ipc", "tiles_per_image", "candidates_per_class", "coalitions", "batch_size")
-    for setting in (RDED, infoutil("lowest"), BASELINE):
+    for setting in (RDED, infoutil("lowest"), RANDOM_IMAGES):
         shared = {name: getattr(wanted, name) for name in names}
-        options = {**setting.distill_options(wanted), "output_dir": str(tmp_path / setting.name)}
+        options = {**setting.distill_options(wanted.crop_fraction), "output_dir": str(tmp_path / setting.name)}
         distill_images(DistillConfig(**shared, **options), images, teacher, Accelerator())
         expected, found = (
             pq.read_table(next(Path(folder).glob("data/ipc_1/*.parquet")), columns=["image", "label", "tiles"])
@@ -222,12 +228,12 @@ def test_shared_scores_choose_the_tiles_that_distilling_chooses(config, tmp_path
 def test_problems_are_found_before_anything_is_written(config, tmp_path):
     with pytest.raises(ValueError, match="at least 40 candidates"):
         ablate(config(ipc=[10]))
-    with pytest.raises(ValueError, match="minimax_hard.*Got \\['online'\\]"):
+    with pytest.raises(ValueError, match="minimax_hard.*Got 'online'"):
         ablate(config(protocol="minimax_hard"))
     with pytest.raises(ValueError, match="no_such_network"):
         ablate(config(students=["no_such_network"]))
     with pytest.raises(ValueError, match="coalitions must be at least 30"):
         ablate(config(coalitions=16))
     with pytest.raises(ValueError, match="coalitions must be at least 30"):
-        ablate(config(coalitions=16, dry_run=True))
+        plan_ablate(config(coalitions=16))
     assert not (tmp_path / "ablation").exists()

@@ -4,7 +4,7 @@ import shutil
 from importlib.resources import files
 
 import pytest
-import torch
+from worlds import without_times
 
 from decoct.config import EvaluateConfig
 from decoct.evaluation.evaluate import evaluate, format_evaluation, format_plan, plan_evaluate
@@ -15,14 +15,6 @@ teacher_accuracy epoch accuracy_mean accuracy_std accuracies seeds seconds devic
 config_hash baseline baseline_note dd_ranking""".split()
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.fixture
 def config(run_folder, images):
     def make(**changes) -> EvaluateConfig:
@@ -30,10 +22,6 @@ def config(run_folder, images):
         return EvaluateConfig(**{**values, "baseline": False, "ranking": False, **changes})
 
     return make
-
-
-def without_times(records):
-    return [{key: value for key, value in record.items() if key != "seconds"} for record in records]
 
 
 def test_one_record_per_setting(config, run_folder, teacher):

@@ -3,6 +3,7 @@ import json
 
 import pytest
 import torch
+from worlds import without_times
 
 from decoct.config import EvaluateConfig
 from decoct.data.loading import load_images
@@ -25,10 +26,6 @@ def config(run_folder, images):
         return EvaluateConfig(**{**values, **training, "baseline": False, **changes})
 
     return make
-
-
-def without_times(records):
-    return [{key: value for key, value in record.items() if key != "seconds"} for record in records]
 
 
 @pytest.mark.parametrize(

@@ -3,10 +3,10 @@ import math
 
 import pytest
 import torch
+from worlds import spec_of, without_times
 
 from decoct.config import EvaluateConfig
 from decoct.data.loading import load_images
-from decoct.data.spec import ImageSpec
 from decoct.data.tensors import PixelDataset
 from decoct.distilled.dataset import load_distilled
 from decoct.evaluation.evaluate import evaluate, format_evaluation, format_plan, plan_evaluate
@@ -25,15 +25,6 @@ def config(run_folder, sample_part):
         return EvaluateConfig(**{**values, **training, **tuning, "baseline": False, **changes})
 
     return make
-
-
-@pytest.fixture(scope="module")
-def spec():
-    return ImageSpec(16, 3, (0.3,) * 3, (0.2,) * 3, ("red", "green", "blue"))
-
-
-def without_times(records):
-    return [{key: value for key, value in record.items() if key != "seconds"} for record in records]
 
 
 def same_weights(first, second):
@@ -59,14 +50,14 @@ def test_only_the_head_is_new(run_folder):
     )
 
 
-def test_a_target_with_as_many_classes_gets_a_new_head_too(spec):
-    student = build_classifier("convnet3_w8", spec, 0)
+def test_a_target_with_as_many_classes_gets_a_new_head_too():
+    student = build_classifier("convnet3_w8", spec_of(), 0)
     renewed = replace_head(student, "convnet3_w8", ["a", "b", "c"], 1)
     assert not torch.equal(renewed.head.weight, student.head.weight)
     assert torch.equal(renewed.model.blocks[0].weight, student.model.blocks[0].weight)
 
 
-def test_fine_tuning_is_sgd_with_a_cosine(spec, images, monkeypatch):
+def test_fine_tuning_is_sgd_with_a_cosine(images, monkeypatch):
     pixels = PixelDataset(load_images(str(images), "train"), 16, 3)
     used = []
     step = torch.optim.SGD.step
@@ -77,17 +68,17 @@ def test_fine_tuning_is_sgd_with_a_cosine(spec, images, monkeypatch):
         return step(optimizer, *args, **kwargs)
 
     monkeypatch.setattr(torch.optim.SGD, "step", watch)
-    losses = fine_tune(build_classifier("convnet3_w8", spec), pixels, steps=5, batch_size=20, learning_rate=0.01)
+    losses = fine_tune(build_classifier("convnet3_w8", spec_of()), pixels, steps=5, batch_size=20, learning_rate=0.01)
     rates = [0.01 * 0.5 * (1 + math.cos(math.pi * done / 5)) for done in range(5)]
     assert used == [(pytest.approx(rate), 0.9, 5e-4) for rate in rates]
     assert len(losses) == 5
 
 
-def test_fine_tuning_depends_on_its_arguments_alone(spec, images):
+def test_fine_tuning_depends_on_its_arguments_alone(images):
     pixels = PixelDataset(load_images(str(images), "train"), 16, 3)
 
     def tuned(seed: int):
-        student = build_classifier("convnet3_w8", spec)
+        student = build_classifier("convnet3_w8", spec_of())
         losses = fine_tune(student, pixels, steps=4, batch_size=100, learning_rate=0.01, seed=seed)
         return losses, student.model.state_dict()
 
@@ -101,9 +92,9 @@ def test_fine_tuning_depends_on_its_arguments_alone(spec, images):
     assert torch.equal(torch.get_rng_state(), state), "the caller's random numbers must not change"
 
 
-def test_fine_tuning_learns(spec, images):
+def test_fine_tuning_learns(images):
     pixels = PixelDataset(load_images(str(images), "train"), 16, 3)
-    losses = fine_tune(build_classifier("convnet3_w8", spec), pixels, steps=30, batch_size=32, learning_rate=0.05)
+    losses = fine_tune(build_classifier("convnet3_w8", spec_of()), pixels, steps=30, batch_size=32, learning_rate=0.05)
     assert sum(losses[-5:]) < sum(losses[:5])
 
 

@@ -65,36 +65,3 @@ def written(tmp_path_factory) -> Path:
 def run_folder(written, tmp_path) -> Path:
     """A run folder without a fault, to be changed."""
     return Path(shutil.copytree(written, tmp_path / "run"))
-
-
-@pytest.fixture(scope="session")
-def runs(once, sample_part, trained_teacher) -> Path:
-    """Distilled run folders: `views` with stored views, `tiles` with mosaics of four, `mixed` with mixed views."""
-
-    def distil(folder: Path) -> None:
-        from decoct.config import DistillConfig
-        from decoct.synthesis.distill import distill
-
-        shared = {"dataset": str(sample_part), "teacher": str(trained_teacher), "method": "random"}
-        distill(DistillConfig(output_dir=str(folder / "views"), ipc=[1, 5], views=10, **shared))
-        distill(DistillConfig(output_dir=str(folder / "tiles"), ipc=[5], views=0, tiles_per_image=4, **shared))
-        distill(DistillConfig(output_dir=str(folder / "mixed"), ipc=[5], views=0, slots=8, label_bits=4, **shared))
-
-    return once("distilled-runs", distil)
-
-
-@pytest.fixture(scope="session")
-def tiny_pipeline(once, tiny_prior, tiny_estimator) -> Path:
-    """A self-contained pipeline of `tiny_prior` and `tiny_estimator`."""
-
-    def save(folder: Path) -> None:
-        from diffusers import DDPMPipeline
-
-        from decoct.igds.loading import load_estimator
-        from decoct.pipelines.igds.pipeline import IGDSPipeline
-
-        parts = DDPMPipeline.from_pretrained(tiny_prior)
-        estimator = load_estimator(str(tiny_estimator))
-        IGDSPipeline(parts.scheduler, parts.unet, None, None, estimator).save_pretrained(folder)
-
-    return once("pipeline", save)

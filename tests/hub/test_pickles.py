@@ -13,13 +13,12 @@ import pytest
 import torch
 from huggingface_hub import HfApi
 from safetensors.torch import load_file
+from worlds import spec_of
 
-from decoct.data.spec import ImageSpec
 from decoct.igds.loading import build_estimator, load_estimator
 from decoct.igds.prior import load_pipeline
 from decoct.models.zoo import build_classifier, load_classifier
 
-SPEC = ImageSpec(16, 3, (0.5,) * 3, (0.5,) * 3, ("a", "b"))
 LOADERS: dict[str, Callable[[str], Any]] = {
     "teacher": load_classifier,
     "estimator": load_estimator,
@@ -43,8 +42,8 @@ class Payload:
 def models(tmp_path_factory, tiny_prior, tiny_pipeline) -> dict[str, Path]:
     """A folder of each kind of model."""
     folder = tmp_path_factory.mktemp("models")
-    build_classifier("convnet3_w8", SPEC).model.save_pretrained(folder / "teacher")
-    build_estimator("resnet10_w4", SPEC, 8).save_pretrained(folder / "estimator")
+    build_classifier("convnet3_w8", spec_of()).model.save_pretrained(folder / "teacher")
+    build_estimator("resnet10_w4", spec_of(), 8).save_pretrained(folder / "estimator")
     return {name: folder / name for name in ("teacher", "estimator")} | {"prior": tiny_prior, "pipeline": tiny_pipeline}
 
 

@@ -16,7 +16,7 @@ from huggingface_hub import CommitOperationAdd, HfApi, constants
 from worlds import contents, write_run
 
 from decoct.config import PublishConfig
-from decoct.hub.publish import kind_of, publish, require_publishing
+from decoct.hub.publish import format_push, kind_of, plan_publish, publish, require_publishing
 from decoct.run.folder import read_json, write_json
 
 DATA = "data/ipc_2/train-00000-of-00001.parquet"
@@ -86,7 +86,8 @@ def test_publishing_again_makes_a_commit_only_of_what_changed(hub, folder, caplo
 def test_a_dry_run_contacts_nothing(hub, folder, monkeypatch):
     monkeypatch.delenv("HF_TOKEN")
     (folder / "notes.txt").write_text("mine")
-    text = to_hub(folder, dry_run=True, private=True)
+    config = PublishConfig(folder=str(folder), push_to_hub="user/thing", private=True)
+    text = format_push(plan_publish(config))
     size = (folder / DATA).stat().st_size
     assert f"{size:,}  {DATA}" in text
     assert "user/thing" in text and "private" in text and "Left out: notes.txt" in text

@@ -10,8 +10,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 from transformers import ViTConfig
+from worlds import spec_of
 
-from decoct.data.spec import ImageSpec
 from decoct.igds.contrastive import MomentumContrast, contextual_loss, info_nce, update_class_means
 from decoct.igds.estimator import VariationalEstimator, VariationalEstimatorConfig
 from decoct.igds.loading import build_estimator
@@ -69,8 +69,7 @@ def images(count: int, seed: int) -> torch.Tensor:
 
 
 def estimator() -> VariationalEstimator:
-    spec = ImageSpec(16, 3, (0.5,) * 3, (0.5,) * 3, ("a", "b", "c"))
-    return build_estimator("resnet10_w4", spec, projection_dim=5)
+    return build_estimator("resnet10_w4", spec_of(), projection_dim=5)
 
 
 def norm_free_estimator() -> VariationalEstimator:

@@ -21,6 +21,7 @@ from transformers import (
     ViTImageProcessor,
     ViTModel,
 )
+from worlds import spec_of
 
 from decoct.data.spec import ImageSpec
 from decoct.igds.estimator import VariationalEstimator, VariationalEstimatorConfig
@@ -31,7 +32,7 @@ MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)
 
 
 def spec(image_size: int = 32, channels: int = 3) -> ImageSpec:
-    return ImageSpec(image_size, channels, MEAN[:channels], STD[:channels], NAMES)
+    return spec_of(NAMES, image_size, channels, MEAN, STD)
 
 
 def batch(image_size: int = 32, channels: int = 3, count: int = 2) -> torch.Tensor:

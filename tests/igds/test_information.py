@@ -9,12 +9,11 @@ import datasets
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from worlds import COLOURS, MEAN, SIDE, STD, coloured, encoded, labelled, spec_of
 
 from decoct.arguments import parse_config
 from decoct.config import InformationConfig
 from decoct.data.mosaic import compose
-from decoct.data.spec import ImageSpec
 from decoct.igds.information import (
     ContextualScore,
     PrototypeInformation,
@@ -28,36 +27,15 @@ from decoct.igds.loading import build_estimator, label_names
 from decoct.igds.measuring import embed, information, measure, plan_information, report_of
 from decoct.results.tables import format_information
 
-NAMES = ["red", "green", "blue"]
-SIDE = 16
-
 
 def unit(rows: int, dim: int, seed: int = 0) -> torch.Tensor:
     vectors = torch.randn(rows, dim, generator=torch.Generator().manual_seed(seed))
     return torch.nn.functional.normalize(vectors, dim=1)
 
 
-def coloured(count: int, seed: int = 0) -> torch.Tensor:
-    """`(count, 3, SIDE, SIDE)` uint8; image i is brightest in channel i % 3."""
-    generator = torch.Generator().manual_seed(seed)
-    pixels = torch.randint(0, 120, (count, 3, SIDE, SIDE), generator=generator)
-    pixels[torch.arange(count), torch.arange(count) % 3] += 100
-    return pixels.to(torch.uint8)
-
-
-def as_dataset(pixels: torch.Tensor, labels: list[int], names: list[str] = NAMES) -> datasets.Dataset:
-    features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=names)})
-    images = [Image.fromarray(each.permute(1, 2, 0).numpy()) for each in pixels]
-    return datasets.Dataset.from_dict({"image": images, "label": labels}, features=features)
-
-
-def spec(names: list[str] = NAMES) -> ImageSpec:
-    return ImageSpec(SIDE, 3, (0.3, 0.3, 0.3), (0.2, 0.2, 0.2), tuple(names))
-
-
 @pytest.fixture(scope="module")
 def estimator():
-    return build_estimator("resnet10_w8", spec(), 16, seed=1).eval().requires_grad_(False)
+    return build_estimator("resnet10_w8", spec_of(), 16, seed=1).eval().requires_grad_(False)
 
 
 # Closed forms
@@ -186,11 +164,12 @@ def test_the_metrics_are_the_functions():
 
 
 def test_measuring_does_not_depend_on_the_batch_size_and_equals_the_functions(estimator):
-    pixels, labels = coloured(14), [row % 3 for row in range(14)]
-    images = as_dataset(pixels, labels)
+    pixels, labels = coloured(range(14)), [row % 3 for row in range(14)]
+    images = labelled(encoded(pixels), labels)
     reports = [measure(images, estimator, 0.07, batch_size=size) for size in (1, 5, 14, 100)]
+    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (MEAN, STD))
     with torch.no_grad():
-        output = estimator((pixels.float() / 255 - 0.3) / 0.2)
+        output = estimator((pixels.float() / 255 - mean) / std)
     prototype = prototype_information(output.logits, torch.tensor(labels))
     contextual = contextual_score(output.embeddings, torch.tensor(labels), 0.07)
     for report in reports:
@@ -204,10 +183,10 @@ def test_measuring_does_not_depend_on_the_batch_size_and_equals_the_functions(es
 
 
 def test_composites_are_measured_tile_by_tile(estimator):
-    tiles, labels = coloured(12), torch.tensor([0, 1, 2])
+    tiles, labels = coloured(range(12)), torch.tensor([0, 1, 2])
     of_class = torch.stack([tiles[label::3] for label in range(3)])  # (classes, 4 tiles, ...)
-    composites = as_dataset(compose(of_class), labels.tolist())
-    singles = as_dataset(of_class.flatten(0, 1), labels.repeat_interleave(4).tolist())
+    composites = labelled(encoded(compose(of_class)), labels.tolist())
+    singles = labelled(encoded(of_class.flatten(0, 1)), labels.repeat_interleave(4).tolist())
     assert composites[0]["image"].size == (2 * SIDE, 2 * SIDE)
     ours, theirs = embed(composites, estimator, tiles_per_image=4, batch_size=5), embed(singles, estimator)
     assert torch.equal(ours.labels, theirs.labels)
@@ -219,7 +198,7 @@ def test_composites_are_measured_tile_by_tile(estimator):
 
 
 def test_a_class_without_images_is_left_out(estimator):
-    report = measure(as_dataset(coloured(4), [0, 2, 0, 2]), estimator)
+    report = measure(labelled(encoded(coloured(range(4))), [0, 2, 0, 2]), estimator)
     assert report.prototype_per_class[1] is None and report.contextual_per_class[1] is None
     assert report.label_entropy == pytest.approx(math.log(2))
     json.dumps(report.prototype_per_class, allow_nan=False)
@@ -227,7 +206,7 @@ def test_a_class_without_images_is_left_out(estimator):
 
 def test_no_images_is_an_error(estimator):
     with pytest.raises(ValueError, match="at least one row"):
-        embed(as_dataset(coloured(3), [0, 1, 2]).select([]), estimator)
+        embed(labelled(encoded(coloured(range(3))), [0, 1, 2]).select([]), estimator)
 
 
 # The command
@@ -239,22 +218,22 @@ def setting(tmp_path_factory, estimator) -> dict[str, str]:
     folder = tmp_path_factory.mktemp("information")
     estimator.save_pretrained(folder / "estimator")
     (folder / "data").mkdir()
-    pixels = coloured(24, seed=5)
-    as_dataset(pixels, [row % 3 for row in range(24)]).to_parquet(folder / "data" / "train.parquet")
+    pixels = coloured(range(24), seed=5)
+    labelled(encoded(pixels), [row % 3 for row in range(24)]).to_parquet(folder / "data" / "train.parquet")
     run = folder / "distilled"
     for ipc in (1, 2):
         of_class = torch.stack([pixels[label::3][: 4 * ipc] for label in range(3)])
         composites = compose(of_class.view(3 * ipc, 4, 3, SIDE, SIDE))
         labels = [label for label in range(3) for _ in range(ipc)]
         (run / "data" / f"ipc_{ipc}").mkdir(parents=True)
-        as_dataset(composites, labels).to_parquet(run / "data" / f"ipc_{ipc}" / "train-00000-of-00001.parquet")
+        labelled(encoded(composites), labels).to_parquet(run / "data" / f"ipc_{ipc}" / "train-00000-of-00001.parquet")
     configs = "".join(f"- config_name: ipc_{ipc}\n  data_files: data/ipc_{ipc}/*.parquet\n" for ipc in (1, 2))
     (run / "README.md").write_text(f"---\nconfigs:\n{configs}---\n")
     manifest = {
         "config": {"method": "igds", "tiles_per_image": 4},
-        "label_names": NAMES,
-        "image_mean": [0.3] * 3,
-        "image_std": [0.2] * 3,
+        "label_names": list(COLOURS),
+        "image_mean": list(MEAN),
+        "image_std": list(STD),
         "image_size": 2 * SIDE,
         "channels": 3,
         "ipcs": [1, 2],
@@ -279,7 +258,7 @@ def test_a_distilled_set_beside_its_source(setting, estimator, tmp_path):
     assert one["contextual_to_reference"] == pytest.approx(float(expected), rel=1e-3)
     assert 0 < one["contextual"] < one["contextual_to_reference"]
     table = format_information(result)
-    assert all(name in table for name in [*NAMES, "overall", "IPC 1", "IPC 2", "to source", "12 tiles"])
+    assert all(name in table for name in [*COLOURS, "overall", "IPC 1", "IPC 2", "to source", "12 tiles"])
     assert f"{one['prototype']:.3f}" in table
 
 
@@ -290,12 +269,12 @@ def test_a_dry_run_counts_forward_passes_and_writes_nothing(setting, tmp_path):
 
 
 def test_labels_must_agree(setting, tmp_path):
-    swapped = build_estimator("resnet10_w8", spec(["green", "red", "blue"]), 16)
+    swapped = build_estimator("resnet10_w8", spec_of(["green", "red", "blue"]), 16)
     assert label_names(swapped) == ["green", "red", "blue"]
     swapped.save_pretrained(tmp_path / "swapped")
     with pytest.raises(ValueError, match="another order"):
         information(InformationConfig(**{**setting, "estimator": str(tmp_path / "swapped")}))
-    as_dataset(coloured(6), [0, 1, 2, 0, 1, 2], ["a", "b", "c"]).to_parquet(tmp_path / "train.parquet")
+    labelled(encoded(coloured(range(6))), [0, 1, 2, 0, 1, 2], ["a", "b", "c"]).to_parquet(tmp_path / "train.parquet")
     with pytest.raises(ValueError, match="Label names"):
         information(InformationConfig(**{**setting, "dataset": str(tmp_path / "train.parquet")}))
     with pytest.raises(ValueError, match="manifest.json"):

@@ -7,8 +7,8 @@ import pytest
 import torch
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
+from worlds import spec_of
 
-from decoct.data.spec import ImageSpec
 from decoct.igds.loading import build_estimator
 from decoct.igds.probe import classifier_rank, extract_features, fit_linear_classifier, full_rank, knn_accuracy
 
@@ -74,7 +74,7 @@ def test_neighbours_are_found_by_angle():
 
 
 def test_features_are_those_of_normalised_resized_images():
-    spec = ImageSpec(16, 3, (0.4, 0.5, 0.6), (0.2, 0.25, 0.3), ("a", "b"))
+    spec = spec_of(mean=(0.4, 0.5, 0.6), std=(0.2, 0.25, 0.3))
     estimator = build_estimator("resnet10_w4", spec, 6).eval()
     pixels = torch.randint(0, 256, (5, 3, 16, 16), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     features, labels = extract_features(estimator, [(image, 1) for image in pixels], batch_size=2)

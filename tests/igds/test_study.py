@@ -12,7 +12,7 @@ from PIL import Image
 from decoct.arguments import parse_config
 from decoct.config import BetaStudyConfig
 from decoct.data.loading import load_images, measure_spec
-from decoct.evaluation.beta_study import beta_study
+from decoct.evaluation.beta_study import beta_study, plan_beta_study
 from decoct.igds.loading import build_estimator
 from decoct.igds.measuring import embed
 from decoct.igds.probe import fit_linear_classifier
@@ -128,14 +128,14 @@ def test_the_papers_weights_are_said_to_reach_little(config, caplog):
 
 
 def test_a_dry_run_counts_and_writes_nothing(config, tmp_path):
-    plan = beta_study(config(dry_run=True, seeds=3))
+    plan = plan_beta_study(config(seeds=3))
     assert not list(tmp_path.iterdir())
     assert plan["forward_passes"] == 96 + 2 * 3 * 4 * (1 + 3)
     rows = [(row["ipc"], row["students"], row["done"], row["images_seen"]) for row in plan["students"]]
     assert rows == [(1, 6, 0, 8), (3, 6, 0, 24)]
     assert "6 students to train" in format_study_plan(plan)
     beta_study(config(ipc=[1]))
-    plan = beta_study(config(dry_run=True))
+    plan = plan_beta_study(config())
     assert [(row["students"], row["done"]) for row in plan["students"]] == [(0, 2), (2, 0)]
     assert plan["forward_passes"] == 2 * 3 * 4
 

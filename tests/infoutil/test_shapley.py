@@ -18,6 +18,7 @@ from decoct.infoutil.attribution import (
     exact_shapley_values,
     shapley_values,
 )
+from decoct.infoutil.shapley import neighbouring_triples
 
 MEAN = (0.4, 0.5, 0.6)
 
@@ -258,3 +259,75 @@ def test_agrees_with_captum_where_both_see_all_coalitions(images):
     assert relative_error(captum.flatten(1), ours.flatten(1)) < 0.03
     exact = ExactShapley(network, 2, baseline_value=MEAN).attribute(pixels, target)
     torch.testing.assert_close(ours, exact, atol=1e-5, rtol=1e-4)
+
+
+# Interactions beside the players
+
+
+def test_neighbouring_triples():
+    assert len(neighbouring_triples(4)) == len(set(neighbouring_triples(4))) == 36
+    assert neighbouring_triples(2) == [(0, 1, 2), (0, 1, 3), (0, 2, 3), (1, 2, 3)]
+    for triple in neighbouring_triples(5):
+        places = [divmod(patch, 5) for patch in triple]
+        for (row, column), (other_row, other_column) in itertools.combinations(places, 2):
+            assert max(abs(row - other_row), abs(column - other_column)) == 1, "all are neighbours of one another"
+
+
+def interacting_estimate(values: torch.Tensor, grid: int, coalitions: int, seed: int = 0) -> torch.Tensor:
+    """KernelSHAP with the neighbours' triples on a table of all values."""
+    design = coalition_design(grid**2, coalitions, seed, neighbouring_triples(grid))
+    index = (design.coalitions * 2 ** torch.arange(grid**2)).sum(1)
+    return shapley_values(design, values[:, index], values[:, 0], values[:, -1])
+
+
+def test_without_triples_the_design_is_the_constrained_least_squares():
+    """Against the textbook's solution: u = v - Delta / d, and the normal equations where they are orthogonal to 1."""
+    design = coalition_design(9, 60, seed=4)
+    members, weights = design.coalitions.double(), design.weights
+    project = torch.eye(9, dtype=torch.float64) - 1 / 9
+    normal = members.T @ (weights[:, None] * members)
+    inverse = project @ torch.linalg.pinv(project @ normal @ project, hermitian=True) @ project
+    torch.testing.assert_close(design.matrix, inverse @ (members.T * weights))
+    torch.testing.assert_close(design.offset, (1 - inverse @ normal.sum(1)) / 9)
+
+
+@pytest.mark.parametrize("coalitions", [18, 40, 2**9 - 2])
+def test_additive_games_stay_exact_with_triples(coalitions):
+    worth = torch.randn(9, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    values = (member(9).double() @ worth)[None] + 5
+    torch.testing.assert_close(interacting_estimate(values, 3, coalitions)[0], worth)
+
+
+def test_all_coalitions_are_exact_with_triples():
+    values = random_values(9)
+    torch.testing.assert_close(interacting_estimate(values, 3, 2**9 - 2), exact_shapley_values(values))
+
+
+def test_efficiency_with_triples():
+    values = random_values(9)
+    torch.testing.assert_close(interacting_estimate(values, 3, 40).sum(1), values[:, -1] - values[:, 0])
+
+
+def test_games_of_neighbours_are_estimated_with_a_small_part_of_the_error():
+    """A game of players and neighbouring triples, which is what the regressors can say."""
+    generator = torch.Generator().manual_seed(1)
+    signs = 2 * member(9).double() - 1
+    triples = [signs[:, list(each)].prod(1) for each in neighbouring_triples(3)]
+    terms = torch.stack([*signs.T, *triples], dim=1)
+    values = torch.randn(5, terms.shape[1], generator=generator, dtype=torch.float64) @ terms.T
+    exact = exact_shapley_values(values)
+    plain, ours = (
+        torch.stack([(estimate(seed) - exact).norm() for seed in range(5)]).mean()
+        for estimate in (
+            lambda seed: kernel_estimate(values, 9, 100, seed),
+            lambda seed: interacting_estimate(values, 3, 100, seed),
+        )
+    )
+    assert ours < 0.1 * plain
+
+
+def test_a_batch_is_its_single_images_with_triples():
+    values = random_values(9, batch=4)
+    together = interacting_estimate(values, 3, 60)
+    for row in range(4):
+        torch.testing.assert_close(interacting_estimate(values[row : row + 1], 3, 60)[0], together[row])

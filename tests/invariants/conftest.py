@@ -12,9 +12,12 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
+from decoct.arguments import parse_config
+from decoct.config import DistillConfig
 from decoct.run.folder import read_json
+from decoct.synthesis.distill import distill
 
-# Distils, and writes what each process had to do.
+# `driver.py FOLDER --option value ...` distils; each process writes what it had to do to `FOLDER/rank_N.json`.
 DRIVER = """
 import json, os, sys
 from accelerate import Accelerator
@@ -35,10 +38,26 @@ if __name__ == "__main__":
 """
 
 
-@pytest.fixture(scope="session")
-def driver() -> str:
-    """A script `driver.py RECORDS --option value ...` that distils; each process writes `rank_N.json` into RECORDS."""
-    return DRIVER
+@pytest.fixture(scope="module")
+def uninterrupted(once, arguments, request) -> Path:
+    """The module's run (`arguments`) in this process, from start to end."""
+
+    def make(folder: Path) -> None:
+        distill(parse_config(DistillConfig, [*arguments, "--output_dir", str(folder / "run")]))
+
+    return once(f"uninterrupted-{request.path.stem}", make) / "run"
+
+
+@pytest.fixture
+def written_by_two(launch, arguments, tmp_path) -> list[set[str]]:
+    """The module's run in `run/` by two processes: the names of the shards that each of them wrote."""
+    (tmp_path / "driver.py").write_text(DRIVER)
+    options = [tmp_path, *arguments, "--output_dir", tmp_path / "run"]
+    done = launch(tmp_path / "driver.py", *options, cwd=tmp_path, processes=2)
+    assert done.returncode == 0, done.stderr
+    ranks = [read_json(tmp_path / f"rank_{rank}.json") for rank in range(2)]
+    assert [rank["world"] for rank in ranks] == [2, 2]
+    return [set(rank["written"]) for rank in ranks]
 
 
 @pytest.fixture(scope="session")

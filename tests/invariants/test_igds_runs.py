@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
-
 import pytest
 
 from decoct.arguments import parse_config
 from decoct.config import DistillConfig
+from decoct.synthesis.distill import distill
 
 
 @pytest.fixture(scope="module")
@@ -21,26 +19,8 @@ def arguments(sample_part, trained_teacher, tiny_prior, tiny_estimator) -> list[
     return [*words, *settings.split(), "--views", "3", "--batch_size", "16", "--shard_size", "1"]
 
 
-@pytest.fixture(scope="module")
-def uninterrupted(once, arguments) -> Path:
-    """The run in this process, from start to end."""
-
-    def make(folder: Path) -> None:
-        from decoct.synthesis.distill import distill
-
-        distill(parse_config(DistillConfig, [*arguments, "--output_dir", str(folder / "run")]))
-
-    return once("uninterrupted-igds", make) / "run"
-
-
-def test_one_process_equals_two(launch, arguments, uninterrupted, driver, assert_same_run, tmp_path):
-    (tmp_path / "driver.py").write_text(driver)
-    options = [tmp_path, *arguments, "--output_dir", tmp_path / "run"]
-    done = launch(tmp_path / "driver.py", *options, cwd=tmp_path, processes=2)
-    assert done.returncode == 0, done.stderr
-    ranks = [json.loads((tmp_path / f"rank_{rank}.json").read_text()) for rank in range(2)]
-    assert [rank["world"] for rank in ranks] == [2, 2]
-    first, second = (set(rank["written"]) for rank in ranks)
+def test_one_process_equals_two(written_by_two, uninterrupted, assert_same_run, tmp_path):
+    first, second = written_by_two
     for stage, count in (("samples", 16), ("ipc_1", 4), ("ipc_2", 8)):
         shares = [sum(name.startswith(f"{stage}-") for name in names) for names in (first, second)]
         assert shares == [count // 2, count // 2], "both processes must have had work"
@@ -51,8 +31,6 @@ def test_one_process_equals_two(launch, arguments, uninterrupted, driver, assert
 def test_a_run_killed_at_sampling_and_at_labelling_ends_the_same(
     launch_words, scripts, arguments, uninterrupted, kill_when, assert_same_run, tmp_path
 ):
-    from decoct.synthesis.distill import distill
-
     words = [*arguments, "--output_dir", str(tmp_path / "run")]
     shards = tmp_path / "run" / "shards"
     for stage, total in (("samples", 16), ("ipc", 12)):

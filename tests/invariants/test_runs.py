@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
-from typing import Any
-
 import pytest
 import torch
 from safetensors.torch import load_file
 
 from decoct.arguments import parse_config
-from decoct.config import DistillConfig, TeacherConfig
+from decoct.config import TeacherConfig
 from decoct.run.folder import read_json
 
 
@@ -23,26 +19,8 @@ def arguments(sample_part, trained_teacher) -> list[str]:
     return [*data, *settings.split(), "--selection", "herding", "--batch_size", "16", "--shard_size", "4"]
 
 
-@pytest.fixture(scope="module")
-def uninterrupted(once, arguments) -> Path:
-    """The run in this process, from start to end."""
-
-    def make(folder: Path) -> None:
-        from decoct.synthesis.distill import distill
-
-        distill(parse_config(DistillConfig, [*arguments, "--output_dir", str(folder / "run")]))
-
-    return once("uninterrupted", make) / "run"
-
-
-def test_one_process_equals_two(launch, arguments, uninterrupted, driver, assert_same_run, tmp_path):
-    (tmp_path / "driver.py").write_text(driver)
-    options = [tmp_path, *arguments, "--output_dir", tmp_path / "run"]
-    done = launch(tmp_path / "driver.py", *options, cwd=tmp_path, processes=2)
-    assert done.returncode == 0, done.stderr
-    ranks: list[dict[str, Any]] = [json.loads((tmp_path / f"rank_{rank}.json").read_text()) for rank in range(2)]
-    assert [rank["world"] for rank in ranks] == [2, 2]
-    first, second = (set(rank["written"]) for rank in ranks)
+def test_one_process_equals_two(written_by_two, uninterrupted, assert_same_run, tmp_path):
+    first, second = written_by_two
     assert len(first) >= 12
     assert len(second) >= 12, "both processes must have had work"
     assert not first & second

@@ -7,21 +7,19 @@ import json
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from worlds import spec_of
 
-from decoct.data.spec import ImageSpec
 from decoct.igds.loading import build_estimator, load_estimator
 from decoct.models.zoo import build_classifier, load_classifier
-
-SPEC = ImageSpec(16, 3, (0.5,) * 3, (0.2,) * 3, ("cat", "dog", "owl"))
 
 
 @pytest.fixture(params=["teacher", "estimator"])
 def saved(request, tmp_path):
     """A folder with a network, and the function that loads it."""
     if request.param == "teacher":
-        build_classifier("convnet3_w8", SPEC).model.save_pretrained(tmp_path)
+        build_classifier("convnet3_w8", spec_of()).model.save_pretrained(tmp_path)
         return tmp_path, load_classifier
-    build_estimator("resnet10_w4", SPEC, 8).save_pretrained(tmp_path)
+    build_estimator("resnet10_w4", spec_of(), 8).save_pretrained(tmp_path)
     return tmp_path, load_estimator
 
 
@@ -80,13 +78,13 @@ def test_half_precision_is_loaded_as_float32(saved, dtype):
 @pytest.mark.parametrize(
     ("field", "value", "message"),
     [
-        ("image_std", [0.0, 0.2, 0.2], r"image_mean and image_std of teacher .* Got \[0.5, 0.5, 0.5\] and \[0.0, 0.2"),
+        ("image_std", [0.0, 0.2, 0.2], r"image_mean and image_std of teacher .* Got \[0.3, 0.3, 0.3\] and \[0.0, 0.2"),
         ("image_std", [-0.1, 0.2, 0.2], "the second positive"),
         ("id2label", {"0": "cat", "1": "cat", "2": "owl"}, r"labels of different names. Got \['cat'\] twice"),
     ],
 )
 def test_a_configuration_that_cannot_be_meant(tmp_path, field, value, message):
-    build_classifier("convnet3_w8", SPEC).model.save_pretrained(tmp_path)
+    build_classifier("convnet3_w8", spec_of()).model.save_pretrained(tmp_path)
     settings = json.loads((tmp_path / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps({**settings, field: value}))
     with pytest.raises(ValueError, match=message):

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import copy
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from worlds import accuracy_record, measured
 
 from decoct.config import DistillConfig
 from decoct.run.folder import read_json, write_json
+
+from .cards import MANIFEST
 
 SETTINGS: dict[str, Any] = {"ipc": [1, 3], "views": 2, "batch_size": 16}
 METHODS: dict[str, dict[str, Any]] = {
@@ -28,37 +32,10 @@ HOSTILE = [
 
 def record(ipc: int, accuracies: list[float], baseline: list[float] | None = None, **changes: Any) -> dict[str, Any]:
     """A record of results.json."""
-
-    def measured(values: list[float]) -> dict[str, Any]:
-        import statistics
-
-        spread = statistics.stdev(values) if len(values) > 1 else 0.0
-        return {
-            "accuracy_mean": statistics.fmean(values),
-            "accuracy_std": spread,
-            "accuracies": values,
-            "seeds": list(range(len(values))),
-        }
-
-    return {
-        "task": "accuracy",
-        "dataset": "sample",
-        "method": "infoutil",
-        "ipc": ipc,
-        "tiles": 4,
-        "student": "convnet3",
-        "protocol": "rded_kd",
-        "labels": "views",
-        "teacher": "runs/teacher",
-        "teacher_accuracy": 0.889,
-        "epoch": "last",
-        "overrides": {},
-        **measured(accuracies),
-        "baseline": None if baseline is None else measured(baseline),
-        "baseline_note": "turned off by --no_baseline" if baseline is None else "",
-        "dd_ranking": None,
-        **changes,
-    }
+    known = {"dataset": "sample", "ipc": ipc, "tiles": 4, "labels": "views", "teacher_accuracy": 0.889}
+    if baseline is not None:
+        known |= {"baseline": measured(*baseline), "baseline_note": ""}
+    return accuracy_record(*accuracies, **{**known, **changes})
 
 
 @pytest.fixture(scope="session")
@@ -111,3 +88,9 @@ def hostile(copied) -> Path:
     write_json(folder / "results.json", records)
     write_report(folder)
     return folder
+
+
+@pytest.fixture
+def manifest() -> dict[str, Any]:
+    """Of a set of CIFAR-10, as a dataset card reads it; tests may change it."""
+    return copy.deepcopy(MANIFEST)

@@ -9,7 +9,9 @@ import pytest
 
 from decoct.arguments import parse_config
 from decoct.config import DistillConfig, to_dict
-from decoct.pages.describe import command_of, method_sentence
+from decoct.pages.describe import Network, command_of, counted, describe, method_sentence
+
+from .cards import record
 
 
 @pytest.mark.parametrize(
@@ -43,3 +45,43 @@ def test_method_in_words():
     assert "herding" in words(method="herding") and "random" not in words(method="herding")
     assert "forgot" in words(method="forgetting")
     assert "diffusion prior" in words(method="igds")
+
+
+def test_networks_that_labelled_are_named_once_with_their_ipcs(manifest):
+    early, converged = Network("runs/teacher/epoch_10", "f" * 12), Network("runs/teacher", "0123456789ab")
+    manifest["label_teachers"]["5"] = manifest["label_teachers"]["1"]
+    run = describe(manifest)
+    assert run.teacher == converged
+    assert run.labellers == [(early, [1, 5]), (converged, [10])]
+    assert run.samplers == {}
+    manifest |= {"prior": {"name": "user/prior"}, "estimator": None}
+    assert describe(manifest).samplers == {"prior": Network("user/prior", "unknown"), "estimator": None}
+
+
+def test_facts_by_ipc_have_numbers_for_keys(manifest):
+    manifest |= {"ipcs": [10, 1], "betas": {"1": 0.5}, "information": {"1": {"prototype": 1.0, "contextual": 2.0}}}
+    run = describe(manifest)
+    assert run.ipcs == [1, 10] and run.images == {1: 10, 10: 100}
+    assert run.tile_accuracy == {1: 0.9, 10: 0.95} and run.betas == {1: 0.5} and list(run.information) == [1]
+
+
+def test_records_of_one_setting_share_a_table_and_other_tasks_stay_out(manifest):
+    records = [record(), record(ipc=1), record(epoch="best"), record(task="continual")]
+    run = describe(manifest, records)
+    assert [(table.epoch, [row["ipc"] for row in table.rows]) for table in run.tables] == [
+        ("best", ["10"]),
+        ("last", ["1", "10"]),
+    ]
+    assert run.tables[1].records == [records[1], records[0]]
+    assert run.other_records == [records[3]]
+
+
+def test_a_manifest_of_an_older_version_says_less():
+    run = describe({"config": {"method": "unheard"}, "label_names": ["a", "b"], "ipcs": [2]})
+    assert (run.method, run.way, run.paper) == ("unheard", "unheard", None)
+    assert (run.tiles, run.views, run.slots, run.teacher, run.labellers) == (1, 0, 0, None, [])
+    assert not run.tile_accuracy and not run.tables and command_of(run.config) is None
+
+
+def test_counted():
+    assert [counted(number, "seed") for number in (0, 1, 2)] == ["0 seeds", "1 seed", "2 seeds"]

@@ -7,16 +7,16 @@ from collections.abc import Sequence
 from typing import Any
 
 from decoct.results.claims import claims_of, format_ablation
-from decoct.results.grid import BASELINE, RDED, Setting, infoutil
+from decoct.results.factors import RANDOM_IMAGES, RDED, Factors, infoutil
 
 FULL = infoutil("highest")
 RANDOM_CROPS = dataclasses.replace(FULL, attribution=None, noise=None)
 NO_NOISE = dataclasses.replace(FULL, noise=0.0)
 GRAD_CAM = dataclasses.replace(FULL, attribution="grad_cam")
-LOSS = Setting("loss", "lowest", "kernel_shap", 2.0)
+LOSS = Factors("loss", "lowest", "kernel_shap", 2.0)
 
 
-def records_of(setting: Setting, accuracies: Sequence[float], **changes: Any) -> list[dict[str, Any]]:
+def records_of(setting: Factors, accuracies: Sequence[float], **changes: Any) -> list[dict[str, Any]]:
     """One record per accuracy, seeds counting from 0."""
     shared = {
         "setting": setting.name,
@@ -53,7 +53,7 @@ def table(text: str, title: str) -> list[list[str]]:
 
 def test_table_6_has_check_marks_means_and_the_number_of_seeds():
     records = [
-        *records_of(BASELINE, [0.55]),
+        *records_of(RANDOM_IMAGES, [0.55]),
         *records_of(RDED, [0.50, 0.52, 0.54]),
         *records_of(LOSS, [0.5, 0.5]),
         *records_of(RANDOM_CROPS, [0.4, 0.4, 0.4], ipc=1),
@@ -72,7 +72,7 @@ def test_table_6_has_check_marks_means_and_the_number_of_seeds():
 def test_tables_7_and_8_have_a_row_per_ipc_and_order():
     lowest = infoutil("lowest")
     records = [
-        *records_of(BASELINE, [0.55]),
+        *records_of(RANDOM_IMAGES, [0.55]),
         *records_of(FULL, [0.6]),
         *records_of(NO_NOISE, [0.5]),
         *records_of(lowest, [0.7]),
@@ -95,7 +95,7 @@ def test_table_11_has_all_students_and_the_others_one_each():
     records = [
         record
         for student, gain in (("convnet3", 0.0), ("resnet18", 0.1))
-        for setting, accuracy in ((BASELINE, 0.5), (RDED, 0.6), (FULL, 0.7))
+        for setting, accuracy in ((RANDOM_IMAGES, 0.5), (RDED, 0.6), (FULL, 0.7))
         for record in records_of(setting, [accuracy + gain], student=student)
     ] + records_of(NO_NOISE, [0.4])
     text = format_ablation(records)

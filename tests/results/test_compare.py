@@ -11,52 +11,18 @@ import sys
 import numpy as np
 import pytest
 from PIL import Image
+from worlds import accuracy_record, measured
 
 from decoct.config import CompareConfig
 from decoct.results.compare import collect_records, compare, format_csv
 from decoct.results.comparison import format_comparison, format_matrix, matrices, series_of
 from decoct.results.figures import save_accuracy_curves, save_matrices
 from decoct.results.reported import load_reported
-from decoct.results.statistics import mean_and_std
 from decoct.results.tables import escape_markdown, markdown_table
 
 
-def summary(*accuracies, config_hash):
-    mean, std = mean_and_std(accuracies)
-    return {
-        "accuracy_mean": mean,
-        "accuracy_std": std,
-        "accuracies": list(accuracies),
-        "seeds": list(range(len(accuracies))),
-        "config_hash": config_hash,
-    }
-
-
 def record(*accuracies, **changes):
-    values = {
-        "task": "accuracy",
-        "dataset": "uoft-cs/cifar10",
-        "method": "infoutil",
-        "ipc": 10,
-        "tiles": 1,
-        "student": "convnet3",
-        "protocol": "rded_kd",
-        "labels": "online",
-        "teacher": "runs/teacher",
-        "teacher_model": "convnet3",
-        "teacher_accuracy": 0.8251,
-        "epoch": "last",
-        "seconds": 12.5,
-        "device": "cpu",
-        "versions": {},
-        "overrides": {},
-        "baseline": None,
-        "baseline_note": "turned off by --no_baseline",
-        "dd_ranking": None,
-        "run": "runs/a",
-    }
-    identity = f"{sorted(changes.items(), key=str)} {accuracies}"
-    return {**values, **summary(*(accuracies or (0.5, 0.52)), config_hash=identity), **changes}
+    return accuracy_record(*accuracies, **{"run": "runs/a", **changes})
 
 
 def write(folder, *records):
@@ -134,7 +100,7 @@ def test_the_matrix_has_teachers_as_rows_and_students_as_columns():
 
 def test_the_same_measurement_in_two_runs_counts_once_and_the_fuller_record_stays(tmp_path):
     plain = record(config_hash="same")
-    full = {**plain, "baseline": summary(0.4, 0.41, config_hash="base")}
+    full = {**plain, "baseline": measured(0.4, 0.41, config_hash="base")}
     collection = collect_records([write(tmp_path / "a", plain), write(tmp_path / "b", full, record(0.9))])
     assert len(collection.records) == 2
     assert collection.records[0]["baseline"] == full["baseline"]
@@ -163,7 +129,7 @@ def test_no_results_at_all_is_an_error_with_the_remedy(tmp_path):
 
 
 def test_a_random_baseline_is_one_row_whatever_the_number_of_sets_it_serves(tmp_path):
-    base = summary(0.4, 0.42, config_hash="base")
+    base = measured(0.4, 0.42, config_hash="base")
     runs = [write(tmp_path / name, record(method=name, baseline=base)) for name in ("infoutil", "rded")]
     random = write(tmp_path / "random", record(0.4, 0.42, method="random", config_hash="base"))
     text = run_compare(tmp_path / "out", *runs, random)
@@ -242,7 +208,7 @@ def test_escaped_text_is_one_line_and_a_table_has_as_many_cells_as_it_was_given(
 
 def test_the_csv_holds_every_record_and_reads_back():
     ranking = {"hlr": -0.05, "ior": 0.1, "lrs": 0.4, "real_accuracy": None, "note": "@note"}
-    first = record(0.5, 0.6, baseline=summary(0.4, config_hash="base"), dd_ranking=ranking, overrides={"epochs": 3})
+    first = record(0.5, 0.6, baseline=measured(0.4, config_hash="base"), dd_ranking=ranking, overrides={"epochs": 3})
     old = {key: value for key, value in record().items() if key not in ("task", "teacher_model", "baseline")}
     rows = list(csv.DictReader(io.StringIO(format_csv([first, old]))))
     assert len(rows) == 2 and rows[0].keys() == rows[1].keys()
@@ -297,7 +263,7 @@ def test_other_files_in_the_folder_stay_and_a_foreign_compare_md_is_not_touched(
 
 
 def test_two_runs_end_to_end(tmp_path, scripts):
-    base = summary(0.4, 0.42, config_hash="base")
+    base = measured(0.4, 0.42, config_hash="base")
     ranking = {"hlr": 0.3, "ior": 0.1, "lrs": 0.45, "real_accuracy": 0.825, "note": ""}
     full = record(0.5, 0.52, baseline=base, dd_ranking=ranking)
     write(tmp_path / "runs" / "a", full, record(0.6, labels="hard", epoch="best"))

@@ -2,6 +2,7 @@ import json
 import statistics
 
 import pytest
+from worlds import accuracy_record, measured
 
 from decoct.results.records import (
     group_by_setting,
@@ -16,23 +17,8 @@ from decoct.results.tables import format_table
 
 
 def record(**changes):
-    return {
-        "dataset": "sample",
-        "method": "infoutil",
-        "ipc": 10,
-        "tiles": 1,
-        "student": "convnet3",
-        "protocol": "rded_kd",
-        "labels": "views",
-        "teacher_accuracy": 0.85,
-        "epoch": "last",
-        "accuracy_mean": 0.5123,
-        "accuracy_std": 0.0111,
-        "seeds": [0, 1, 2],
-        "overrides": {},
-        "config_hash": "aaa",
-        **changes,
-    }
+    known = {"dataset": "sample", "labels": "views", "teacher_accuracy": 0.85, "seeds": [0, 1, 2], "config_hash": "aaa"}
+    return accuracy_record(**{**known, "accuracy_mean": 0.5123, "accuracy_std": 0.0111, **changes})
 
 
 def test_mean_and_std():
@@ -62,14 +48,8 @@ def test_a_broken_results_file_is_refused_and_left_alone(tmp_path, content):
     assert file.read_text() == content
 
 
-def baseline(*accuracies):
-    mean, std = mean_and_std(accuracies)
-    seeds = list(range(len(accuracies)))
-    return {"accuracy_mean": mean, "accuracy_std": std, "accuracies": list(accuracies), "seeds": seeds}
-
-
 def test_a_table_states_what_each_number_is():
-    heading, columns, _, line = format_table([record(baseline=baseline(0.4, 0.5))]).splitlines()
+    heading, columns, _, line = format_table([record(baseline=measured(0.4, 0.5))]).splitlines()
     assert heading == "sample, protocol rded_kd, views labels, last epoch"
     assert columns.split() == "method k IPC student teacher % accuracy % seeds random % difference".split()
     assert line.split() == "InfoUtil 1 10 convnet3 85.0 51.2 ± 1.1 3 45.0 ± 7.1 +6.2".split()
@@ -127,8 +107,10 @@ def test_records_of_other_tasks_that_earlier_versions_wrote_apart_are_read_too(t
     (tmp_path / "results.json").write_text(
         json.dumps([record(task="accuracy"), record(task="transfer", config_hash="t")])
     )
-    (tmp_path / "continual.json").write_text(json.dumps([record(config_hash="c")]))
-    (tmp_path / "transfer.json").write_text(json.dumps([record(config_hash="t", accuracy_mean=0.1)]))
+    old = [record(config_hash="c"), record(config_hash="t", accuracy_mean=0.1)]
+    for each, task in zip(old, ("continual", "transfer"), strict=True):
+        del each["task"]  # the file's name said it
+        (tmp_path / f"{task}.json").write_text(json.dumps([each]))
     records = read_results(tmp_path)
     assert [(entry["task"], entry["config_hash"]) for entry in records] == [
         ("accuracy", "aaa"),
@@ -136,5 +118,5 @@ def test_records_of_other_tasks_that_earlier_versions_wrote_apart_are_read_too(t
         ("continual", "c"),
     ]
     assert records[1]["accuracy_mean"] == 0.5123, "the newer record counts"
-    assert read_results(tmp_path / "continual.json") == [record(config_hash="c")]
+    assert read_results(tmp_path / "continual.json") == old[:1]
     assert read_results(tmp_path / "nothing") == []

@@ -3,22 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import pytest
 from scipy import stats
+from worlds import measured
 
-from decoct.results.statistics import VERDICTS, compare_accuracies, mean_and_std, verdict
+from decoct.results.statistics import VERDICTS, compare_accuracies, verdict
 
 
 def by_seed(values: Sequence[float], first: int = 0) -> dict[int, float]:
     return dict(enumerate(values, first))
-
-
-def measured(*accuracies: float, first: int = 0) -> dict[str, Any]:
-    mean, std = mean_and_std(accuracies)
-    seeds = list(range(first, first + len(accuracies)))
-    return {"accuracy_mean": mean, "accuracy_std": std, "accuracies": list(accuracies), "seeds": seeds}
 
 
 def sentence(own: Sequence[float], random: Sequence[float], first: int = 0, method: str = "infoutil") -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datasets import load_dataset
+from worlds import without_times
 
 from decoct.arguments import parse_config
 from decoct.config import EvaluateConfig
@@ -58,10 +59,6 @@ def test_teacher_distill_evaluate(launch, scripts, sample_part, monkeypatch, tmp
     alone = evaluate(parse_config(EvaluateConfig, [*map(str, words), "--output_dir", "runs/alone/results"]))
     assert len(list((tmp_path / "runs").glob("**/ipc_2-draw_0-*"))) == 2, "nothing may be taken from the first run"
     assert without_times(alone) == without_times(records)
-
-
-def without_times(records):
-    return [{**record, "seconds": None} for record in records]
 
 
 def test_a_dry_run_prints_the_cost_and_writes_nothing(launch, scripts, sample_part, trained_teacher, tmp_path):

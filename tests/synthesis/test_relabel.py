@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from worlds import spec_of
 
 from decoct.data.mosaic import unpack
-from decoct.data.spec import ImageSpec
 from decoct.models.zoo import build_classifier
 from decoct.run.seeding import numpy_generator
 from decoct.synthesis.relabel import draw_views, in_batches, tile_logits, view_crops, view_logits
@@ -16,7 +16,7 @@ from decoct.synthesis.relabel import draw_views, in_batches, tile_logits, view_c
 
 @pytest.fixture(scope="module")
 def forward():
-    teacher = build_classifier("convnet3_w8", ImageSpec(16, 3, (0.5,) * 3, (0.2,) * 3, ("a", "b", "c"))).eval()
+    teacher = build_classifier("convnet3_w8", spec_of()).eval()
 
     @torch.no_grad()
     def logits(pixels: torch.Tensor) -> torch.Tensor:

@@ -5,6 +5,7 @@ import dataclasses
 import numpy as np
 import torch
 from torch import nn
+from worlds import COLOURS, MEAN, SIDE, STD, coloured
 
 from decoct.data.mixed_views import mixed_pixels, mixed_views
 from decoct.distilled.dataset import DistilledSet, Slots
@@ -12,15 +13,8 @@ from decoct.distilled.logit_codes import encode_logits
 from decoct.models.zoo import build_classifier
 from decoct.training.student_batches import StudentBatches
 
-CLASSES, SIDE, VIEWS = 3, 16, 4
+CLASSES, VIEWS = len(COLOURS), 4
 CPU = torch.device("cpu")
-
-
-def coloured(labels: torch.Tensor, seed: int = 0) -> torch.Tensor:
-    """Noisy images whose class is their brightest channel."""
-    noise = torch.randint(0, 120, (len(labels), 3, SIDE, SIDE), generator=torch.Generator().manual_seed(seed))
-    noise[torch.arange(len(labels)), labels] += 100
-    return noise.to(torch.uint8)
 
 
 class ColourTeacher(nn.Module):
@@ -45,11 +39,11 @@ def make_set(ipc: int = 4, tiles: int = 1, seed: int = 0) -> DistilledSet:
     images = coloured(labels, seed)
     logits = 60 * images.float().mean(dim=(2, 3)) / 255
     manifest = {
-        "label_names": ["red", "green", "blue"],
+        "label_names": list(COLOURS),
         "image_size": SIDE,
         "channels": 3,
-        "image_mean": [0.3] * 3,
-        "image_std": [0.2] * 3,
+        "image_mean": list(MEAN),
+        "image_std": list(STD),
         "config": {"method": "random", "tiles_per_image": tiles},
     }
     return DistilledSet(

@@ -22,9 +22,7 @@ from decoct.run.seeding import numpy_generator
 from decoct.training.estimator import plan_estimator, train_estimator
 from decoct.training.view_augment import ViewChoices, draw_choices, view_of
 
-
-class PowerCut(Exception):
-    """Stands for a process that ends in the middle of a step."""
+from .interrupted import PowerCut, cut_power
 
 
 @pytest.fixture
@@ -42,24 +40,6 @@ def config(sample_part, tmp_path):
         return EstimatorConfig(**{**settings, **options})
 
     return make
-
-
-@pytest.fixture
-def power_cut(monkeypatch):
-    """Ends the run at the given forward pass, counted from 0."""
-
-    def at(step: int) -> None:
-        taken, original = [0], MomentumContrast.forward
-
-        def cut(self: MomentumContrast, *args: Any, **kwargs: Any) -> Any:
-            if taken[0] == step:
-                raise PowerCut
-            taken[0] += 1
-            return original(self, *args, **kwargs)
-
-        monkeypatch.setattr(MomentumContrast, "forward", cut)
-
-    return at
 
 
 @pytest.mark.parametrize("q_mode", ["two_view", "class_mean"])
@@ -100,12 +80,10 @@ def test_training_changes_the_encoder_and_follows_the_seed(config, tmp_path):
 
 
 @pytest.mark.parametrize("q_mode", ["two_view", "class_mean"])
-def test_a_run_interrupted_within_an_epoch_equals_an_uninterrupted_one(
-    config, tmp_path, power_cut, monkeypatch, q_mode
-):
+def test_a_run_interrupted_within_an_epoch_equals_an_uninterrupted_one(config, tmp_path, monkeypatch, q_mode):
     whole = train_estimator(config(output_dir=str(tmp_path / "whole"), q_mode=q_mode))
     cut = config(output_dir=str(tmp_path / "cut"), q_mode=q_mode, checkpoint_steps=2)
-    power_cut(9)  # the fourth of the second epoch's six steps
+    cut_power(monkeypatch, 9, MomentumContrast, "forward")  # the fourth of the second epoch's six steps
     with pytest.raises(PowerCut):
         train_estimator(cut)
     assert not (tmp_path / "cut" / "training.json").exists()
@@ -119,10 +97,10 @@ def test_a_run_interrupted_within_an_epoch_equals_an_uninterrupted_one(
     assert not (tmp_path / "cut" / "checkpoints").exists()
 
 
-def test_a_finished_run_is_returned_without_training(config, tmp_path, power_cut):
+def test_a_finished_run_is_returned_without_training(config, tmp_path, monkeypatch):
     first = train_estimator(config(epochs=1))
     before = contents(tmp_path / "ve")
-    power_cut(0)
+    cut_power(monkeypatch, 0, MomentumContrast, "forward")
     assert train_estimator(config(epochs=1, checkpoint_steps=1)) == first
     assert contents(tmp_path / "ve") == before
     with pytest.raises(ValueError, match=r"temperature: 0\.1 there, 0\.2 now"):
@@ -130,13 +108,13 @@ def test_a_finished_run_is_returned_without_training(config, tmp_path, power_cut
     assert contents(tmp_path / "ve") == before
 
 
-def test_an_existing_encoder_is_kept_and_gets_a_classifier(config, image_folder, tmp_path, power_cut):
+def test_an_existing_encoder_is_kept_and_gets_a_classifier(config, image_folder, tmp_path, monkeypatch):
     sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
     encoder = ViTModel(ViTConfig(**sizes, image_size=24, patch_size=8))
     encoder.save_pretrained(tmp_path / "encoder")
     processor = ViTImageProcessor(image_mean=[0.4] * 3, image_std=[0.2] * 3, size={"height": 24, "width": 24})
     processor.save_pretrained(tmp_path / "encoder")
-    power_cut(0)
+    cut_power(monkeypatch, 0, MomentumContrast, "forward")
     record = train_estimator(config(encoder=str(tmp_path / "encoder"), dataset=str(image_folder)))
     assert record["epochs"] == []
     assert record["linear_accuracy"] > 0.5, "chance is 0.33"

@@ -25,14 +25,12 @@ from decoct.training.forgetting import (
 from decoct.training.loop import EpochBatches
 from decoct.training.teacher import train_teacher
 
+from .interrupted import PowerCut, cut_power
+
 # Outcomes of six images in five epochs: 1 right, 0 wrong, - not presented.
 HISTORIES = ["11111", "00000", "10101", "-1001", "1-0-1", "0-1-0"]
 EVENTS, LEARNED = [0, 0, 2, 1, 1, 1], [True, False, True, True, True, True]
 IMAGES, BATCH, EPOCHS = 96, 20, 3
-
-
-class PowerCut(Exception):
-    """Stands for a process that ends in the middle of a step."""
 
 
 @pytest.fixture
@@ -148,15 +146,7 @@ def test_a_training_counts_what_its_own_forward_passes_say(config, tmp_path, mon
 
 def test_an_interrupted_training_counts_the_same(config, tmp_path, monkeypatch):
     train_teacher(config(output_dir=str(tmp_path / "whole")))
-    step, taken = torch.optim.AdamW.step, [0]
-
-    def cut(self: torch.optim.AdamW, *args: Any, **kwargs: Any) -> Any:
-        taken[0] += 1
-        if taken[0] == 8:  # the fourth of the second epoch's four steps; the checkpoint is two steps old
-            raise PowerCut
-        return step(self, *args, **kwargs)
-
-    monkeypatch.setattr(torch.optim.AdamW, "step", cut)
+    cut_power(monkeypatch, 7)  # the fourth of the second epoch's four steps; the checkpoint is two steps old
     settings = config(output_dir=str(tmp_path / "cut"), checkpoint_steps=2)
     with pytest.raises(PowerCut):
         train_teacher(settings)

@@ -17,12 +17,10 @@ from torch.utils.data import TensorDataset
 from decoct.config import TrainingConfig
 from decoct.training.loop import EpochBatches, parameter_groups, seeded, train_epochs, warmup_cosine
 
+from .interrupted import PowerCut
+
 IMAGES, BATCH, EPOCHS = 22, 4, 3
 STEPS = IMAGES // BATCH
-
-
-class PowerCut(Exception):
-    """Stands for a process that ends in the middle of a step."""
 
 
 def dataset() -> TensorDataset:

@@ -16,11 +16,9 @@ from decoct.run.folder import read_json
 from decoct.training import prior as stages
 from decoct.training.prior import build_unet, draw_noising, plan_prior, train_prior
 
+from .interrupted import PowerCut, cut_power
+
 SPEC = ImageSpec(28, 1, (0.3,), (0.3,), ("a", "b", "c", "d"))
-
-
-class PowerCut(Exception):
-    """Stands for a process that ends in the middle of a step."""
 
 
 @pytest.fixture
@@ -110,16 +108,8 @@ def test_drawn_noise_is_that_of_the_global_batch():
 def test_a_killed_run_ends_bit_for_bit_the_same(config, tmp_path, monkeypatch):
     train_prior(config(output_dir=str(tmp_path / "whole")))
     cut = config(output_dir=str(tmp_path / "cut"), checkpoint_steps=1)
-    taken, step = [0], torch.optim.AdamW.step
-
-    def stop(self: torch.optim.AdamW, *args: Any, **kwargs: Any) -> Any:
-        taken[0] += 1
-        if taken[0] == 5:  # in the middle of the second epoch
-            raise PowerCut
-        return step(self, *args, **kwargs)
-
     with monkeypatch.context() as patch:
-        patch.setattr(torch.optim.AdamW, "step", stop)
+        cut_power(patch, 4)  # in the middle of the second epoch
         with pytest.raises(PowerCut):
             train_prior(cut)
     assert not (tmp_path / "cut" / "training.json").exists()

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from worlds import coloured
 
 from decoct.models.accuracy import accuracy
 from decoct.models.zoo import build_classifier
@@ -14,7 +15,7 @@ from decoct.training.protocols import load_protocol
 from decoct.training.student import soft_label_loss, train_student
 from decoct.training.student_batches import StudentBatches
 
-from .students import CLASSES, CPU, ColourTeacher, FixedLogits, coloured, make_set, student_of, with_mixed_views
+from .students import CLASSES, CPU, ColourTeacher, FixedLogits, make_set, student_of, with_mixed_views
 
 
 @pytest.fixture(scope="module")

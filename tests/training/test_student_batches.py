@@ -4,12 +4,13 @@ import dataclasses
 
 import pytest
 import torch
+from worlds import SIDE
 
 from decoct.data.crops import crop_and_resize
 from decoct.training.protocols import load_protocol
 from decoct.training.student_batches import StudentBatches
 
-from .students import CPU, SIDE, VIEWS, collect, make_set
+from .students import CPU, VIEWS, collect, make_set
 
 
 @pytest.fixture(scope="module")

@@ -14,9 +14,7 @@ from decoct.models.zoo import load_classifier
 from decoct.run.folder import read_json
 from decoct.training.teacher import plan_teacher, train_teacher
 
-
-class PowerCut(Exception):
-    """Stands for a process that ends in the middle of a step."""
+from .interrupted import PowerCut, cut_power
 
 
 @pytest.fixture
@@ -33,24 +31,6 @@ def config(sample_part, tmp_path):
         return TeacherConfig(**{**settings, **options})
 
     return make
-
-
-@pytest.fixture
-def power_cut(monkeypatch):
-    """Ends the run at the given optimiser step, counted from 0."""
-
-    def at(step: int) -> None:
-        taken, original = [0], torch.optim.AdamW.step
-
-        def cut(self: torch.optim.AdamW, *args: Any, **kwargs: Any) -> Any:
-            if taken[0] == step:
-                raise PowerCut
-            taken[0] += 1
-            return original(self, *args, **kwargs)
-
-        monkeypatch.setattr(torch.optim.AdamW, "step", cut)
-
-    return at
 
 
 def test_one_run_leaves_the_converged_teacher_and_the_early_ones(trained_teacher, sample_part):
@@ -83,10 +63,10 @@ def test_the_recorded_accuracy_is_the_saved_networks(trained_teacher, sample_par
     assert read_json(trained_teacher / "training.json")["accuracy"] == pytest.approx(float(right))
 
 
-def test_a_run_interrupted_within_an_epoch_equals_an_uninterrupted_one(config, tmp_path, power_cut, monkeypatch):
+def test_a_run_interrupted_within_an_epoch_equals_an_uninterrupted_one(config, tmp_path, monkeypatch):
     whole = train_teacher(config(output_dir=str(tmp_path / "whole"), batch_size=16))
     cut = config(output_dir=str(tmp_path / "cut"), batch_size=16, checkpoint_steps=2)
-    power_cut(9)  # the fourth of the second epoch's six steps
+    cut_power(monkeypatch, 9)  # the fourth of the second epoch's six steps
     with pytest.raises(PowerCut):
         train_teacher(cut)
     assert not (tmp_path / "cut" / "training.json").exists()
@@ -100,10 +80,10 @@ def test_a_run_interrupted_within_an_epoch_equals_an_uninterrupted_one(config, t
         assert all(torch.equal(ours[key], theirs[key]) for key in ours)
 
 
-def test_a_finished_run_is_returned_without_training(config, tmp_path, power_cut):
+def test_a_finished_run_is_returned_without_training(config, tmp_path, monkeypatch):
     first = train_teacher(config())
     before = contents(tmp_path / "teacher")
-    power_cut(0)
+    cut_power(monkeypatch, 0)
     assert train_teacher(config(checkpoint_steps=1, num_workers=0)) == first
     assert contents(tmp_path / "teacher") == before
 

@@ -22,6 +22,7 @@ from decoct.config import BetaStudyConfig, config_hash, to_dict
 from decoct.data.loading import check_label_names, eval_split_name, load_split, measure_spec, require_class_count
 from decoct.data.source import dataset_fingerprint
 from decoct.data.tensors import PixelDataset
+from decoct.evaluation.grid import Grid
 from decoct.evaluation.run import seconds_per_image
 from decoct.igds.loading import label_names, load_estimator
 from decoct.igds.measuring import embed, measure
@@ -37,7 +38,7 @@ from decoct.run.versions import installed_versions
 from decoct.training.protocols import epoch_count, load_protocol, student_name
 from decoct.training.student import train_student
 
-__all__ = ["beta_study"]
+__all__ = ["beta_study", "plan_beta_study"]
 
 logger = logging.getLogger(__name__)
 
@@ -46,13 +47,13 @@ SMALL_REACH = 0.3
 
 
 @dataclass(frozen=True)
-class Unit:
-    """One subset and the student trained on it: the smallest piece of work that is saved and resumed."""
+class Subset:
+    """Real images drawn for a target score, and the student trained on them; students of one seed share the images."""
 
+    seed: int
     ipc: int
     target: int
     student: str
-    seed: int
 
 
 def beta_study(config: BetaStudyConfig) -> dict[str, Any]:
@@ -67,8 +68,7 @@ def beta_study(config: BetaStudyConfig) -> dict[str, Any]:
 
     Returns:
         The content of study.json: a record per (student, IPC, target) and the best of each (student, IPC); figure2.png
-        is drawn from it. With `dry_run`: forward passes of the estimator and, per IPC and student, the students to
-        train; nothing is written.
+        is drawn from it.
 
     Raises:
         ValueError: If data, estimator and teacher do not fit together, or a class has fewer correctly classified
@@ -76,19 +76,11 @@ def beta_study(config: BetaStudyConfig) -> dict[str, Any]:
     """
     accelerator = open_accelerator(config.mixed_precision)
     with accelerator.main_process_first():
-        study = _Study(config, accelerator)
+        study = Study(config, accelerator)
         study.check()
-    if config.dry_run:
-        plan = study.plan()
-        close(accelerator)
-        return plan
     with accelerator.main_process_first():
-        study.measure()
-    missing = [unit for unit in study.units if not study.unit_file(unit).is_file()]
-    accelerator.wait_for_everyone()  # all processes must see the same list before the first unit is saved
-    for unit in missing[accelerator.process_index :: accelerator.num_processes]:
-        study.train(unit)
-    accelerator.wait_for_everyone()
+        study.score()
+    study.fill()
     result = study.result() if accelerator.is_main_process else {}
     if accelerator.is_main_process:
         write_json(study.folder / "study.json", result)
@@ -97,16 +89,26 @@ def beta_study(config: BetaStudyConfig) -> dict[str, Any]:
     return result
 
 
-class _Study:
-    """What the units share; evaluation pixels and fingerprints are made on first use, the scores by `measure`."""
+def plan_beta_study(config: BetaStudyConfig) -> dict[str, Any]:
+    """Forward passes of the estimator and, per IPC and student, the students to train; nothing is written."""
+    accelerator = open_accelerator(config.mixed_precision)
+    with accelerator.main_process_first():
+        study = Study(config, accelerator)
+        study.check()
+    plan = study.plan()
+    close(accelerator)
+    return plan
+
+
+class Study(Grid[Subset]):
+    """A grid of subsets in memory; evaluation pixels and fingerprints are made on first use, the scores by `score`."""
 
     scored: ScoredImages
     targets: list[float]
 
     def __init__(self, config: BetaStudyConfig, accelerator: Accelerator) -> None:
         self.config, self.sharpness = config, config.sharpness
-        self.device, self.show_progress = accelerator.device, accelerator.is_main_process
-        self.folder = Path(config.output_dir)
+        self.device, self.folder = accelerator.device, Path(config.output_dir)
         self.protocol = load_protocol(config.protocol)
         self.estimator = load_estimator(config.estimator)
         self.teacher: Classifier | None = load_classifier(config.teacher) if config.teacher is not None else None
@@ -115,13 +117,13 @@ class _Study:
         self.eval_images = load_split(config, eval_split)
         self.spec = measure_spec(self.images, config.image_size)
         self.labels = torch.tensor(self.images["label"][:], dtype=torch.int64)
-        seeds = range(config.seed, config.seed + config.seeds)
         self.students = list(dict.fromkeys(student_name(self.protocol, name) for name in config.students))
-        settings = itertools.product(config.ipc, range(config.targets), self.students, seeds)
-        self.units = [Unit(*setting) for setting in settings]
+        seeds, targets = range(config.seed, config.seed + config.seeds), range(config.targets)
+        cells = [Subset(*cell) for cell in itertools.product(seeds, config.ipc, targets, self.students)]
+        super().__init__(cells, accelerator)
 
     def check(self) -> None:
-        """Raises ValueError for what would stop a unit later: label names, label mode, too few images, students."""
+        """Raises ValueError for what would stop a cell later: label names, label mode, too few images, students."""
         config, names = self.config, self.spec.label_names
         check_label_names(label_names(self.estimator), names, config.estimator, config.dataset)
         check_label_names(names, self.eval_images.features["label"].names, config.train_split, "the evaluation split")
@@ -153,7 +155,7 @@ class _Study:
     def scores_file(self) -> Path:
         return self.folder / f"scores-{config_hash(self.measured_with)}.safetensors"
 
-    def measure(self) -> None:
+    def score(self) -> None:
         """Scores all images, once per folder, and sets the targets."""
         names, file = self.spec.label_names, self.scores_file
         if not file.is_file():
@@ -182,11 +184,11 @@ class _Study:
         names = ("batch_size", "image_size", "mixed_precision", "num_workers")
         return {"device": self.device, **{name: getattr(config, name) for name in names}}
 
-    # Units
+    # Students
 
-    def rows(self, unit: Unit) -> Tensor:
-        """The images of a unit's subset; students of one seed share it."""
-        return self.scored.draw(unit.ipc, self.targets[unit.target], self.sharpness, unit.seed, unit.target)
+    def rows(self, cell: Subset) -> Tensor:
+        """The images of a subset."""
+        return self.scored.draw(cell.ipc, self.targets[cell.target], self.sharpness, cell.seed, cell.target)
 
     @property
     def overrides(self) -> dict[str, Any]:
@@ -201,7 +203,7 @@ class _Study:
 
     @cached_property
     def trained_with(self) -> dict[str, Any]:
-        """Everything a unit depends on, but its subset, student and seed."""
+        """Everything an accuracy depends on, but the subset, the student and the seed."""
         return {
             **self.measured_with,
             "evaluation": dataset_fingerprint(self.eval_images),
@@ -216,49 +218,42 @@ class _Study:
     def online_teacher(self) -> Classifier | None:
         return self.teacher if self.config.labels == "online" else None
 
-    def unit_file(self, unit: Unit) -> Path:
-        """Where a unit's accuracy is saved; the name identifies all it depends on."""
-        identity = {
-            **self.trained_with,
-            "rows": self.rows(unit).tolist(),
-            "student": unit.student,
-            "seed": unit.seed,
-        }
+    def file(self, cell: Subset) -> Path:
+        """Where a student's accuracy is saved; the name identifies all it depends on."""
+        identity = {**self.trained_with, "rows": self.rows(cell).tolist(), "student": cell.student, "seed": cell.seed}
         return self.folder / "units" / f"{config_hash(identity)}.json"
 
-    def train(self, unit: Unit) -> None:
-        """Trains and measures a student on its subset, and saves the accuracy beside the subset's information."""
-        config, rows = self.config, self.rows(unit)
+    def missing(self) -> list[Subset]:
+        return [cell for cell in self.cells if not self.file(cell).is_file()]
+
+    def make_set(self, cell: Subset) -> None:
+        """Nothing: subsets are drawn in memory."""
+
+    def measure(self, cell: Subset) -> None:
+        config, rows = self.config, self.rows(cell)
         report = measure(self.images.select(rows.tolist()), self.estimator, config.temperature, **self.options)
-        student = build_classifier(unit.student, self.spec, unit.seed)
-        title = f"IPC {unit.ipc}, target {self.targets[unit.target]:.3f}, {unit.student}, seed {unit.seed}"
-        start, total = time.perf_counter(), config.epochs or epoch_count(self.protocol, unit.ipc)
-        with tqdm(total=total, desc=title, unit="epoch", disable=not self.show_progress) as bar:
+        student = build_classifier(cell.student, self.spec, cell.seed)
+        title = f"IPC {cell.ipc}, target {self.targets[cell.target]:.3f}, {cell.student}, seed {cell.seed}"
+        start, total = time.perf_counter(), config.epochs or epoch_count(self.protocol, cell.ipc)
+        with tqdm(total=total, desc=title, unit="epoch", disable=not self.accelerator.is_main_process) as bar:
             train_student(
                 student,
                 distilled_set(self.images, rows, self.spec),
                 self.protocol,
                 config.labels,
                 self.online_teacher,
-                seed=unit.seed,
+                seed=cell.seed,
                 device=self.device,
                 mixed_precision=config.mixed_precision,
                 epochs=config.epochs,
                 rrc_scale=config.rrc_scale,
-                architecture=unit.student,
+                architecture=cell.student,
                 on_epoch_end=lambda epoch, loss, network: None if bar.update() else None,
             )
         seconds = time.perf_counter() - start
-        measured = accuracy(
-            student,
-            self.eval_pixels,
-            device=self.device,
-            mixed_precision=config.mixed_precision,
-            num_workers=config.num_workers,
-        )
         result = {
-            **dataclasses.asdict(unit),
-            "accuracy": measured,
+            **dataclasses.asdict(cell),
+            "accuracy": self.accuracy(student),
             "contextual": float(self.scored.scores[rows].mean()),
             "contextual_to_itself": report.contextual,
             "prototype": report.prototype,
@@ -266,16 +261,26 @@ class _Study:
             "device": str(self.device),
             "versions": installed_versions(),
         }
-        file = self.unit_file(unit)
+        file = self.file(cell)
         file.parent.mkdir(parents=True, exist_ok=True)
         write_json(file, result)
 
+    def accuracy(self, network: Classifier) -> float:
+        """Accuracy on the evaluation split."""
+        precision, workers = self.config.mixed_precision, self.config.num_workers
+        return accuracy(network, self.eval_pixels, device=self.device, mixed_precision=precision, num_workers=workers)
+
     # Results
 
+    @cached_property
+    def teacher_accuracy(self) -> float | None:
+        """Accuracy of the teacher of `online` labels; None for other labels."""
+        return self.accuracy(self.online_teacher.to(self.device)) if self.online_teacher is not None else None
+
     def result(self) -> dict[str, Any]:
-        """The content of study.json, from the units' files."""
-        settings = dict.fromkeys((unit.student, unit.ipc, unit.target) for unit in self.units)
-        records = [self._record(*setting) for setting in sorted(settings)]
+        """The content of study.json, from the students' files."""
+        places = sorted({(cell.student, cell.ipc, cell.target) for cell in self.cells})
+        records = [self._record(*place) for place in places]
         best: dict[tuple[str, int], dict[str, Any]] = {}
         for record in records:
             key = record["student"], record["ipc"]
@@ -297,15 +302,18 @@ class _Study:
         }
 
     def _record(self, student: str, ipc: int, target: int) -> dict[str, Any]:
-        """One setting's accuracies and scores over its seeds."""
-        units = [unit for unit in self.units if (unit.student, unit.ipc, unit.target) == (student, ipc, target)]
-        results = [read_json(self.unit_file(unit)) for unit in units]
+        """Accuracies and scores over the seeds."""
+        cells = [cell for cell in self.cells if (cell.student, cell.ipc, cell.target) == (student, ipc, target)]
+        results = [read_json(self.file(cell)) for cell in cells]
         mean, std = mean_and_std([result["accuracy"] for result in results])
         averages = {
             name: mean_and_std([result[name] for result in results])[0]
             for name in ("contextual", "contextual_to_itself", "prototype", "seconds")
         }
         return {
+            "task": "accuracy",
+            "dataset": self.config.dataset,
+            "method": "subset",
             "student": student,
             "ipc": ipc,
             "target": self.targets[target],
@@ -313,9 +321,11 @@ class _Study:
             "accuracy_mean": mean,
             "accuracy_std": std,
             "accuracies": [result["accuracy"] for result in results],
-            "seeds": [unit.seed for unit in units],
+            "seeds": [cell.seed for cell in cells],
             "protocol": self.protocol.name,
             "labels": self.config.labels,
+            "teacher_accuracy": self.teacher_accuracy,
+            "epoch": "last",
             "device": ", ".join(sorted({result["device"] for result in results})),
         }
 
@@ -325,8 +335,8 @@ class _Study:
         """Forward passes of the estimator, and per IPC and student what training costs by a timing of two steps."""
         config, scored = self.config, self.scores_file.is_file()
         if scored:
-            self.measure()
-        missing = [unit for unit in self.units if not (scored and self.unit_file(unit).is_file())]
+            self.score()
+        missing = self.missing() if scored else self.cells
         rows = []
         for ipc, student in itertools.product(config.ipc, self.students):
             members = [torch.nonzero(self.labels == label).flatten()[:ipc] for label in range(self.spec.num_classes)]
@@ -335,7 +345,7 @@ class _Study:
             seconds = seconds_per_image(
                 network, subset, self.protocol, config.labels, teacher, self.device, config.mixed_precision
             )
-            left = sum((unit.ipc, unit.student) == (ipc, student) for unit in missing)
+            left = sum((cell.ipc, cell.student) == (ipc, student) for cell in missing)
             seen = len(subset) * (config.epochs or epoch_count(self.protocol, ipc))
             rows.append(
                 {
@@ -348,5 +358,5 @@ class _Study:
                     "seconds": seen * seconds,
                 }
             )
-        subsets = sum(unit.ipc for unit in missing) * self.spec.num_classes
+        subsets = sum(cell.ipc for cell in missing) * self.spec.num_classes
         return {"forward_passes": subsets + (0 if scored else len(self.images)), "students": rows}

@@ -97,15 +97,16 @@ class Evaluation(ABC, Generic[UnitType]):
 
     Args:
         config: What is evaluated, and how.
+        protocols: In place of those that `config.protocols` names, by the name that records state.
 
     Raises:
         ValueError: If the distilled set cannot be read, or a protocol is unknown or defined for no label mode asked
             for; `check` looks at the rest.
     """
 
-    def __init__(self, config: EvaluateConfig) -> None:
+    def __init__(self, config: EvaluateConfig, protocols: dict[str, Protocol] | None = None) -> None:
         self.config = config
-        self.protocols = load_protocols(config.protocols)
+        self.protocols = protocols or load_protocols(config.protocols)
         revision = commit_of(config.distilled)
         self.manifest = read_manifest(config.distilled, revision)
         self.spec = spec_of(self.manifest)

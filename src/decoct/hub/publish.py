@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +23,7 @@ from decoct.results.records import read_results
 from decoct.run.folder import json_text
 
 __all__ = [
-    "Publication",
-    "format_publication",
+    "format_push",
     "kind_of",
     "plan_publish",
     "publish",
@@ -34,14 +32,6 @@ __all__ = [
 ]
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Publication:
-    """What publishing a folder would upload: `push`, made of `contents`."""
-
-    contents: Contents
-    push: Push
 
 
 def publish(config: PublishConfig, api: HfApi | None = None) -> str:
@@ -62,16 +52,15 @@ def publish(config: PublishConfig, api: HfApi | None = None) -> str:
         PermissionError: If there is no token, or it may not write to the repository.
         ConnectionError: If the Hub cannot be reached.
     """
-    plan = plan_publish(config)
-    if plan.contents.left_out:
-        logger.warning("Left out of the upload: %s", ", ".join(plan.contents.left_out))
-    repo_id = plan.push.repo_id
-    token = api.token if api is not None and isinstance(api.token, str) else require_token(repo_id)
-    with hub_errors(repo_id, token):
-        return push(api or HfApi(token=token, library_name="decoct"), plan.push)
+    wanted = plan_publish(config)
+    if wanted.contents.left_out:
+        logger.warning("Left out of the upload: %s", ", ".join(wanted.contents.left_out))
+    token = api.token if api is not None and isinstance(api.token, str) else require_token(wanted.repo_id)
+    with hub_errors(wanted.repo_id, token):
+        return push(api or HfApi(token=token, library_name="decoct"), wanted)
 
 
-def plan_publish(config: PublishConfig) -> Publication:
+def plan_publish(config: PublishConfig) -> Push:
     """What `publish` would upload, without contact to the Hub.
 
     Raises:
@@ -83,8 +72,8 @@ def plan_publish(config: PublishConfig) -> Publication:
     validate_repo_id(repo_id)
     contents = contents_of(config.folder)
     given = GivenInfo(license=config.license, attribution=config.attribution)
-    wanted = Push(
-        kind=contents.kind,
+    return Push(
+        contents=contents,
         repo_id=repo_id,
         files=files_to_upload(contents, repo_id, given),
         message=config.commit_message or f"{contents.kind.capitalize()} by decoct",
@@ -92,7 +81,6 @@ def plan_publish(config: PublishConfig) -> Publication:
         private=config.private,
         overwrite=config.overwrite,
     )
-    return Publication(contents, wanted)
 
 
 def require_publishing(config: PublishingConfig) -> None:
@@ -158,9 +146,9 @@ def check_hashes(contents: Contents, recorded: dict[str, Any], files: list[Commi
             )
 
 
-def format_publication(plan: Publication) -> str:
+def format_push(wanted: Push) -> str:
     """What a dry run shows: the card, then target, files and bytes."""
-    contents, wanted = plan.contents, plan.push
+    contents = wanted.contents
     files = sorted(wanted.files, key=lambda file: file.path_in_repo)
     total = sum(file.upload_info.size for file in files)
     return "\n".join(

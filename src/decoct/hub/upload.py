@@ -16,7 +16,7 @@ from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 from huggingface_hub.hf_api import RepoFile
 
 from decoct.distilled.manifest import MANIFEST
-from decoct.hub.contents import CARD, repo_type_of
+from decoct.hub.contents import CARD, Contents, repo_type_of
 from decoct.pages.markdown import is_sealed
 from decoct.run.folder import identity_of
 
@@ -37,18 +37,23 @@ class Push:
     """A folder's state on its way to the Hub.
 
     Args:
-        kind: What the folder holds.
-        files: Files with their names in the repository, hashed.
+        contents: What the folder holds.
+        files: Files with their names in the repository, hashed; card and manifest are written for it.
         overwrite: Publish into a repository that holds something else.
     """
 
-    kind: str
+    contents: Contents
     repo_id: str
     files: list[CommitOperationAdd]
     message: str
     revision: str = MAIN
     private: bool = False
     overwrite: bool = False
+
+    @property
+    def kind(self) -> str:
+        """One of `decoct.hub.contents.KINDS`."""
+        return self.contents.kind
 
     @property
     def names(self) -> set[str]:

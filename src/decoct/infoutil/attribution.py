@@ -25,6 +25,7 @@ from decoct.infoutil.shapley import (
     coalition_design,
     every_coalition,
     exact_shapley_values,
+    neighbouring_triples,
     shapley_values,
 )
 from decoct.models.throughput import Forward
@@ -159,7 +160,7 @@ class KernelShap:
         batch_size: int = 64,
     ) -> None:
         self.game = PatchGame(forward, grid_size, baseline, baseline_value, batch_size)
-        self.design = coalition_design(grid_size**2, coalitions, seed)
+        self.design = coalition_design(grid_size**2, coalitions, seed, neighbouring_triples(grid_size))
 
     def attribute(self, pixels: Tensor, target: Tensor) -> Tensor:
         """Heat maps of shape `(batch, grid, grid)`; each sums to v(1) - v(0)."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
@@ -102,6 +103,8 @@ class InfoUtilProcessor:
         batch_size: Images per forward pass. Default: the fastest of a short calibration.
         reference: What `gradient_flow` compares with; required for that score alone.
         forgetting: Score of each image by its source index (`forgetting_scores`); required for `forgetting` alone.
+        heatmaps: Heat maps by source index that were computed before, with the same settings. Default: they are
+            computed, where crops need them.
 
     Raises:
         ValueError: If `gradient_flow` lacks its reference, or `forgetting` its scores.
@@ -114,12 +117,13 @@ class InfoUtilProcessor:
         batch_size: int | None = None,
         reference: Reference | None = None,
         forgetting: np.ndarray | None = None,
+        heatmaps: Mapping[int, np.ndarray] | None = None,
     ) -> None:
         if config.utility == "gradient_flow" and reference is None:
             raise ValueError("reference must be given for utility 'gradient_flow'. Got None.")
         if config.utility == "forgetting" and forgetting is None:
             raise ValueError("forgetting must be given for utility 'forgetting'. Got None.")
-        self.teacher, self.reference, self.forgetting = teacher, reference, forgetting
+        self.teacher, self.reference, self.forgetting, self.heatmaps = teacher, reference, forgetting, heatmaps
         self.crops = values_for(CropSettings, config)
         self.utility, self.diverse = config.utility, config.selection != "top"
         self.seed, self.mixed_precision = config.seed, config.mixed_precision
@@ -127,8 +131,8 @@ class InfoUtilProcessor:
         self.batch_size = batch_size or calibrated_batch_size(teacher, config.mixed_precision)
         # A window as large as the image needs no heat map; the chosen images get theirs at the end.
         windows = config.attribution != "random" and not config.whole_images
-        heatmaps = values_for(HeatmapSettings, config)
-        self.attribution = build_attribution(teacher, heatmaps, self.batch_size) if windows else None
+        settings = values_for(HeatmapSettings, config)
+        self.attribution = build_attribution(teacher, settings, self.batch_size) if windows else None
 
     @property
     def features(self) -> Features:
@@ -166,6 +170,8 @@ class InfoUtilProcessor:
         return result
 
     def _heatmaps(self, pixels: Tensor, labels: Tensor, source: list[int]) -> Tensor | None:
+        if self.heatmaps is not None:
+            return torch.from_numpy(np.stack([self.heatmaps[row] for row in source])).to(pixels.device)
         if isinstance(self.attribution, CaptumKernelShap):
             seeds = [item_seed(self.seed, "captum", row) for row in source]
             return self.attribution.attribute(pixels, labels, seeds=seeds)

@@ -14,7 +14,7 @@ from decoct.pages.describe import Network, Run, SettingTable, command_of, descri
 from decoct.pages.local_paths import PLACE
 from decoct.pages.markdown import code, escape, listed_labels, python_string, render, shell_block, shell_word
 from decoct.pages.source import GivenInfo, Source, licence_fields, source_of
-from decoct.pages.training_example import depth_of, training_example
+from decoct.pages.training_example import PROTOCOLS, depth_of, training_example
 
 __all__ = ["dataset_card"]
 
@@ -124,7 +124,10 @@ def evaluate_command(run: Run, location: str, side: int) -> list[str]:
     for name in ("dataset_config", "eval_split", "image_column", "label_column", "image_size"):
         if run.config.get(name) is not None:
             words += [f"--{name}", shell_word(str(run.config[name]))]
-    words.append(f"--labels {'views' if run.views else 'tiles'} --students convnet{min(depth_of(side), 6)}")
+    words += (
+        ["--protocols", PROTOCOLS[run.labels]] if run.labels == "mixed" else []
+    )  # the default one has no such labels
+    words.append(f"--labels {run.labels} --students convnet{min(depth_of(side), 6)}")
     return [*words, "--seeds 3", *(["--output_dir runs/evaluation"] if "/" in location else [])]
 
 

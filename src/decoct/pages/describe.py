@@ -76,53 +76,34 @@ class SettingTable:
 
 @dataclass(frozen=True)
 class Run:
-    """A distilled set in facts.
+    """A distilled set in facts."""
 
-    Args:
-        config: Its resolved configuration.
-        method: Name of the method as tables show it.
-        way: What it was distilled by, within a sentence.
-        paper: Who the method is from, as Markdown; None if that is not known.
-        sentence: How the images were made.
-        sampled: Whether they come from a diffusion prior, and not from real images.
-        classes: Label names, in label order.
-        color: `RGB` or `grey`.
-        ipcs: Images per class, the smallest first.
-        tiles: Of an image.
-        views: Of an image, whose labels are stored.
-        slots: Mixed views of an image, whose labels are stored.
-        teacher: None if there was none.
-        labellers: The networks that labelled, each with the IPCs whose images it labelled.
-        samplers: `prior` and `estimator` of sampled images.
-        tile_accuracy: The teacher's on the tiles, by IPC, as a fraction; None where it was not measured.
-        betas: Weight of the contextual information of sampled images, by IPC.
-        information: Mean `prototype` and `contextual` information of sampled images in nats, by IPC.
-        settings: Name, value as JSON and meaning of every setting that the method depends on.
-        tables: Accuracies, one table for each setting.
-        other_records: Records of other tasks.
-    """
-
-    config: dict[str, Any]
-    method: str
-    way: str
-    paper: str | None
-    sentence: str
-    sampled: bool
-    classes: list[str]
-    color: str
-    ipcs: list[int]
-    tiles: int
-    views: int
-    slots: int
+    config: dict[str, Any]  # resolved
+    method: str  # as tables show it
+    way: str  # what it was distilled by, within a sentence
+    paper: str | None  # who the method is from, as Markdown
+    sentence: str  # how the images were made
+    sampled: bool  # from a diffusion prior, and not from real images
+    classes: list[str]  # label names, in label order
+    color: str  # RGB or grey
+    ipcs: list[int]  # the smallest first
+    tiles: int  # of an image
+    views: int  # of an image, whose labels are stored
+    slots: int  # mixed views of an image, whose labels are stored
     teacher: Network | None
-    labellers: list[tuple[Network | None, list[int]]]
-    samplers: dict[str, Network | None]
-    tile_accuracy: dict[int, float | None]
-    betas: dict[int, float]
-    information: dict[int, dict[str, float]]
-    settings: list[tuple[str, str, str]]
-    tables: list[SettingTable]
-    other_records: list[Record]
+    labellers: list[tuple[Network | None, list[int]]]  # each with the IPCs whose images it labelled
+    samplers: dict[str, Network | None]  # prior and estimator of sampled images
+    tile_accuracy: dict[int, float | None]  # the teacher's on the tiles, by IPC, as a fraction
+    betas: dict[int, float]  # weight of the contextual information of sampled images, by IPC
+    information: dict[int, dict[str, float]]  # their mean prototype and contextual information in nats, by IPC
+    settings: list[tuple[str, str, str]]  # name, value as JSON and meaning of all that the method depends on
+    tables: list[SettingTable]  # accuracies
+    other_records: list[Record]  # of other tasks
+
+    @property
+    def labels(self) -> str:
+        """The label mode that the set was made for: that of the richest labels that it stores."""
+        return "mixed" if self.slots else "views" if self.views else "tiles"
 
     @property
     def images(self) -> dict[int, int]:

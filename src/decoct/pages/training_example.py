@@ -16,7 +16,7 @@ from decoct.results.records import is_accuracy_record
 from decoct.results.tables import percent
 from decoct.training.protocols import batch_size, epoch_count, load_protocol
 
-__all__ = ["depth_of", "training_example"]
+__all__ = ["PROTOCOLS", "depth_of", "training_example"]
 
 # By the labels that the example trains with.
 PROTOCOLS = {"views": "rded_kd", "tiles": "rded_kd", "mixed": "muon_kd"}
@@ -28,8 +28,7 @@ def training_example(
 ) -> dict[str, Any]:
     """What the example in `dataset_card.md` is filled in with, for the largest IPC."""
     side, channels, ipc = manifest["image_size"], manifest["channels"], run.ipcs[-1]
-    labels = "mixed" if run.slots else "views" if run.views else "tiles"
-    protocol, depth = load_protocol(PROTOCOLS[labels]), depth_of(side)
+    protocol, depth = load_protocol(PROTOCOLS[run.labels]), depth_of(side)
     return {
         "protocol": protocol.name,
         "epochs": epoch_count(protocol, ipc),
@@ -50,7 +49,7 @@ def training_example(
         "flat": WIDTH * (side >> depth) ** 2,
         "tile_rows": math.isqrt(run.tiles),
         **real_images(manifest["dataset"], run.config, source),
-        "expected": expected_accuracy(results, ipc, f"convnet{depth}", labels, protocol.name),
+        "expected": expected_accuracy(results, ipc, f"convnet{depth}", run.labels, protocol.name),
     }
 
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from decoct.results.grid import BASELINE, NOISE, RDED, SHAPLEY, Setting, infoutil
+from decoct.results.factors import NOISE, RANDOM_IMAGES, RDED, SHAPLEY, Factors, infoutil
 from decoct.results.records import group_by_setting
 from decoct.results.statistics import Difference, compare_accuracies, mean_and_std
 from decoct.results.tables import accuracy_cell, markdown_table, percent
@@ -35,14 +35,14 @@ class Claim:
 
     text: str
     where: str
-    better: Setting
-    worse: Setting
+    better: Factors
+    worse: Factors
 
 
 def claims_of(orders: Iterable[str]) -> list[Claim]:
     """The claims of InfoUtil, section 4.3, wherever the grid can judge them, for each order of gradient norms."""
     score, crops = "Grad-norm scoring beats loss scoring", "Attribution crops beat random crops"
-    by_loss = Setting("loss", "lowest", SHAPLEY, NOISE)
+    by_loss = Factors("loss", "lowest", SHAPLEY, NOISE)
     claims = []
     for order in orders:
         full, first = infoutil(order), f"{order} gradient norm first"
@@ -54,11 +54,11 @@ def claims_of(orders: Iterable[str]) -> list[Claim]:
             Claim("Noise beats no noise", first, full, replace(full, noise=0.0)),
             Claim("Shapley beats Grad-CAM", first, full, replace(full, attribution="grad_cam")),
             Claim("InfoUtil beats RDED", first, full, RDED),
-            Claim("InfoUtil beats random whole images", first, full, BASELINE),
+            Claim("InfoUtil beats random whole images", first, full, RANDOM_IMAGES),
         ]
     claims += [
         Claim(crops, "lowest loss first", by_loss, RDED),
-        Claim("RDED beats random whole images", "lowest loss first", RDED, BASELINE),
+        Claim("RDED beats random whole images", "lowest loss first", RDED, RANDOM_IMAGES),
     ]
     return claims
 
@@ -70,27 +70,27 @@ class _Group:
         self.records = list(records)
         self.ipcs = sorted({record["ipc"] for record in records})
         self.students = list(dict.fromkeys(record["student"] for record in records))
-        self._by_seed: dict[tuple[Setting, int], dict[int, Record]] = {}
+        self._by_seed: dict[tuple[Factors, int], dict[int, Record]] = {}
         for record in records:
             self._by_seed.setdefault((setting_of_record(record), record["ipc"]), {})[record["seed"]] = record
         self.settings = list(dict.fromkeys(setting for setting, _ in self._by_seed))
         self.orders = sorted({s.order for s in self.settings if s.scoring == "grad_norm" and s.order is not None})
 
-    def by_seed(self, setting: Setting, ipc: int) -> dict[int, float]:
+    def by_seed(self, setting: Factors, ipc: int) -> dict[int, float]:
         """Accuracy by seed."""
         return {seed: record["accuracy_mean"] for seed, record in self._by_seed.get((setting, ipc), {}).items()}
 
-    def cell(self, setting: Setting, ipc: int) -> str:
+    def cell(self, setting: Factors, ipc: int) -> str:
         """Mean, sample standard deviation and number of seeds."""
         values = list(self.by_seed(setting, ipc).values())
         return accuracy_cell(*mean_and_std(values), len(values), count=True) if values else "–"
 
-    def on_tiles(self, setting: Setting, ipc: int) -> str:
+    def on_tiles(self, setting: Factors, ipc: int) -> str:
         """The teacher's accuracy on the tiles, over the seeds."""
         values = [record["tile_accuracy"] for record in self._by_seed.get((setting, ipc), {}).values()]
         return percent(statistics.fmean(values)) if values else "–"
 
-    def has(self, settings: Iterable[Setting]) -> bool:
+    def has(self, settings: Iterable[Factors]) -> bool:
         """Whether one of the settings was measured."""
         return not set(settings).isdisjoint(self.settings)
 
@@ -99,9 +99,9 @@ class _Group:
         return _Group([record for record in self.records if record["student"] == student])
 
 
-def setting_of_record(record: Record) -> Setting:
+def setting_of_record(record: Record) -> Factors:
     """The setting that a record belongs to."""
-    return Setting(*(record[name] for name in ("scoring", "order", "attribution", "noise")))
+    return Factors(*(record[name] for name in ("scoring", "order", "attribution", "noise")))
 
 
 def format_ablation(records: Sequence[Record]) -> str:
@@ -156,10 +156,10 @@ def _caption(group: _Group) -> str:
 
 
 def _table_6(group: _Group, student: str) -> str:
-    rows: list[tuple[list[str], Setting]] = [
-        (["random images", "", ""], BASELINE),
+    rows: list[tuple[list[str], Factors]] = [
+        (["random images", "", ""], RANDOM_IMAGES),
         ([NO, NO, "lowest loss"], RDED),
-        ([NO, YES, "lowest loss"], Setting("loss", "lowest", SHAPLEY, NOISE)),
+        ([NO, YES, "lowest loss"], Factors("loss", "lowest", SHAPLEY, NOISE)),
     ]
     for order in group.orders:
         full = infoutil(order)
@@ -180,18 +180,18 @@ def _table_8(group: _Group, student: str) -> str:
     return _by_ipc(f"Table 8: attribution, {student}", group, columns)
 
 
-def _by_ipc(title: str, group: _Group, columns: dict[str, Callable[[str], Setting]]) -> str:
+def _by_ipc(title: str, group: _Group, columns: dict[str, Callable[[str], Factors]]) -> str:
     """A table with a row per IPC and order, and random images in the last column."""
     rows = [["first", "IPC", *columns, "random images"]]
     for order in group.orders:
         for ipc in group.ipcs:
-            cells = [group.cell(setting(order), ipc) for setting in (*columns.values(), lambda order: BASELINE)]
+            cells = [group.cell(setting(order), ipc) for setting in (*columns.values(), lambda order: RANDOM_IMAGES)]
             rows.append([f"{order} norm", str(ipc), *cells])
     return _titled(title, rows)
 
 
 def _table_11(group: _Group) -> str:
-    methods = {"random images": BASELINE, "RDED": RDED}
+    methods = {"random images": RANDOM_IMAGES, "RDED": RDED}
     methods |= {f"InfoUtil, {order} norm first": infoutil(order) for order in group.orders}
     rows = [["student", "method", *(f"IPC {ipc}" for ipc in group.ipcs)]]
     for student in group.students:
@@ -201,12 +201,12 @@ def _table_11(group: _Group) -> str:
 
 
 # What only this table shows decides whether it is printed.
-TABLES: list[tuple[Callable[[_Group, str], str], Callable[[list[str]], list[Setting]]]] = [
+TABLES: list[tuple[Callable[[_Group, str], str], Callable[[list[str]], list[Factors]]]] = [
     (
         _table_6,
         lambda orders: [
-            Setting("loss", "lowest", SHAPLEY, NOISE),
-            *(Setting("grad_norm", order, None, None) for order in orders),
+            Factors("loss", "lowest", SHAPLEY, NOISE),
+            *(Factors("grad_norm", order, None, None) for order in orders),
         ],
     ),
     (_table_7, lambda orders: [replace(infoutil(order), noise=0.0) for order in orders]),

@@ -15,8 +15,16 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from decoct.results.comparison import Series, series_of, with_baselines
+from decoct.results.statistics import mean_and_std
 
-__all__ = ["accuracy_figure", "accuracy_svg", "save_accuracy_curves", "save_beta_study", "save_matrices"]
+__all__ = [
+    "accuracy_figure",
+    "accuracy_svg",
+    "save_accuracy_curves",
+    "save_beta_study",
+    "save_matrices",
+    "save_option_curves",
+]
 
 COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#000000")  # Okabe and Ito
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
@@ -250,6 +258,57 @@ def _draw_ipc(panel: Any, line: Sequence[Mapping[str, Any]], ipc: int, color: st
     top = int(np.argmax(accuracies))
     panel.plot(scores[top], accuracies[top], color=color, marker="*", markersize=13)
     return float(scores[top])
+
+
+def save_option_curves(
+    path: str | os.PathLike[str], records: Sequence[Mapping[str, Any]], over: str, curve: str, lines: Sequence[str]
+) -> None:
+    """Accuracy over an option that a grid varies, mean and standard deviation: a panel per label mode and IPC.
+
+    Args:
+        path: PNG to write.
+        records: Of single students, with the option and `setting`, `labels`, `ipc`, `tiles` and `accuracy_mean`.
+        over: The option.
+        curve: Name of a record's curve; `{option}` stands for its value.
+        lines: Settings that the option has no part in, drawn as a line each.
+    """
+    modes, ipcs = (list(dict.fromkeys(record[name] for record in records)) for name in ("labels", "ipc"))
+    figure = Figure(figsize=(1.2 + 3.6 * len(ipcs), 0.6 + 3.2 * len(modes)))
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(len(modes), len(ipcs), squeeze=False)
+    shared: dict[str, Any] = {}
+    for (row, labels), (column, ipc) in itertools.product(enumerate(modes), enumerate(sorted(ipcs))):
+        panel = axes[row][column]
+        members = [record for record in records if (record["labels"], record["ipc"]) == (labels, ipc)]
+        _draw_option(panel, members, over, curve, lines)
+        panel.set(title=f"IPC {ipc}, labels {labels}", xlabel=over, ylabel="" if column else "accuracy, %")
+        panel.spines[["top", "right"]].set_visible(False)
+        shared |= {name: handle for handle, name in zip(*panel.get_legend_handles_labels(), strict=True)}
+    figure.legend(shared.values(), shared.keys(), loc="lower center", ncols=3, fontsize=8, frameon=False)
+    rows = (len(shared) + 2) // 3
+    figure.tight_layout(rect=(0, (0.1 + 0.2 * rows) / figure.get_figheight(), 1, 1))
+    _save(figure, path)
+
+
+def _draw_option(panel: Any, records: Sequence[Mapping[str, Any]], over: str, curve: str, lines: Sequence[str]) -> None:
+    """The curves and lines of one panel; those of packed tiles are named, and their lines dotted."""
+    points: dict[tuple[str, int], dict[float, list[float]]] = {}
+    for record in records:
+        line = record["setting"] in lines
+        name, place = (record["setting"], 0.0) if line else (curve.format_map(record), record[over])
+        points.setdefault((name, record["tiles"]), {}).setdefault(place, []).append(100 * record["accuracy_mean"])
+    colors, greys = itertools.cycle(COLORS), itertools.cycle(BASELINE_GREYS)
+    several_tiles = len({tiles for _, tiles in points}) > 1
+    for (name, tiles), members in sorted(points.items()):
+        means, stds = zip(*(mean_and_std(members[place]) for place in sorted(members)), strict=True)
+        label = f"{name}, {tiles} tile{'s' if tiles > 1 else ''}" if several_tiles else name
+        if name in lines:
+            color = next(greys)
+            panel.axhline(means[0], color=color, linestyle=":" if tiles > 1 else "--", label=label)
+            panel.axhspan(means[0] - stds[0], means[0] + stds[0], color=color, alpha=0.12, linewidth=0)
+        else:
+            style: dict[str, Any] = {"color": next(colors), "marker": "o", "markersize": 4, "capsize": 2}
+            panel.errorbar(sorted(members), means, yerr=stds, label=label, **style)
 
 
 def _figure(width: float, height: float) -> Figure:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ from decoct.synthesis.selection import draw_candidates
 from decoct.synthesis.tiles import Mosaics, SelectionSettings, Tile, cut_mosaics, images_of, select_tiles
 from decoct.training.forgetting import check_forgetting_events, forgetting_scores
 
-__all__ = ["InfoUtil", "candidates_of", "distill_images", "plan_selection", "score", "with_heatmaps"]
+__all__ = ["InfoUtil", "candidates_of", "distill_images", "forward_passes", "heatmaps_of", "plan_selection", "score"]
 
 
 class InfoUtil:
@@ -72,13 +73,16 @@ def distill_images(
     run = DistillRun(config, teacher, accelerator)
     if (finished := run.start(images)) is not None:
         return finished
-    scores = scores or score(config, candidates, teacher, run.batch_size, accelerator, run.folder)
+    scores = scores or score(config, candidates, teacher, run.batch_size, accelerator, run.shards)
     spec, selecting = teacher.spec, values_for(SelectionSettings, config)
     tiles = {ipc: select_tiles(scores, spec.label_names, ipc, selecting) for ipc in config.ipc}
     heatmaps = values_for(HeatmapSettings, config)
     attribution = build_attribution(teacher, heatmaps, run.batch_size) if config.whole_images else None
     if attribution is not None:  # the crops did not need the heat maps; those of the chosen images are kept
-        tiles = with_heatmaps(tiles, attribution, candidates, spec, config.shard_size, accelerator, run.shards)
+        rows = sorted({tile.row for each in tiles.values() for members in each for tile in members})
+        size = config.shard_size
+        found = heatmaps_of(rows, attribution, candidates, spec, size, size, accelerator, run.shards)
+        tiles = {ipc: with_heatmaps(each, found) for ipc, each in tiles.items()}
     accuracies = {}
     for ipc in config.ipc:
         members = images_of(tiles[ipc], config.tiles_per_image, strided=config.method == "rded")
@@ -87,10 +91,10 @@ def distill_images(
             return cut_mosaics(members[start:end], candidates, spec, spec.image_size // config.tile_rows)
 
         accuracies[ipc] = run.label(ipc, len(members), mosaics_of)
-    rows = {tile.source_index: tile.row for each in tiles.values() for ranked in each for tile in ranked}
+    shown = {tile.source_index: tile.row for each in tiles.values() for ranked in each for tile in ranked}
 
     def preview() -> None:
-        write_preview(run.folder, config.ipc, candidates, rows, spec)
+        write_preview(run.folder, config.ipc, candidates, shown, spec)
 
     return run.finish(accuracies, preview, candidates=len(candidates))
 
@@ -128,8 +132,13 @@ def score(
     batch_size: int,
     accelerator: Accelerator,
     folder: Path,
+    heatmaps: Mapping[int, np.ndarray] | None = None,
 ) -> list[Path]:
-    """Attribution, crops and utility of all candidates, as shards of the processor's columns."""
+    """Attribution, crops and utility of all candidates, as shards of the processor's columns in `folder`.
+
+    Args:
+        heatmaps: Heat maps by source index that were computed before. Default: they are computed.
+    """
     reference = None
     if config.utility == "gradient_flow":
         generator = numpy_generator(config.seed, "gradient_flow")
@@ -138,7 +147,7 @@ def score(
         pixels = to_pixels(chosen["image"][:], teacher.spec.image_size, teacher.spec.channels)
         reference = reference_of(teacher, pixels, np.asarray(chosen["label"][:]), config.mixed_precision)
     forgetting = forgetting_scores(teacher.name, config.utility_order) if config.utility == "forgetting" else None
-    processor = InfoUtilProcessor(teacher, config, batch_size, reference, forgetting)
+    processor = InfoUtilProcessor(teacher, config, batch_size, reference, forgetting, heatmaps)
     fingerprint = config_hash({**to_dict(config), "teacher": teacher.fingerprint(), "batch_size": batch_size})
 
     def compute(start: int, end: int) -> Dataset:
@@ -154,40 +163,44 @@ def score(
             new_fingerprint=f"{fingerprint}{start:x}",
         )
 
-    return run_shards(folder / "shards", "scores", len(candidates), config.shard_size, accelerator, compute)
+    return run_shards(folder, "scores", len(candidates), config.shard_size, accelerator, compute)
 
 
-def with_heatmaps(
-    tiles: dict[int, list[list[Tile]]],
+def heatmaps_of(
+    rows: Sequence[int],
     attribution: Attribution,
     candidates: Dataset,
     spec: ImageSpec,
+    batch_size: int,
     shard_size: int,
     accelerator: Accelerator,
     folder: Path,
-) -> dict[int, list[list[Tile]]]:
-    """The tiles by IPC with the heat maps of their images; shards go to `folder`.
+) -> dict[int, list[list[float]]]:
+    """Heat maps by row of the candidates; shards go to `folder`.
 
     Args:
-        candidates: The images that `Tile.row` counts.
+        rows: Of the candidates, in order.
+        batch_size: Images that are attributed at once.
     """
-    rows = sorted({tile.row for each in tiles.values() for members in each for tile in members})
     features = Features({"row": Value("int64"), "heatmap": List(List(Value("float32")))})
 
     def compute(start: int, end: int) -> Dataset:
-        chosen = candidates.select(rows[start:end])
-        pixels = to_pixels(chosen["image"][:], spec.image_size, spec.channels)
-        targets = torch.tensor(chosen["label"][:], device=accelerator.device)
-        heatmaps = attribution.attribute(pixels.to(accelerator.device).float() / 255, targets)
-        return Dataset.from_dict({"row": rows[start:end], "heatmap": heatmaps.cpu().numpy()}, features=features)
+        heatmaps = []
+        for first in range(start, end, batch_size):
+            chosen = candidates.select(rows[first : min(first + batch_size, end)])
+            pixels = to_pixels(chosen["image"][:], spec.image_size, spec.channels)
+            targets = torch.tensor(chosen["label"][:], device=accelerator.device)
+            heatmaps.append(attribution.attribute(pixels.to(accelerator.device).float() / 255, targets).cpu())
+        return Dataset.from_dict({"row": rows[start:end], "heatmap": torch.cat(heatmaps).numpy()}, features=features)
 
     paths = run_shards(folder, "heatmaps", len(rows), shard_size, accelerator, compute)
     table = Dataset.from_parquet(list(map(str, paths)), keep_in_memory=True)
-    heatmaps = dict(zip(table["row"][:], table["heatmap"][:], strict=True))
-    return {
-        ipc: [[dataclasses.replace(tile, heatmap=heatmaps[tile.row]) for tile in members] for members in each]
-        for ipc, each in tiles.items()
-    }
+    return dict(zip(table["row"][:], table["heatmap"][:], strict=True))
+
+
+def with_heatmaps(tiles: list[list[Tile]], heatmaps: Mapping[int, list[list[float]]]) -> list[list[Tile]]:
+    """The tiles of an IPC with the heat maps of their images."""
+    return [[dataclasses.replace(tile, heatmap=heatmaps[tile.row]) for tile in members] for members in tiles]
 
 
 def plan_selection(
@@ -199,19 +212,8 @@ def plan_selection(
         label_teacher(config.label_teacher, teacher, ipc)
     spec = teacher.spec
     per_second = throughput(teacher.to(accelerator.device), config.mixed_precision, config.batch_size)
-    count = {"kernel_shap": config.coalitions + 1, "captum_kernel_shap": config.coalitions + 2, "grad_cam": 3}
-    count["exact_shapley"] = 2 ** (config.grid_size**2)
-    attributed = spec.num_classes * sum(config.ipc) * config.tiles_per_image if config.whole_images else len(candidates)
+    passes = forward_passes(config, len(candidates), spec.num_classes)
     distilled = spec.num_classes * sum(config.ipc)
-    crops = 1 if config.whole_images else config.crops_per_image
-    forwards = {"random": 0, "forgetting": 0, "grad_norm": 4}.get(config.utility or "", 1)
-    # Other scores give the features that a diverse selection needs on the way.
-    forwards += config.selection != "top" and config.utility in ("random", "forgetting", "grad_norm")
-    passes = {
-        "attribution": attributed * count.get(config.attribution or "", 0),
-        "utility": len(candidates) * crops * forwards,
-        "labels": distilled * (2 * config.tiles_per_image + config.views + config.slots),
-    }
     return {
         "method": config.method,
         "candidates": len(candidates),
@@ -224,4 +226,21 @@ def plan_selection(
             distilled, spec.num_classes, config.tiles_per_image, config.views, config.slots, config.label_bits
         ),
         "output_dir": config.output_dir,
+    }
+
+
+def forward_passes(config: DistillConfig, candidates: int, classes: int) -> dict[str, int]:
+    """Images that the teacher looks at for one set, by what for."""
+    count = {"kernel_shap": config.coalitions + 1, "captum_kernel_shap": config.coalitions + 2, "grad_cam": 3}
+    count["exact_shapley"] = 2 ** (config.grid_size**2)
+    distilled = classes * sum(config.ipc)
+    attributed = distilled * config.tiles_per_image if config.whole_images else candidates
+    crops = 1 if config.whole_images else config.crops_per_image
+    forwards = {"random": 0, "forgetting": 0, "grad_norm": 4}.get(config.utility or "", 1)
+    # Other scores give the features that a diverse selection needs on the way.
+    forwards += config.selection != "top" and config.utility in ("random", "forgetting", "grad_norm")
+    return {
+        "attribution": attributed * count.get(config.attribution or "", 0),
+        "utility": candidates * crops * forwards,
+        "labels": distilled * (2 * config.tiles_per_image + config.views + config.slots),
     }

@@ -1,4 +1,4 @@
-"""The cards of teachers, estimators, priors and pipelines; `test_round_trips.py` runs their examples."""
+"""The cards of teachers, estimators, priors and pipelines; `tests/hub/test_round_trips.py` runs their examples."""
 
 from __future__ import annotations
 
@@ -8,10 +8,9 @@ import re
 import shutil
 
 import pytest
-from huggingface_hub import HfApi, ModelCard
+from huggingface_hub import ModelCard
+from worlds import accuracy_record
 
-from decoct.config import PublishConfig
-from decoct.hub.publish import publish
 from decoct.pages.model_cards import model_card
 from decoct.pages.source import GivenInfo
 from decoct.run.folder import read_json
@@ -99,8 +98,7 @@ def test_an_estimator_states_both_accuracies_and_what_it_measured(tiny_estimator
 def test_a_pipeline_shows_what_its_sets_are_worth(tiny_pipeline, tmp_path):
     folder = tmp_path / "pipeline"
     shutil.copytree(tiny_pipeline, folder)
-    record = {"dataset": "a/b", "method": "igds", "ipc": 10, "student": "convnet3", "protocol": "rded_kd"}
-    record |= {"labels": "views", "epoch": "last", "accuracy_mean": 0.6, "accuracy_std": 0.01, "seeds": [0, 1]}
+    record = accuracy_record(0.59, 0.61, dataset="a/b", method="igds", labels="views", accuracy_std=0.01)
     (folder / "results.json").write_text(json.dumps([record, record | {"task": "continual"}]), "utf-8")
     card = ModelCard(model_card("pipeline", folder, "someone/small"))
     (result,) = card.data.eval_results
@@ -174,28 +172,3 @@ def test_hostile_names_are_data_everywhere(folders, tmp_path, name):
         nodes = list(ast.walk(ast.parse(example_of(text))))
         calls = [node for node in nodes if isinstance(node, ast.Call) and named(node.func) == "from_pretrained"]
         assert [call.args[0].value for call in calls] == [name]
-
-
-def test_a_card_that_was_edited_on_the_hub_is_not_replaced_without_asking(hub, trained_teacher):
-    def to_hub(**options):
-        publish(PublishConfig(folder=str(trained_teacher), push_to_hub="user/small", **options))
-        return hub.files("model", "user/small")["README.md"]
-
-    first = to_hub()
-    given = to_hub(attribution="A. Author")  # an untouched card follows what is given
-    assert first != given and b"A. Author" in given
-    for edited in (given + b"A word of mine.\n", given.replace(b"epoch", b"Epoch"), b"# Mine\n"):
-        HfApi().upload_file(path_or_fileobj=edited, path_in_repo="README.md", repo_id="user/small")
-        with pytest.raises(ValueError, match=r"Got a README.md that was edited there\..*--overwrite"):
-            to_hub(attribution="A. Author")
-        assert hub.files("model", "user/small")["README.md"] == edited
-        assert to_hub(attribution="A. Author", overwrite=True) == given
-
-
-def test_headers_are_what_the_hub_accepts(folders, hub):
-    for kind, folder in folders.items():
-        card = ModelCard(model_card(kind, folder, "user/small", GivenInfo(license="cc-by-4.0")))
-        card.validate()
-        assert card.data.license == "cc-by-4.0"
-        for result in card.data.eval_results or []:
-            assert result.dataset_name and 0 <= result.metric_value <= 1

@@ -1,0 +1,242 @@
+"""A sweep: the students of a grid file with the data and networks that a command names, and what records state."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from accelerate import Accelerator
+
+from decoct.config import DistillConfig, EvaluateConfig, config_hash, fields_that_matter_for, to_dict
+from decoct.distilled.dataset import read_manifest
+from decoct.evaluation.accuracy import AccuracyEvaluation
+from decoct.evaluation.grid import Cell, DistilledGrid, agrees, known_of
+from decoct.evaluation.grid_file import GridFile, Variant, varied
+from decoct.igds.estimator import VariationalEstimator
+from decoct.igds.loading import load_estimator
+from decoct.igds.measuring import measure
+from decoct.models.classifier import fingerprint_of
+from decoct.run.folder import identity_of
+from decoct.synthesis.run import read_ipc
+from decoct.training.protocols import Protocol, batch_size, learning_rate, load_protocol, own_settings, student_name
+
+__all__ = ["Inputs", "Sweep", "cells_of", "part_of"]
+
+# Fixed, since the fastest one differs from run to run, and logits with it in their last digits.
+BATCH_SIZE = 64
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """Where the data and the networks of a sweep are.
+
+    Args:
+        dataset: Hub id or folder.
+        teacher: Folder or Hub id; None: of a set that is there, the one in its manifest.
+        networks: `prior` and `estimator`, folders or Hub ids.
+        distilled: Run folder of a set that is there, in place of those that the grid makes.
+    """
+
+    dataset: str
+    teacher: str | None
+    networks: Mapping[str, str] = field(default_factory=dict)
+    distilled: str | None = None
+
+
+class Sweep(DistilledGrid):
+    """The grid that a file describes.
+
+    Args:
+        grid: What is varied.
+        inputs: The data and the networks.
+        folder: Grid folder.
+        file: JSON file of the records.
+        accelerator: Of this process.
+        part: `(i, n)`: every n-th set, beginning with the i-th; of fewer sets, every n-th student.
+        report: Called with every new record.
+    """
+
+    def __init__(
+        self,
+        grid: GridFile,
+        inputs: Inputs,
+        folder: Path,
+        file: Path,
+        accelerator: Accelerator,
+        part: tuple[int, int] = (0, 1),
+        report: Callable[[dict[str, Any]], None] = lambda record: None,
+    ) -> None:
+        self.whole = cells_of(grid, inputs, folder)
+        super().__init__(part_of(self.whole, *part), folder, file, accelerator)
+        self.grid, self.networks, self.report = grid, inputs.networks, report
+
+    def recorded(self, record: dict[str, Any]) -> None:
+        self.report(record)
+
+    def own_records(self) -> list[dict[str, Any]]:
+        """The records of this grid, of all parts."""
+        records = [(record, known_of(record)) for record in self.records()]
+        return [record for record, known in records if any(agrees(known, cell.identity) for cell in self.whole)]
+
+    def record(self, cell: Cell, result: dict[str, Any], evaluation: AccuracyEvaluation) -> dict[str, Any]:
+        images, protocol, epochs = evaluation.sets[cell.ipc], cell.protocol, cell.epochs
+        trained = {
+            "epochs": epochs,
+            "batch_size": batch_size(protocol, cell.ipc, images.spec.num_classes, len(images)),
+            "learning_rate": learning_rate(protocol, 0, epochs, cell.evaluate.students[0]),
+            "ema_decay": protocol.ema_decay,
+            "rrc_scale": protocol.rrc_scale if cell.evaluate.rrc_scale is None else cell.evaluate.rrc_scale,
+            "mixed_precision": cell.evaluate.mixed_precision,
+            "distilled": evaluation.fingerprints[cell.ipc][:12],
+            "distill_seconds": evaluation.manifest["seconds"],
+        }
+        return {**super().record(cell, result, evaluation), **trained, **self._information(cell, evaluation.manifest)}
+
+    def _information(self, cell: Cell, manifest: dict[str, Any]) -> dict[str, Any]:
+        """Both mean terms of a set, in nats, and the fingerprints of the networks; nothing without an estimator.
+
+        The terms are those of the samples before they are packed or, for real images, of the tiles.
+        """
+        if "estimator" not in self.grid.networks:
+            return {}
+        found = manifest.get("information", {}).get(str(cell.ipc))
+        if found is None:
+            images = read_ipc(Path(cell.evaluate.distilled), cell.ipc).select_columns(["image", "label"])
+            report = measure(images, self._estimator, tiles_per_image=manifest["config"]["tiles_per_image"])
+            found = {"prototype": report.prototype - report.label_entropy, "contextual": report.contextual}
+        fingerprints = {"teacher": manifest["teacher"]["fingerprint"], **self._fingerprints}
+        return {
+            "prototype": found["prototype"],
+            "contextual": found["contextual"],
+            "fingerprints": {name: fingerprint[:12] for name, fingerprint in fingerprints.items()},
+        }
+
+    @cached_property
+    def _estimator(self) -> VariationalEstimator:
+        return load_estimator(self.networks["estimator"])
+
+    @cached_property
+    def _fingerprints(self) -> dict[str, str]:
+        """Of the networks beside the teacher."""
+        found = {"estimator": fingerprint_of({"": self._estimator})}
+        if "prior" in self.networks:
+            from decoct.igds.prior import load_pipeline, prior_fingerprint  # diffusers takes seconds to import
+
+            found["prior"] = prior_fingerprint(load_pipeline(self.networks["prior"], None))
+        return found
+
+
+def cells_of(grid: GridFile, inputs: Inputs, folder: Path) -> list[Cell]:
+    """The students of a grid: seed by seed, IPC by IPC, set by set.
+
+    Args:
+        folder: Grid folder.
+    """
+    sets = grid.sets
+    if inputs.distilled is not None:
+        method = read_manifest(inputs.distilled)["config"]["method"]
+        sets = [Variant(Path(inputs.distilled).name, {"method": method})]
+    trainings: list[Variant | None] = [*grid.training] or [None]
+    protocol, cells = load_protocol(grid.protocol), []
+    for seed, ipc, variant in itertools.product(grid.seeds, grid.ipc, sets):
+        if not variant.min_ipc <= ipc <= (variant.max_ipc or ipc):
+            continue
+        distil = None if inputs.distilled is not None else set_config(grid, inputs, folder, variant, ipc, seed)
+        options: dict[str, Any] = {**({} if distil is not None else {"teacher": inputs.teacher}), **grid.evaluate}
+        for training, student, labels in itertools.product(trainings, grid.students, grid.labels):
+            used = varied(protocol, training.options) if training is not None else protocol
+            evaluate = EvaluateConfig(
+                dataset=inputs.dataset,
+                distilled=distil.output_dir if distil is not None else str(inputs.distilled),
+                output_dir=str(folder / "students"),
+                ipc=[ipc],
+                seed=seed,
+                students=[student],
+                protocols=[grid.protocol],
+                labels=[labels],
+                baseline=False,  # random images are among the sets
+                ranking=False,
+                **options,
+            )
+            identity = {
+                "dataset": Path(inputs.dataset).name,
+                "ipc": ipc,
+                "student": student_name(used, student),
+                "protocol": used.name,
+                "labels": labels,
+                "epoch": evaluate.epoch,
+                "seeds": [seed],
+                "setting": variant.name,
+                **grid.fields,
+                **trained_with(training, used),
+                **for_results(DistillConfig, grid.distil),
+                **for_results(EvaluateConfig, grid.evaluate),
+                **{name: public_name(inputs.networks[name]) for name in grid.networks},
+                **variant.options,
+            }
+            stated = {
+                "options": variant.options,
+                "seed": seed,
+                "distill_seed": grid.distil.get("seed", seed),
+                "student_seed": seed,
+                **({"teacher": public_name(inputs.teacher)} if inputs.teacher is not None else {}),
+            }
+            cells.append(Cell(distil, evaluate, used, identity, stated))
+    return cells
+
+
+def part_of(cells: list[Cell], part: int, parts: int) -> list[Cell]:
+    """The cells of every n-th set or, of fewer sets, every n-th cell."""
+    sets = list(dict.fromkeys(cell.evaluate.distilled for cell in cells))
+    if len(sets) < parts:
+        return cells[part::parts]
+    mine = set(sets[part::parts])
+    return [cell for cell in cells if cell.evaluate.distilled in mine]
+
+
+def set_config(grid: GridFile, inputs: Inputs, folder: Path, variant: Variant, ipc: int, seed: int) -> DistillConfig:
+    """The configuration of a set; options of the sampling have no part in real images."""
+    options: dict[str, Any] = {
+        "batch_size": BATCH_SIZE,
+        "seed": seed,
+        **inputs.networks,
+        **grid.distil,
+        **variant.options,
+    }
+    if options.get("method") != "igds":
+        sampling = fields_that_matter_for(DistillConfig, "sampling")
+        options = {name: value for name, value in options.items() if name not in sampling}
+    if "views" not in options and "views" not in grid.labels:
+        options["views"] = 0
+    if str(options.get("label_teacher", "")).startswith("epoch_"):
+        options["label_teacher"] = f"{inputs.teacher}/{options['label_teacher']}"
+    config = DistillConfig(dataset=inputs.dataset, teacher=str(inputs.teacher), ipc=[ipc], **options)
+    words = "".join(letter if letter.isalnum() or letter in ".-" else "_" for letter in variant.name)
+    name = f"{words}-ipc{ipc}-seed{config.seed}-{config_hash(identity_of(to_dict(config)))}"
+    return dataclasses.replace(config, output_dir=str(folder / "sets" / name))
+
+
+def trained_with(training: Variant | None, protocol: Protocol) -> dict[str, Any]:
+    """What tells the protocol from others of its name, as JSON-ready values; nothing for a shipped one as it is."""
+    if training is None and own_settings(protocol) is None:
+        return {}
+    settings = json.loads(json.dumps(protocol.to_dict()))
+    del settings["name"], settings["labels"]  # the label modes it is defined for say nothing of how it trains
+    return {**({} if training is None else {"training": training.name}), "settings": settings}
+
+
+def for_results(config_class: type, options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options that matter for what comes out, and not only for how it is computed; the seed stands apart."""
+    apart = ("seed", *fields_that_matter_for(config_class, "machine", "command", "publishing"))
+    return {name: value for name, value in options.items() if name not in apart}
+
+
+def public_name(name: str) -> str:
+    """A folder's name without what leads to it, or a Hub id as it is."""
+    return Path(name).name if Path(name).exists() else name
