@@ -76,6 +76,20 @@ def test_a_separable_problem_is_learnt(labels, name, epochs):
     assert accuracy(student, coloured(test_labels, seed=9), test_labels) > 0.8
 
 
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_both_optimisers_of_muon_step_under_mixed_precision(precision):
+    distilled, protocol = with_mixed_views(make_set()), dataclasses.replace(load_protocol("muon_kd"), ema_decay=0.0)
+    expected, student = student_of(distilled), student_of(distilled)
+    for network, mixed_precision in ((expected, "no"), (student, precision)):
+        losses = train_student(network, distilled, protocol, "mixed", epochs=3, mixed_precision=mixed_precision)
+        assert all(math.isfinite(loss) for loss in losses)
+    initial = student_of(distilled)
+    for weight, close, before in zip(student.parameters(), expected.parameters(), initial.parameters(), strict=True):
+        assert not torch.equal(weight, before)
+        if weight.ndim > 1:  # biases before batch norm have no gradient but rounding
+            assert (weight - close).norm() < 0.5 * (close - before).norm()
+
+
 @pytest.mark.parametrize(("labels", "name"), [("views", "rded_kd"), ("mixed", "muon_kd")])
 def test_the_same_seed_gives_the_same_weights_and_another_does_not(labels, name):
     distilled, protocol = with_mixed_views(make_set()), load_protocol(name)

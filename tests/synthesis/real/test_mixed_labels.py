@@ -19,6 +19,7 @@ from decoct.distilled.logit_codes import decode_logits
 from decoct.evaluation.evaluate import evaluate
 from decoct.hub.verify import verify
 from decoct.synthesis.distill import distill
+from decoct.synthesis.relabel import mixed_logits
 from decoct.training.protocols import load_protocol
 from decoct.training.student_batches import StudentBatches
 
@@ -75,6 +76,27 @@ def test_shards_do_not_matter(run, options, tmp_path):
     tables = [pq.read_table(next(folder.glob("data/ipc_2/*.parquet"))) for folder in (run, tmp_path / "run")]
     assert tables[0].equals(tables[1])
     assert not list((tmp_path / "run").glob("shards*")), "nor is the file of pixels left"
+
+
+def test_a_killed_run_goes_on_where_it_was(run, options, tmp_path, monkeypatch):
+    labelled, most = [], 2
+
+    def mixed_logits_of(forward, images, views_of, rows, *rest):
+        if len(labelled) == most:
+            raise KeyboardInterrupt
+        labelled.append(rows)
+        return mixed_logits(forward, images, views_of, rows, *rest)
+
+    config = DistillConfig(**options, shard_size=3, output_dir=str(tmp_path / "run"))
+    monkeypatch.setattr("decoct.synthesis.run.mixed_logits", mixed_logits_of)
+    with pytest.raises(KeyboardInterrupt):
+        distill(config)
+    most = 5
+    distill(config)
+    # 4 images of IPC 1, then 8 of IPC 2, each of them once.
+    assert labelled == [range(0, 3), range(3, 4), range(0, 3), range(3, 6), range(6, 8)]
+    tables = [pq.read_table(next(folder.glob("data/ipc_2/*.parquet"))) for folder in (run, tmp_path / "run")]
+    assert tables[0].equals(tables[1])
 
 
 def test_verify_reads_them(run, tmp_path):
