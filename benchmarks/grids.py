@@ -126,16 +126,17 @@ def finish(records: Sequence[dict[str, Any]], figure: dict[str, Any], output: Pa
     from decoct.results.statistics import mean_and_std
     from decoct.results.tables import accuracy_cell, text_table
 
+    row = [name for name in ROW if any(name in record for record in records)]
     for group in dict.fromkeys(tuple(record[name] for name in TABLE) for record in records):
         members = [record for record in records if tuple(record[name] for name in TABLE) == group]
         rows = []
-        for names in dict.fromkeys(tuple(str(record.get(name, "")) for name in ROW) for record in members):
-            same = [record for record in members if tuple(str(record.get(name, "")) for name in ROW) == names]
+        for names in dict.fromkeys(tuple(record.get(name, "") for name in row) for record in members):
+            same = [record for record in members if tuple(record.get(name, "") for name in row) == names]
             mean, std = mean_and_std([record["accuracy_mean"] for record in same])
             seconds = sum(record["seconds"] for record in same) / len(same)
             rows.append((mean, [*names, accuracy_cell(mean, std, len(same), count=True), f"{seconds:.0f}"]))
         ordered = [row for _, row in sorted(rows, key=lambda each: -each[0])]
-        print("\n" + text_table([[*ROW, "accuracy %", "seconds"], *ordered], ", ".join(map(str, group))))
+        print("\n" + text_table([[*row, "accuracy %", "seconds"], *ordered], ", ".join(map(str, group))))
     if figure and records:
         from decoct.results.figures import save_option_curves
 

@@ -30,6 +30,8 @@ __all__ = ["Inputs", "Sweep", "cells_of", "part_of"]
 
 # Fixed, since the fastest one differs from run to run, and logits with it in their last digits.
 BATCH_SIZE = 64
+# What records call the variants of a grid file.
+NAMES = ("setting", "training")
 
 
 @dataclass(frozen=True)
@@ -80,9 +82,13 @@ class Sweep(DistilledGrid):
         self.report(record)
 
     def own_records(self) -> list[dict[str, Any]]:
-        """The records of this grid, of all parts."""
+        """The records of this grid, of all parts, each with the names of its set and its training."""
         records = [(record, known_of(record)) for record in self.records()]
-        return [record for record, known in records if any(agrees(known, cell.identity) for cell in self.whole)]
+        return [
+            {**{name: cell.identity[name] for name in NAMES if name in cell.identity}, **record}
+            for record, known in records
+            if (cell := next((cell for cell in self.whole if agrees(known, cell.identity)), None)) is not None
+        ]
 
     def record(self, cell: Cell, result: dict[str, Any], evaluation: AccuracyEvaluation) -> dict[str, Any]:
         images, protocol, epochs = evaluation.sets[cell.ipc], cell.protocol, cell.epochs
