@@ -73,6 +73,9 @@ def test_the_study_ends_with_records_a_figure_and_the_best(config, tmp_path, est
     assert all(record["contextual_to_itself"] == pytest.approx(0, abs=1e-6) for record in result["records"][:2])
     assert all(0 < record["contextual_to_itself"] < record["contextual"] + 0.2 for record in result["records"][2:])
     assert all(0 <= accuracy <= 1 for record in result["records"] for accuracy in record["accuracies"])
+    for record in result["records"]:
+        assert (record["task"], record["method"], record["epoch"]) == ("accuracy", "subset", "last")
+        assert record["dataset"] == str(sample_part) and record["teacher_accuracy"] is None
     assert result["overrides"] == {"epochs": 2}
     assert 4 * 3 <= result["correct"] <= result["images"] == 96
     table = format_study(result)
@@ -104,6 +107,7 @@ def test_more_seeds_keep_what_is_done(config, tmp_path):
 def test_online_labels_come_from_the_teacher(config, trained_teacher):
     result = beta_study(config(ipc=[1], labels="online", teacher=str(trained_teacher)))
     assert {record["labels"] for record in result["records"]} == {"online"}
+    assert all(0 < record["teacher_accuracy"] <= 1 for record in result["records"])
     hard = beta_study(config(ipc=[1]))
     assert hard["targets"] == result["targets"]
 
