@@ -11,6 +11,7 @@ from typing import Any
 
 import datasets
 import numpy as np
+import pytest
 import torch
 from PIL import Image
 from torch import Tensor
@@ -180,6 +181,16 @@ def accuracy_record(*accuracies: float, **changes: Any) -> dict[str, Any]:
 def without_times(records: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
     """Records as they are whenever they are measured."""
     return [{key: value for key, value in each.items() if key != "seconds"} for each in records]
+
+
+def draw_no_pictures(patch: pytest.MonkeyPatch, report: bool = False) -> None:
+    """Runs leave previews (and reports) of one word: drawing them takes most of a tiny run's time."""
+    for name in ("save_preview", "save_strips"):
+        patch.setattr(f"decoct.synthesis.output.{name}", lambda path, *rest: path.write_bytes(b"PNG"))
+    if report:
+        patch.setattr(
+            "decoct.synthesis.run.write_report", lambda folder, *parts: (folder / "report.html").write_bytes(b"HTML")
+        )
 
 
 def contents(folder: Path | str) -> dict[str, bytes]:

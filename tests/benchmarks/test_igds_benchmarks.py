@@ -7,7 +7,6 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
-import torch
 
 from .loading import load
 
@@ -15,14 +14,6 @@ from .loading import load
 @pytest.fixture(scope="module")
 def grids() -> ModuleType:
     return load("grids")
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture

@@ -87,3 +87,15 @@ def test_attribution_and_utility_are_compared_with_what_they_replace(sample_part
     assert errors[-1] < 1e-3 < errors[0]
     for name in ("layers", "torch.func", "last"):
         assert utility[name]["max_relative_difference"] < 1e-3 and utility[name]["speedup_over_loop"]["min"] > 0
+
+
+def test_interactions_are_measured_on_exact_tables(sample_part, tmp_path, monkeypatch):
+    interactions = load("interactions")
+    for name, value in (("GRID", 3), ("COALITIONS", (32, 510)), ("DESIGNS", 2)):
+        monkeypatch.setattr(interactions, name, value)
+    words = ["--dataset", str(sample_part), "--model", "convnet3_w8", "--images", "2", "--output_dir", str(tmp_path)]
+    interactions.main(words)
+    (result,) = json.loads((tmp_path / "interactions.json").read_text()).values()
+    for name in ("patches", "patches_and_interactions"):
+        assert result[name]["510"]["relative_error"] < 1e-5 and result[name]["510"]["same_window"] == 1
+        assert 0 < result[name]["32"]["relative_error"] < 5

@@ -7,8 +7,8 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
-import torch
 from accelerate import Accelerator
+from worlds import draw_no_pictures
 
 from decoct.config import AblateConfig, DistillConfig, config_hash
 from decoct.data.loading import load_split
@@ -23,12 +23,7 @@ from decoct.synthesis.shared import heatmap_settings, score_settings
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
-    """One thread, and no previews, which take most of a tiny run's time."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    monkeypatch.setattr("decoct.synthesis.output.save_preview", lambda path, rows: path.write_bytes(b"PNG"))
-    yield
-    torch.set_num_threads(threads)
+    draw_no_pictures(monkeypatch)
 
 
 # The grid

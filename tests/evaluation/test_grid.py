@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from accelerate import Accelerator
+from worlds import draw_no_pictures
 
 from decoct.evaluation.grid import agrees, known_of
 from decoct.evaluation.grid_file import GridFile, Variant, read_grid, varied
@@ -37,12 +37,7 @@ sets:
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
-    """One thread, and no previews, which take most of a tiny run's time."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    monkeypatch.setattr("decoct.synthesis.output.save_preview", lambda path, rows: path.write_bytes(b"PNG"))
-    yield
-    torch.set_num_threads(threads)
+    draw_no_pictures(monkeypatch)
 
 
 @pytest.fixture

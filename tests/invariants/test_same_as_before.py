@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 from datasets import Dataset
+from worlds import draw_no_pictures
 
 import decoct
 from decoct.config import DistillConfig
@@ -97,11 +98,7 @@ def made(options: dict[str, Any], dataset: Path, networks: dict[str, str], folde
 
 @pytest.mark.parametrize("name", RUNS)
 def test_what_is_made_is_what_was_made_before(name, sample_part, networks, tmp_path, monkeypatch):
-    monkeypatch.setattr("decoct.synthesis.output.save_preview", lambda path, rows: path.write_bytes(b"PNG"))
-    monkeypatch.setattr("decoct.synthesis.output.save_strips", lambda path, *rest: path.write_bytes(b"PNG"))
-    monkeypatch.setattr(
-        "decoct.synthesis.run.write_report", lambda folder, *parts: (folder / "report.html").write_bytes(b"HTML")
-    )
+    draw_no_pictures(monkeypatch, report=True)
     recorded = json.loads(RECORDED.read_text())[name]
     found = made(RUNS[name], sample_part, networks, tmp_path / "run")
     for ipc, expected in recorded.items():

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from worlds import accuracy_record, measured
+from worlds import accuracy_record, draw_no_pictures, measured
 
 from decoct.config import DistillConfig
 from decoct.run.folder import read_json, write_json
@@ -53,9 +53,8 @@ def distilled(once, sample_part, trained_teacher, tiny_prior, tiny_estimator) ->
         def make(parent: Path) -> None:
             from decoct.synthesis.distill import distill
 
-            with pytest.MonkeyPatch.context() as patch:  # drawing previews takes most of a tiny run's time
-                for name in ("save_preview", "save_strips"):
-                    patch.setattr(f"decoct.synthesis.output.{name}", lambda path, *rest: path.write_bytes(b"PNG"))
+            with pytest.MonkeyPatch.context() as patch:
+                draw_no_pictures(patch)
                 options = {**SETTINGS, **METHODS[method], **networks, "dataset": str(sample_part)}
                 distill(DistillConfig(method=method, output_dir=str(parent / "run"), **options))
 

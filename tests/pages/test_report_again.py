@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from worlds import draw_no_pictures
 
 from decoct.config import DistillConfig
 from decoct.pages.report import write_report
@@ -50,7 +51,7 @@ def test_run_killed_before_its_manifest(distilled, sample_part, trained_teacher,
         method="random", dataset=str(sample_part), teacher=str(trained_teacher), ipc=[1], views=0, batch_size=16,
         output_dir=str(tmp_path / "run"),
     )  # fmt: skip
-    monkeypatch.setattr("decoct.synthesis.output.save_preview", lambda path, rows: path.write_bytes(b"PNG"))
+    draw_no_pictures(monkeypatch)
     with monkeypatch.context() as patch:
         patch.setattr("decoct.synthesis.run.write_card", lambda *rest: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):

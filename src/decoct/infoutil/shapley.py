@@ -25,7 +25,7 @@ __all__ = [
 
 MAX_EXACT_PLAYERS = 16
 DESIGN_DRAWS = 16
-# Ridge on the interactions, by the number of coalitions. On exact tables of three networks, 1 to 30 are about as good.
+# Ridge on the interactions, over the number of coalitions: on exact tables of two networks 1 to 30 were about as good.
 RIDGE = 3.0
 
 

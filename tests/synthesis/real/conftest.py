@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from worlds import draw_no_pictures
 
 import decoct
 from decoct.config import DistillConfig
@@ -37,10 +38,7 @@ def config(sample_part, trained_teacher, tmp_path):
 def quick_preview(request, monkeypatch):
     """Drawing preview and report takes most of a tiny run's time; only tests named after the preview draw them."""
     if "preview" not in request.node.name:
-        monkeypatch.setattr("decoct.synthesis.output.save_preview", lambda path, rows: path.write_bytes(b"PNG"))
-        monkeypatch.setattr(
-            "decoct.synthesis.run.write_report", lambda folder, *parts: (folder / "report.html").write_bytes(b"HTML")
-        )
+        draw_no_pictures(monkeypatch, report=True)
 
 
 @pytest.fixture(scope="session")

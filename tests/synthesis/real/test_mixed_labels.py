@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import decoct
-from decoct.config import DistillConfig, EvaluateConfig, VerifyConfig
+from decoct.config import AblateConfig, DistillConfig, EvaluateConfig, VerifyConfig
 from decoct.data.mixed_views import mixed_pixels, mixed_views
 from decoct.distilled.dataset import load_distilled
 from decoct.distilled.logit_codes import decode_logits
@@ -184,3 +184,5 @@ def test_what_has_no_mixed_views_says_so(run, options, sample_part, tmp_path):
         evaluate(EvaluateConfig(distilled=str(run), protocols=["rded_kd"], **common))
     with pytest.raises(ValueError, match="mixed.*continual"):
         evaluate(EvaluateConfig(distilled=str(run), protocols=["muon_kd"], task="continual", steps=2, **common))
+    with pytest.raises(ValueError, match=r"labels must be one of \['hard', 'tiles', 'views', 'online'\]. Got 'mixed'"):
+        AblateConfig(labels=["mixed"])

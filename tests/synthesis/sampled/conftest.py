@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from diffusers import DDPMPipeline, DDPMScheduler
+from worlds import draw_no_pictures
 
 from decoct.config import DistillConfig, PriorConfig, values_for
 from decoct.data.spec import ImageSpec
@@ -76,7 +77,7 @@ def quick_preview(monkeypatch, finished):
     """Drawing the preview takes most of a tiny run's time; it is drawn for the finished runs alone."""
     for count in (1, 4):
         finished(count)
-    monkeypatch.setattr("decoct.synthesis.output.save_strips", lambda path, *rest: path.write_bytes(b"PNG"))
+    draw_no_pictures(monkeypatch)
 
 
 @pytest.fixture(scope="session")
