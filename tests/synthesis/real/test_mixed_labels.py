@@ -11,7 +11,6 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-import decoct
 from decoct.config import AblateConfig, DistillConfig, EvaluateConfig, VerifyConfig
 from decoct.data.mixed_views import mixed_pixels, mixed_views
 from decoct.distilled.dataset import load_distilled
@@ -37,11 +36,6 @@ def run(options, once) -> Path:
     return (
         once("mixed-labels", lambda folder: distill(DistillConfig(**options, output_dir=str(folder / "run")))) / "run"
     )
-
-
-@pytest.fixture(scope="module")
-def teacher(trained_teacher) -> decoct.Classifier:
-    return decoct.load_classifier(trained_teacher)
 
 
 @pytest.mark.parametrize("bits", [8, 4])
