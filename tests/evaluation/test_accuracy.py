@@ -12,7 +12,7 @@ from decoct.results.tables import format_table
 
 KEYS = """task dataset method ipc tiles student protocol protocol_settings labels teacher teacher_model
 teacher_accuracy epoch accuracy_mean accuracy_std accuracies seeds seconds device versions overrides
-config_hash baseline baseline_note dd_ranking""".split()
+config_hash baseline baseline_note eval_split dd_ranking""".split()
 
 
 @pytest.fixture
@@ -40,7 +40,7 @@ def test_one_record_per_setting(config, run_folder, teacher):
         assert record["overrides"] == {"epochs": 3}
         assert record["teacher"] == teacher["name"] and 0 <= record["teacher_accuracy"] <= 1
         assert (record["task"], record["teacher_model"]) == ("accuracy", "convnet3_w8")
-        assert (record["baseline"], record["dd_ranking"]) == (None, None)
+        assert (record["eval_split"], record["baseline"], record["dd_ranking"]) == ("test", None, None)
         assert record["baseline_note"] == "turned off by --no_baseline"
     assert json.loads((run_folder / "results.json").read_text()) == records
     assert len({record["config_hash"] for record in records}) == 4
@@ -189,3 +189,11 @@ def test_clear_errors_before_any_training(config, run_folder, make_run, make_ima
     with pytest.raises(ValueError, match="another order"):
         evaluate(config(dataset=str(make_images("swapped", ["green", "red", "blue"]))))
     assert not (run_folder / "evaluation").exists()
+
+
+def test_accuracies_on_another_split_share_no_table_with_those_on_the_test_split(config):
+    settings = {"ipc": [3], "labels": ["hard"], "epochs": 1}
+    records = [record for split in ("test", "train") for record in evaluate(config(eval_split=split, **settings))]
+    assert [record["eval_split"] for record in records] == ["test", "train"]
+    titles = [line for line in format_table(records).splitlines() if "protocol rded_kd" in line]
+    assert len(titles) == 2 and ["(train split)" in title for title in titles] == [False, True]

@@ -192,7 +192,7 @@ def test_colour_becomes_grey(sample_part, trained_teacher, image_folder, tmp_pat
             finetune_steps=1,
         )
     )
-    assert record["dataset"] == str(sample_part)
+    assert (record["dataset"], record["target_eval_split"]) == (str(sample_part), "test")
     assert (record["protocol"], record["finetune"]["images"]) == ("igds_transfer", 24)
 
 

@@ -62,7 +62,8 @@ class AccuracyEvaluation(Evaluation[Unit]):
         return {"accuracy": max(measured) if best else measured[-1], "seconds": seconds}
 
     def fields(self, setting: Setting, device: torch.device) -> dict[str, Any]:
-        return {"dd_ranking": self._ranking(setting, device) if self.config.ranking else None}
+        ranking = self._ranking(setting, device) if self.config.ranking else None
+        return {"eval_split": self.eval_split, "dd_ranking": ranking}
 
     def _ranking(self, setting: Setting, device: torch.device) -> dict[str, Any]:
         """DD-Ranking's metrics of a setting."""

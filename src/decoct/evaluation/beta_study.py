@@ -113,7 +113,7 @@ class Study(Grid[Subset]):
         self.estimator = load_estimator(config.estimator)
         self.teacher: Classifier | None = load_classifier(config.teacher) if config.teacher is not None else None
         self.images = load_split(config, config.train_split)
-        eval_split = eval_split_name(config.dataset, config.dataset_config, config.eval_split)
+        eval_split = eval_split_name(config.dataset, config.dataset_config, config.eval_split, config.label_column)
         self.eval_images = load_split(config, eval_split)
         self.spec = measure_spec(self.images, config.image_size)
         self.labels = torch.tensor(self.images["label"][:], dtype=torch.int64)

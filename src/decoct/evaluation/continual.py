@@ -134,7 +134,7 @@ class ContinualEvaluation(Evaluation[Stage]):
     def fields(self, setting: Setting, device: torch.device) -> dict[str, Any]:
         names = self.spec.label_names
         orders = [[names[label] for label in order] for order in self.orders.values()]
-        return {"steps": self.config.steps, "orders": orders}
+        return {"eval_split": self.eval_split, "steps": self.config.steps, "orders": orders}
 
 
 # Classes seen so far

@@ -204,11 +204,15 @@ class Evaluation(ABC, Generic[UnitType]):
     # Data
 
     @cached_property
+    def eval_split(self) -> str:
+        """Name of the evaluation split."""
+        config = self.config
+        return eval_split_name(config.dataset, config.dataset_config, config.eval_split, config.label_column)
+
+    @cached_property
     def images(self) -> Dataset:
         """The evaluation split."""
-        config = self.config
-        split = eval_split_name(config.dataset, config.dataset_config, config.eval_split)
-        return load_split(config, split, self.spec.image_size)
+        return load_split(self.config, self.eval_split, self.spec.image_size)
 
     @cached_property
     def data_fingerprint(self) -> str:

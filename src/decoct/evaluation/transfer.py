@@ -73,13 +73,17 @@ class TransferEvaluation(Evaluation[FineTuned]):
         return {**own, **{name: made[name] for name in SOURCE_FIELDS if name in made}}
 
     @cached_property
+    def target_eval_split(self) -> str:
+        """Name of the target's split that measures."""
+        config = self.config
+        return eval_split_name(
+            str(config.target_dataset), config.target_config, config.target_eval_split, config.target_label_column
+        )
+
+    @cached_property
     def target(self) -> dict[str, Dataset]:
         """The splits of the target that students are fine-tuned and measured on: `train` and `eval`."""
         config, name = self.config, str(self.config.target_dataset)
-        splits = {
-            "train": config.target_train_split,
-            "eval": eval_split_name(name, config.target_config, config.target_eval_split),
-        }
         return {
             kind: load_images(
                 name,
@@ -89,7 +93,7 @@ class TransferEvaluation(Evaluation[FineTuned]):
                 image_size=self.spec.image_size,
                 skip_unreadable=config.skip_unreadable,
             )
-            for kind, split in splits.items()
+            for kind, split in (("train", config.target_train_split), ("eval", self.target_eval_split))
         }
 
     @cached_property
@@ -231,6 +235,7 @@ class TransferEvaluation(Evaluation[FineTuned]):
         compared = [*self.results(self.units_of(setting)), *scratch, *drawn]
         return {
             "target_dataset": self.config.target_dataset,
+            "target_eval_split": self.target_eval_split,
             "finetune": self.finetuning,
             "scratch": accuracies_of(scratch, self.seeds),
             "device": ", ".join(sorted({result["device"] for result in compared})),

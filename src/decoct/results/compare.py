@@ -40,7 +40,7 @@ __all__ = ["Collection", "collect_records", "compare", "format_csv"]
 MARK = "<!-- written by decoct compare -->"
 
 CSV_COLUMNS = (
-    *("run", "dataset", "method", "ipc", "tiles", "student"),
+    *("run", "dataset", "eval_split", "method", "ipc", "tiles", "student"),
     *("protocol", "protocol_settings", "overrides", "labels", "epoch"),
     *("teacher", "teacher_model", "teacher_accuracy", "accuracy_mean", "accuracy_std", "accuracies", "seeds"),
     *("seconds", "device", "config_hash"),

@@ -4,6 +4,7 @@ Every record of an accuracy has
 
     task                            accuracy, continual or transfer
     dataset, method, ipc, tiles     what was measured
+    eval_split                      on which split, where a split of `dataset` is; records of earlier versions lack it
     student, protocol, labels, epoch, overrides, protocol_settings
                                     how; numbers that differ in these share no table (`setting_of`)
     teacher, teacher_model, teacher_accuracy
@@ -94,13 +95,16 @@ def is_accuracy_record(record: Record) -> bool:
 def setting_of(record: Record) -> tuple[str, ...]:
     """What numbers must share to stand in one table: dataset, protocol with its overrides, labels, epoch rule.
 
-    Beside the name of a user's own protocol stands which settings its file had (`own_settings`).
+    Beside the dataset stands the split that measured, unless it is the test split; beside the name of a user's own
+    protocol which settings its file had (`own_settings`).
     """
+    split = record.get("eval_split") or "test"
+    dataset = record["dataset"] if split == "test" else f"{record['dataset']} ({split} split)"
     overrides = record.get("overrides") or {}
     own = [f"settings {record['protocol_settings']}"] if record.get("protocol_settings") else []
     shown = ", ".join([*own, *(f"{key}={value}" for key, value in sorted(overrides.items()))])
     protocol = f"{record['protocol']} ({shown})" if shown else record["protocol"]
-    return record["dataset"], protocol, record["labels"], record["epoch"]
+    return dataset, protocol, record["labels"], record["epoch"]
 
 
 def group_by_setting(records: Iterable[dict[str, Any]]) -> dict[tuple[str, ...], list[dict[str, Any]]]:
