@@ -122,6 +122,27 @@ def strong_section(results: Path) -> str:
     )
 
 
+def mixed_section(results: Path) -> str:
+    """CIFAR-10 with `mixed` labels, which are self-contained: accuracies beside bytes, a row per IPC."""
+    records = sorted(read(results / "mixed_labels.json"), key=lambda record: record["ipc"])
+    if not records:
+        return NO_RECORDS
+    one = same(records, "dataset", "eval_split", "student", "protocol", "labels", "epoch", "mixed_precision")
+    columns: Columns = {
+        "IPC": lambda record: str(record["ipc"]),
+        "labels an image": lambda record: f"{record['slots']} of {record['label_bits']} bits a logit",
+        "kB of images and labels": lambda record: f"{record['bytes'] / 1000:.0f}",
+        "teacher %": lambda record: percent(record["teacher_accuracy"]),
+        "random images": lambda record: accuracy([record["baseline"]]),
+        "InfoUtil": lambda record: accuracy([record]),
+    }
+    return (
+        f"{row_each(records, columns)}\n\nStudent {one['student']}, protocol `{one['protocol']}`, labels "
+        f"`{one['labels']}`, {one['epoch']} epoch, {one['mixed_precision']}. Accuracy in % on the {one['eval_split']} "
+        "split; mean ± standard deviation over students (their number) on one set of each method."
+    )
+
+
 def strong_kd_section(results: Path) -> str:
     """Settings of the sweep behind `strong_kd`, a table per set and student, the best first."""
     records = read(results / "strong_kd.json")
@@ -401,6 +422,7 @@ def span(values: Iterable[float], form: str = "g") -> str:
 SECTIONS = {
     "README.md": {
         "results": results_section,
+        "mixed": mixed_section,
         "strong": strong_section,
         "claims": claims_section,
         "igds": igds_section,

@@ -225,6 +225,16 @@ def test_cifar10_under_strong_kd_has_a_table_of_its_own(readme, root):
         section(readme, root, "strong")
 
 
+def test_self_contained_sets_stand_beside_their_bytes_and_random_images(readme, root):
+    assert section(readme, root, "mixed") == "No records yet."
+    fields = {"labels": "mixed", "eval_split": "validation", "slots": 300, "label_bits": 8, "bytes": 624_466}
+    (best,), (random,) = strong(0.76, dataset="cifar10", **fields), strong(0.75)
+    write(root, "mixed_labels", [{**best, "baseline": random}])
+    text = section(readme, root, "mixed")
+    assert row(text, "10") == ["300 of 8 bits a logit", "624", "82.5", "75.0 (1)", "76.0 (1)"]
+    assert "on the validation split" in text
+
+
 def test_strong_kd_has_a_table_for_each_set_the_best_setting_first(readme, root):
     text = section(readme, root, "strong_kd")
     sample = text[text.index("sample, IPC 10, infoutil") : text.index("sample, IPC 10, random")]
