@@ -27,6 +27,7 @@ class PixelTransform(NamedTuple):
     order: tuple[int, ...]
 
 
+@np.errstate(invalid="ignore")  # a standard deviation of 0 is refused in words
 def pixel_transform(processor: Any, where: str) -> PixelTransform:
     """The transform of a processor; how it resizes and crops is decoct's own matter and does not count.
 
