@@ -92,6 +92,13 @@ def test_fine_tuning_depends_on_its_arguments_alone(images):
     assert torch.equal(torch.get_rng_state(), state), "the caller's random numbers must not change"
 
 
+def test_a_loss_that_is_not_finite_ends_fine_tuning(images):
+    pixels = PixelDataset(load_images(str(images), "train"), 16, 3)
+    student = build_classifier("convnet3_w8", spec_of())
+    with pytest.raises(ValueError, match=r"Losses must be finite\. Got (inf|nan) at step [23]\."):
+        fine_tune(student, pixels, steps=3, batch_size=32, learning_rate=1e38)
+
+
 def test_fine_tuning_learns(images):
     pixels = PixelDataset(load_images(str(images), "train"), 16, 3)
     losses = fine_tune(build_classifier("convnet3_w8", spec_of()), pixels, steps=30, batch_size=32, learning_rate=0.05)

@@ -35,7 +35,7 @@ def network() -> nn.Module:
 
 
 def train(
-    folder: Path, stop_after: int | None = None, every: int = 1, steps: int | None = None
+    folder: Path, stop_after: int | None = None, every: int = 1, steps: int | None = None, spoilt: int | None = None
 ) -> tuple[nn.Module, list[dict[str, float]], list[tuple[int, int]]]:
     """Trains in `folder`; returns the network, the history and the (epoch, step) pairs that were computed."""
     accelerator = Accelerator()
@@ -51,7 +51,8 @@ def train(
         inputs, labels = batch
         with seeded(0, "noise", epoch, step):
             inputs = inputs + 0.1 * torch.randn(inputs.shape)
-        return F.cross_entropy(model(inputs), labels)
+        loss = F.cross_entropy(model(inputs), labels)
+        return loss * torch.nan if len(seen) == spoilt else loss
 
     def learning_rate(step: int) -> float:
         return 0.05 * warmup_cosine(step, EPOCHS * STEPS, 3)
@@ -158,6 +159,13 @@ def test_an_interrupted_run_equals_an_uninterrupted_one(tmp_path, stop_after, ev
     assert rest == seen[stop_after - repeated :]
     assert same_weights(whole, resumed)
     assert resumed_history == history
+
+
+def test_a_loss_that_is_not_finite_ends_the_training_and_leaves_the_checkpoint_before_it(tmp_path):
+    with pytest.raises(ValueError, match=r"Losses must be finite\. Got nan at epoch 2, step 3\. Train with a lower"):
+        train(tmp_path, spoilt=STEPS + 3)
+    whole, resumed = train(tmp_path / "whole"), train(tmp_path)
+    assert resumed[2][0] == (1, 0) and same_weights(whole[0], resumed[0])
 
 
 def test_a_run_interrupted_again_and_again_equals_an_uninterrupted_one(tmp_path):

@@ -76,6 +76,19 @@ def test_a_separable_problem_is_learnt(labels, name, epochs):
     assert accuracy(student, coloured(test_labels, seed=9), test_labels) > 0.8
 
 
+@pytest.mark.parametrize(("labels", "name"), [("hard", "rded_kd"), ("tiles", "rded_kd"), ("mixed", "muon_kd")])
+def test_a_loss_that_is_not_finite_ends_the_training(labels, name):
+    distilled = with_mixed_views(make_set(ipc=8, tiles=1))
+    student = student_of(distilled)
+
+    def spoil(epoch: int, loss: float, measured: torch.nn.Module) -> None:
+        for parameter in student.parameters():
+            parameter.data.fill_(torch.inf)
+
+    with pytest.raises(ValueError, match=r"Losses must be finite\. Got nan at epoch 2, step 1\."):
+        train_student(student, distilled, load_protocol(name), labels, epochs=3, on_epoch_end=spoil)
+
+
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
 def test_both_optimisers_of_muon_step_under_mixed_precision(precision):
     distilled, protocol = with_mixed_views(make_set()), dataclasses.replace(load_protocol("muon_kd"), ema_decay=0.0)

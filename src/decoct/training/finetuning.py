@@ -19,7 +19,7 @@ from decoct.models.classifier import Classifier
 from decoct.models.zoo import build_classifier
 from decoct.run.precision import autocast
 from decoct.run.seeding import item_seed
-from decoct.training.loop import EpochBatches, seeded, warmup_cosine
+from decoct.training.loop import EpochBatches, require_finite_losses, seeded, warmup_cosine
 
 __all__ = ["MOMENTUM", "WEIGHT_DECAY", "fine_tune", "replace_head"]
 
@@ -78,6 +78,9 @@ def fine_tune(
 
     Returns:
         Cross-entropy of each step, in nats.
+
+    Raises:
+        ValueError: If a loss is not finite.
     """
     device = torch.device(device)
     student.to(device).train()
@@ -106,7 +109,7 @@ def fine_tune(
             losses.append(loss.detach())
             if progress is not None:
                 progress.update()
-    return torch.stack(losses).tolist()
+    return list(require_finite_losses(torch.stack(losses).tolist(), "step"))
 
 
 def _batches(images: PixelDataset, size: int, seed: int, num_workers: int) -> Iterator[tuple[Tensor, Tensor]]:

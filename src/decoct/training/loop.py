@@ -12,7 +12,7 @@ import logging
 import math
 import os
 import shutil
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +38,7 @@ __all__ = [
     "finish_training",
     "parameter_groups",
     "provenance",
+    "require_finite_losses",
     "seeded",
     "steps_per_epoch",
     "train_epochs",
@@ -134,6 +135,9 @@ def train_epochs(
 
     Returns:
         The metrics of every epoch, those before a resume included.
+
+    Raises:
+        ValueError: If a loss is not finite.
     """
     images = len(dataset)  # type: ignore[arg-type]
     steps = steps_per_epoch(images, config.batch_size)
@@ -160,7 +164,7 @@ def train_epochs(
             optimizer.zero_grad()
             if after_step is not None:
                 after_step()
-            losses += float(loss.detach())
+            losses += require_finite_losses([float(loss.detach())], f"epoch {epoch + 1}, step", step)[0]
             progress.update()
             progress.set_postfix(loss=f"{losses.item() / (step + 1):.3f}", refresh=False)
             if config.checkpoint_steps and (step + 1) % config.checkpoint_steps == 0 and step + 1 < steps:
@@ -175,6 +179,21 @@ def train_epochs(
         if epoch % config.checkpoint_every == 0 or epoch == config.epochs:
             _save(accelerator, output_dir, history, epoch, 0, 0.0)
     return history
+
+
+def require_finite_losses(losses: Sequence[float], where: str, first: int = 0) -> Sequence[float]:
+    """The losses of consecutive steps as they are; `first` is the step of the first one, and steps count from 0.
+
+    Raises:
+        ValueError: If one is NaN or infinite, with the step, counted from 1.
+    """
+    for step, loss in enumerate(losses, start=first):
+        if not math.isfinite(loss):
+            raise ValueError(
+                f"Losses must be finite. Got {loss} at {where} {step + 1}. Train with a lower learning rate, or with "
+                "the mixed precision 'no' or 'bf16'."
+            )
+    return losses
 
 
 def _mean_over_processes(accelerator: Accelerator, losses: Tensor) -> Tensor:

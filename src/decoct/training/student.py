@@ -13,6 +13,7 @@ from decoct.distilled.dataset import DistilledSet
 from decoct.models.classifier import Classifier
 from decoct.run.precision import autocast
 from decoct.run.seeding import item_seed
+from decoct.training.loop import require_finite_losses
 from decoct.training.optimizers import set_learning_rates, student_optimizers
 from decoct.training.protocols import Protocol, epoch_count, schedule
 from decoct.training.student_batches import StudentBatches
@@ -62,7 +63,8 @@ def train_student(
         Mean loss of each epoch, in nats.
 
     Raises:
-        ValueError: If the label mode is unknown, not the protocol's or not stored, or `online` has no teacher.
+        ValueError: If the label mode is unknown, not the protocol's or not stored, or `online` has no teacher; if a
+            loss is not finite.
     """
     _check_arguments(distilled, protocol, labels, teacher)
     device = torch.device(device)
@@ -88,7 +90,8 @@ def train_student(
         for epoch in range(total):
             set_learning_rates(optimizers, schedule(protocol, epoch, total))
             steps = [(step(pixels, target), len(pixels)) for pixels, target in batches.epoch(epoch)]
-            count = sum(size for _, size in steps)
+            count, epoch_losses = sum(size for _, size in steps), torch.stack([loss for loss, _ in steps])
+            require_finite_losses(epoch_losses.tolist(), f"epoch {epoch + 1}, step")
             losses.append(float(torch.stack([loss * size for loss, size in steps]).sum()) / count)
             if on_epoch_end is not None:
                 on_epoch_end(epoch, losses[-1], student if average is None else average.module)
