@@ -65,6 +65,31 @@ def test_split_folders_have_many_names(tmp_path, name, split):
     assert eval_split_name(source) == split
 
 
+@pytest.mark.parametrize(
+    "names", [("training_set", "test_set"), ("seg_train/seg_train", "seg_test/seg_test"), ("a/train", "a/test")]
+)
+def test_splits_by_other_names_or_further_down_are_not_mixed(tmp_path, names):
+    source = write_splits(tmp_path / "things", dict.fromkeys(names, 2), ["bus", "car"])
+    for split in ("train", "test"):
+        with pytest.raises(
+            ValueError, match="Split folders must be called train, validation or test, and lie at the top"
+        ):
+            load_images(source, split)
+
+
+def test_class_folders_may_lie_in_one_folder_more(tmp_path):
+    write_splits(tmp_path / "vehicles", {"photos": 2}, CLASSES)
+    assert load_images(str(tmp_path / "vehicles")).features["label"].names == CLASSES
+
+
+@pytest.mark.parametrize("place", ["notes.csv", "train/notes.csv", "train/bus/notes.json"])
+def test_a_table_among_the_images_changes_nothing(tmp_path, place):
+    source = write_splits(tmp_path / "things", {"train": 3, "test": 2})
+    (tmp_path / "things" / "train" / "bus").mkdir(exist_ok=True)
+    (tmp_path / "things" / place).write_text("[1]")
+    assert [len(load_images(source, split)) for split in ("train", "test")] == [15, 10]
+
+
 def test_splits_beside_classes_are_refused(tmp_path):
     source = write_splits(tmp_path / "pets", {"train": 2, "test": 1}, ["cat", "dog"])
     save(tmp_path / "pets" / "birds" / "1.png", 7)

@@ -137,6 +137,16 @@ def test_cells_go_seed_by_seed_and_share_sets(file, inputs):
     assert {cell.epochs for cell in cells} == {1} and {cell.identity["stage"] for cell in cells} == {"try"}
 
 
+def test_a_cell_states_how_its_student_is_trained_whether_the_file_does_or_not(file, inputs):
+    grid = dataclasses.replace(read_grid(file), distil={"mixed_precision": "bf16"}, evaluate={})
+    known = {"epochs": 300, "mixed_precision": "no", "eval_split": None}
+    for cell in cells_of(grid, inputs, RUNS):
+        assert {name: cell.identity[name] for name in known} == known
+    stated = {"epochs": 5, "mixed_precision": "bf16", "eval_split": "validation"}
+    for cell in cells_of(dataclasses.replace(grid, evaluate=stated), inputs, RUNS):
+        assert not any(agrees({name: value}, cell.identity) for name, value in known.items())
+
+
 def test_a_set_has_what_its_students_need(file, inputs):
     grid = read_grid(file)
     cells = {cell.identity["setting"]: cell for cell in cells_of(grid, inputs, RUNS)}

@@ -189,3 +189,5 @@ def test_real_accuracy_is_asked_for_where_no_one_knows_it(config):
     (known,) = evaluate(config(**others, real_accuracy=["convnet3_w4=0.75"]))
     assert known["dd_ranking"]["hlr"] == pytest.approx(0.75 - known["accuracy_mean"])
     assert known["dd_ranking"]["real_accuracy"] == 0.75
+    (normed,) = evaluate(config(**others, real_accuracy=["convnet3_w4=0.75"], protocols=["minimax_hard"]))
+    assert normed["student"] == "convnet3_instance_w4" and normed["dd_ranking"]["real_accuracy"] == 0.75

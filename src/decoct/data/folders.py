@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -23,9 +24,13 @@ SPLIT_WORDS = {
     "validation": ("validation", "valid", "val", "dev"),
     "test": ("test", "testing", "eval", "evaluation"),
 }
+# A folder's name with one of them in it.
+HAS_SPLIT_WORD = re.compile(
+    rf"(?<![a-z])({'|'.join(word for words in SPLIT_WORDS.values() for word in words)})(?![a-z])"
+)
 METADATA = tuple(ImageFolder.METADATA_FILENAMES)
 IMAGES = frozenset(ImageFolder.EXTENSIONS)
-# Files of a folder that is no image folder: `datasets` opens it by these.
+# Files of a folder that is no image folder, where they are the most: `datasets` opens it by these.
 TABLES = frozenset({".parquet", ".arrow", ".csv", ".tsv", ".json", ".jsonl", ".tar", ".zip"})
 
 
@@ -41,23 +46,35 @@ def image_splits(folder: Path) -> dict[str, list[str]] | None:
     class of the training split.
 
     Raises:
-        ValueError: If split folders and others lie side by side.
+        ValueError: If split folders and others lie side by side, or some seem to be meant that are none by name and
+            place, as in `training_set/bus` or `data/train/bus`.
     """
     tops: dict[str, bool] = {}  # whether there is something below that only a split has
+    deep, tables, images = set(), 0, 0
     for path, names in _files(folder):
         parts = path.relative_to(folder).parts
-        found = {Path(name).suffix.lower() for name in names if name not in METADATA}
-        if found & TABLES or (not parts and _has_configs(folder)):
+        if not parts and _has_configs(folder):
             return None
+        suffixes = [Path(name).suffix.lower() for name in names if name not in METADATA]
+        found = set(suffixes)
+        tables += sum(suffix in TABLES for suffix in suffixes)
+        images += sum(suffix in IMAGES for suffix in suffixes)
+        if found & IMAGES and len(parts) > 1:
+            deep.add("/".join(parts[:-1]))
         described = any(name in METADATA for name in names)
         if parts and (found & IMAGES or described):
             tops[parts[0]] = tops.get(parts[0], False) or len(parts) > 1 or described
         elif not parts and (found & IMAGES or described):
             return None  # images without class folders
-    if not tops:
+    if not tops or tables >= images:
         return None
     splits = {name: split for name, split in ((name, split_of(name)) for name in tops) if split and tops[name]}
     if not splits:
+        if meant := sorted(path for path in deep if HAS_SPLIT_WORD.search(path.lower())):
+            raise ValueError(
+                f"Split folders must be called train, validation or test, and lie at the top of {folder}. "
+                f"Got {meant[:5]} above class folders: rename them, or name the folder above them."
+            )
         return {"train": [""]}
     others = sorted(set(tops) - set(splits))
     if others:

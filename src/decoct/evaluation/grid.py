@@ -44,8 +44,18 @@ __all__ = ["Cell", "DistilledGrid", "Grid", "agrees", "known_of"]
 
 # What a record has from the evaluation of its student.
 MEASURED = (
-    *("task", "dataset", "method", "ipc", "tiles", "student", "protocol", "labels", "epoch", "overrides", "teacher"),
-    *("teacher_accuracy", "seeds", "accuracies", "accuracy_mean", "accuracy_std", "seconds", "device", "versions"),
+    *("task", "dataset", "eval_split", "method", "ipc", "tiles", "student", "protocol", "labels", "epoch", "overrides"),
+    *(
+        "teacher",
+        "teacher_accuracy",
+        "seeds",
+        "accuracies",
+        "accuracy_mean",
+        "accuracy_std",
+        "seconds",
+        "device",
+        "versions",
+    ),
 )
 # What tells the images of a source, and the teacher that looks at them, from others.
 SOURCE = (

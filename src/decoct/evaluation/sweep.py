@@ -24,7 +24,15 @@ from decoct.igds.measuring import measure
 from decoct.models.classifier import fingerprint_of
 from decoct.run.folder import identity_of
 from decoct.synthesis.run import read_ipc
-from decoct.training.protocols import Protocol, batch_size, learning_rate, load_protocol, own_settings, student_name
+from decoct.training.protocols import (
+    Protocol,
+    batch_size,
+    epoch_count,
+    learning_rate,
+    load_protocol,
+    own_settings,
+    student_name,
+)
 
 __all__ = ["Inputs", "Sweep", "cells_of", "part_of"]
 
@@ -185,6 +193,11 @@ def cells_of(grid: GridFile, inputs: Inputs, folder: Path) -> list[Cell]:
                 **for_results(EvaluateConfig, grid.evaluate),
                 **{name: public_name(inputs.networks[name]) for name in grid.networks},
                 **variant.options,
+                # What a record always states, whether the file does or not: without it here, an option that was taken
+                # out of the file would be answered by the records that were made with it.
+                "eval_split": evaluate.eval_split,
+                "epochs": evaluate.epochs or epoch_count(used, ipc),
+                "mixed_precision": evaluate.mixed_precision,
             }
             stated = {
                 "options": variant.options,

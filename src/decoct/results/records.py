@@ -101,7 +101,9 @@ def setting_of(record: Record) -> tuple[str, ...]:
     split = record.get("eval_split") or "test"
     dataset = record["dataset"] if split == "test" else f"{record['dataset']} ({split} split)"
     overrides = record.get("overrides") or {}
-    own = [f"settings {record['protocol_settings']}"] if record.get("protocol_settings") else []
+    # The records of a grid over a protocol's settings name the way of training.
+    settings = record.get("protocol_settings") or record.get("training")
+    own = [f"settings {settings}"] if settings else []
     shown = ", ".join([*own, *(f"{key}={value}" for key, value in sorted(overrides.items()))])
     protocol = f"{record['protocol']} ({shown})" if shown else record["protocol"]
     return dataset, protocol, record["labels"], record["epoch"]
