@@ -90,8 +90,8 @@ def train_student(
         for epoch in range(total):
             set_learning_rates(optimizers, schedule(protocol, epoch, total))
             steps = [(step(pixels, target), len(pixels)) for pixels, target in batches.epoch(epoch)]
-            count, epoch_losses = sum(size for _, size in steps), torch.stack([loss for loss, _ in steps])
-            require_finite_losses(epoch_losses.tolist(), f"epoch {epoch + 1}, step")
+            count = sum(size for _, size in steps)
+            require_finite_losses(torch.stack([loss for loss, _ in steps]).tolist(), f"epoch {epoch + 1}, step")
             losses.append(float(torch.stack([loss * size for loss, size in steps]).sum()) / count)
             if on_epoch_end is not None:
                 on_epoch_end(epoch, losses[-1], student if average is None else average.module)
