@@ -36,6 +36,12 @@ class DataConfig(RunConfig):
     dataset_config: str | None = option(None, "Configuration name of a Hub dataset that has several.")
     train_split: str = option("train", "Split to train on or to distil.")
     eval_split: str | None = option(None, "Split to measure accuracy on. Default: `test`, else `validation`.")
+    validation_fraction: float | None = option(
+        None,
+        "Share of each class that is held out of the training split, in [0, 1), the same images in every run; "
+        "`--eval_split validation` measures on them, and training does by default. 0.1 is enough for choices that "
+        "must not look at the test split. Default: what the teacher, or the distilled set, was made with, else 0.",
+    )
     image_column: str | None = option(None, "Column that holds the images. Default: the only image column.")
     label_column: str | None = option(None, "Column that holds the class labels. Default: the only ClassLabel column.")
     image_size: int | None = option(
@@ -48,3 +54,5 @@ class DataConfig(RunConfig):
         super().__post_init__()
         require(self.image_size is None or self.image_size >= 8, "image_size", "at least 8", self.image_size)
         require(self.num_workers >= 0, "num_workers", "at least 0", self.num_workers)
+        fraction = self.validation_fraction
+        require(fraction is None or 0 <= fraction < 1, "validation_fraction", "in [0, 1)", fraction)

@@ -20,6 +20,7 @@ from decoct.data.folders import check_label_order, image_counts, image_splits
 from decoct.data.inspection import inspect_images, to_eight_bits
 from decoct.data.measuring import measure_spec
 from decoct.data.source import SAMPLE
+from decoct.data.validation import VALIDATION, split_off_validation
 
 __all__ = [
     "check_label_names",
@@ -102,20 +103,34 @@ def load_images(
 
 
 def load_split(config: DataConfig, split: str, image_size: int | None = None) -> datasets.Dataset:
-    """`load_images` of one split of the configured dataset.
+    """`load_images` of one split of the configured dataset; the training split is without what is held out of it.
 
     Args:
+        split: By name; `validation` is what is held out, where something is.
         image_size: Instead of the configured one, for example a network's.
+
+    Raises:
+        ValueError: If images are held out of a dataset that has a split `validation`, and that name is asked for.
     """
-    return load_images(
+    fraction = config.validation_fraction or 0.0
+    held_out = bool(fraction) and split == VALIDATION
+    if held_out and VALIDATION in (names := _builder(config.dataset, config.dataset_config).info.splits):
+        raise ValueError(
+            f"validation_fraction must be 0 for a dataset with a split {VALIDATION!r}, to measure on that. "
+            f"Got {fraction}, and {_name(config.dataset)} with the splits {list(names)}."
+        )
+    images = load_images(
         config.dataset,
-        split,
+        config.train_split if held_out else split,
         config_name=config.dataset_config,
         image_column=config.image_column,
         label_column=config.label_column,
         image_size=image_size or config.image_size,
         skip_unreadable=config.skip_unreadable,
     )
+    if not fraction or not (held_out or split == config.train_split):
+        return images
+    return split_off_validation(images, fraction)[held_out]
 
 
 def unreadable_rows(images: datasets.Dataset) -> list[int]:
@@ -125,8 +140,12 @@ def unreadable_rows(images: datasets.Dataset) -> list[int]:
 
 
 def load_train_and_eval(config: DataConfig) -> tuple[datasets.Dataset, datasets.Dataset]:
-    """The training split and the evaluation split of the configured dataset; images in both are reported."""
-    eval_split = eval_split_name(config.dataset, config.dataset_config, config.eval_split, config.label_column)
+    """The images to train on and to measure on: those held out, unless another split is named, else a split.
+
+    Images in both are reported.
+    """
+    given = config.eval_split or (VALIDATION if config.validation_fraction else None)
+    eval_split = eval_split_name(config.dataset, config.dataset_config, given, config.label_column)
     train, evaluation = load_split(config, config.train_split), load_split(config, eval_split)
     if shared := count_shared_images(train, evaluation):
         logger.warning(

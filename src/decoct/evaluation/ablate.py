@@ -26,7 +26,7 @@ from decoct.results.claims import format_ablation
 from decoct.results.factors import KEY, RANDOM_IMAGES, Factors, combinations_of
 from decoct.run.folder import claim_folder, identity_of
 from decoct.run.processes import close, open_accelerator
-from decoct.synthesis.run import shared_batch_size
+from decoct.synthesis.run import shared_batch_size, with_held_out
 from decoct.training.protocols import load_protocol, student_name
 
 __all__ = ["ablate", "plan_ablate"]
@@ -158,12 +158,14 @@ def set_config(
     """The configuration of one distilled set."""
     folder = Path(config.output_dir) / "sets" / variant.name / label_teacher / f"seed_{seed}"
     names = ("teacher", "ipc", "tiles_per_image", "candidates_per_class", "coalitions", "batch_size")
-    return DistillConfig(
-        **shared(config, *names),
-        **variant.distill_options(config.crop_fraction),
-        label_teacher=label_teacher,
-        seed=seed,
-        output_dir=str(folder),
+    return with_held_out(
+        DistillConfig(
+            **shared(config, *names),
+            **variant.distill_options(config.crop_fraction),
+            label_teacher=label_teacher,
+            seed=seed,
+            output_dir=str(folder),
+        )
     )
 
 

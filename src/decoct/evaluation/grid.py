@@ -59,7 +59,8 @@ MEASURED = (
 )
 # What tells the images of a source, and the teacher that looks at them, from others.
 SOURCE = (
-    *("dataset", "dataset_config", "train_split", "image_column", "label_column", "image_size", "skip_unreadable"),
+    *("dataset", "dataset_config", "train_split", "validation_fraction"),
+    *("image_column", "label_column", "image_size", "skip_unreadable"),
     "teacher",
 )
 

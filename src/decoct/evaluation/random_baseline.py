@@ -17,6 +17,7 @@ from decoct.config import DistillConfig, config_hash
 from decoct.data.loading import check_label_names, class_counts, load_images
 from decoct.data.source import dataset_fingerprint
 from decoct.data.spec import ImageSpec
+from decoct.data.validation import split_off_validation
 from decoct.distilled.dataset import DistilledSet, load_distilled
 from decoct.evaluation.teachers import Teachers
 from decoct.models.classifier import Classifier
@@ -26,7 +27,7 @@ __all__ = ["SOURCE_FIELDS", "RandomBaseline"]
 
 # What names a source's images; their size is the distilled set's.
 SOURCE_FIELDS = (
-    *("dataset", "dataset_config", "train_split", "eval_split"),
+    *("dataset", "dataset_config", "train_split", "eval_split", "validation_fraction"),
     *("image_column", "label_column", "skip_unreadable"),
 )
 
@@ -135,6 +136,8 @@ class RandomBaseline:
                 image_size=self.spec.image_size,
                 skip_unreadable=source["skip_unreadable"],
             )
+            if source["validation_fraction"]:
+                images, _ = split_off_validation(images, source["validation_fraction"])
             names = images.features["label"].names
             split = f"the training split of {source['dataset']}"
             check_label_names(self.spec.label_names, names, self.teachers.distilled, split)

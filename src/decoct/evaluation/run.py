@@ -24,6 +24,7 @@ from torch import nn
 from tqdm.auto import tqdm
 
 from decoct.config import EvaluateConfig, config_hash
+from decoct.config.options import require
 from decoct.data.loading import check_label_names, eval_split_name, load_split
 from decoct.data.source import dataset_fingerprint
 from decoct.data.tensors import PixelDataset
@@ -105,10 +106,10 @@ class Evaluation(ABC, Generic[UnitType]):
     """
 
     def __init__(self, config: EvaluateConfig, protocols: dict[str, Protocol] | None = None) -> None:
-        self.config = config
-        self.protocols = protocols or load_protocols(config.protocols)
         revision = commit_of(config.distilled)
         self.manifest = read_manifest(config.distilled, revision)
+        self.config = config = with_held_out(config, self.manifest)
+        self.protocols = protocols or load_protocols(config.protocols)
         self.spec = spec_of(self.manifest)
         if config.output_dir is None and not Path(config.distilled).is_dir():
             raise ValueError(
@@ -485,6 +486,22 @@ class Evaluation(ABC, Generic[UnitType]):
             device,
             self.config.mixed_precision,
         )
+
+
+def with_held_out(config: EvaluateConfig, manifest: dict[str, Any]) -> EvaluateConfig:
+    """The configuration, with the validation images held out that the distilled set was made without.
+
+    Raises:
+        ValueError: If another share is asked for, so that images of the set would be measured on.
+    """
+    made = manifest["config"].get("validation_fraction")
+    require(
+        config.validation_fraction in (None, made or 0.0),
+        "validation_fraction",
+        f"{made or 0.0:g}, the share held out when the set {config.distilled} was made",
+        config.validation_fraction,
+    )
+    return dataclasses.replace(config, validation_fraction=made)
 
 
 def load_protocols(names: Iterable[str]) -> dict[str, Protocol]:

@@ -23,7 +23,7 @@ from decoct.igds.loading import load_estimator
 from decoct.igds.measuring import measure
 from decoct.models.classifier import fingerprint_of
 from decoct.run.folder import identity_of
-from decoct.synthesis.run import read_ipc
+from decoct.synthesis.run import read_ipc, with_held_out
 from decoct.training.protocols import (
     Protocol,
     batch_size,
@@ -235,7 +235,7 @@ def set_config(grid: GridFile, inputs: Inputs, folder: Path, variant: Variant, i
         options["views"] = 0
     if str(options.get("label_teacher", "")).startswith("epoch_"):
         options["label_teacher"] = f"{inputs.teacher}/{options['label_teacher']}"
-    config = DistillConfig(dataset=inputs.dataset, teacher=str(inputs.teacher), ipc=[ipc], **options)
+    config = with_held_out(DistillConfig(dataset=inputs.dataset, teacher=str(inputs.teacher), ipc=[ipc], **options))
     words = "".join(letter if letter.isalnum() or letter in ".-" else "_" for letter in variant.name)
     name = f"{words}-ipc{ipc}-seed{config.seed}-{config_hash(identity_of(to_dict(config)))}"
     return dataclasses.replace(config, output_dir=str(folder / "sets" / name))

@@ -12,6 +12,7 @@ from decoct.data.loading import load_split
 from decoct.models.classifier import Classifier
 from decoct.models.zoo import load_classifier
 from decoct.run.processes import close, open_accelerator
+from decoct.synthesis.run import with_held_out
 
 __all__ = ["distill", "plan_distill"]
 
@@ -26,6 +27,7 @@ def distill(config: DistillConfig) -> dict[str, Any]:
         ValueError: If the data, the teacher or the configuration cannot be used, or the folder belongs to another
             configuration.
     """
+    config = with_held_out(config)
     images, teacher, accelerator = _open(config)
     # Imported here, since each of them takes time to import and only one is needed.
     if config.method == "igds":
@@ -42,6 +44,7 @@ def distill(config: DistillConfig) -> dict[str, Any]:
 
 def plan_distill(config: DistillConfig) -> dict[str, Any]:
     """What `distill` would compute and about how long it would take; nothing is written."""
+    config = with_held_out(config)
     images, teacher, accelerator = _open(config)
     if config.method == "igds":
         from decoct.synthesis.sampled import plan_sampled

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import logging
 import shutil
 import tempfile
@@ -19,6 +20,7 @@ from accelerate.utils import broadcast_object_list
 from datasets import Dataset, Features
 
 from decoct.config import DistillConfig, to_dict, values_for
+from decoct.config.options import require
 from decoct.data.loading import check_label_names
 from decoct.data.mixed_views import mixed_views
 from decoct.data.source import dataset_fingerprint, source_record
@@ -37,7 +39,16 @@ from decoct.synthesis.output import merge_shards, write_card, write_pixels
 from decoct.synthesis.relabel import mixed_logits
 from decoct.synthesis.tiles import LabelSettings, Mosaics, label_mosaics
 
-__all__ = ["DistillRun", "check_source", "label_bytes", "label_teacher", "read_ipc", "run_folder", "shared_batch_size"]
+__all__ = [
+    "DistillRun",
+    "check_source",
+    "label_bytes",
+    "label_teacher",
+    "read_ipc",
+    "run_folder",
+    "shared_batch_size",
+    "with_held_out",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -217,6 +228,34 @@ def shared_batch_size(
     if accelerator.num_processes > 1:
         broadcast_object_list(sizes)
     return int(sizes[0] or 1)
+
+
+def with_held_out(config: DistillConfig) -> DistillConfig:
+    """The configuration, with the validation images that were held out of the teacher's training left out.
+
+    Raises:
+        ValueError: If another share is asked for, so that images the teacher has seen would be among them, or images
+            that it has not among those to distil.
+    """
+    trained = held_out_of(config.teacher)
+    if trained is None or config.validation_fraction == trained:
+        return config
+    require(
+        config.validation_fraction is None,
+        "validation_fraction",
+        f"{trained:g}, the share held out when the teacher {config.teacher} was trained",
+        config.validation_fraction,
+    )
+    return dataclasses.replace(config, validation_fraction=trained or None)
+
+
+def held_out_of(teacher: str) -> float | None:
+    """The share of the training split that was held out of a teacher's training; None if it does not say."""
+    file = Path(teacher) / "training.json"
+    if not file.is_file():
+        return None
+    record = read_json(file)
+    return record.get("validation_fraction", record.get("config", {}).get("validation_fraction")) or 0.0
 
 
 def check_source(images: Dataset, dataset: str, teacher: Classifier, tile_rows: int) -> None:

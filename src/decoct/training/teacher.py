@@ -131,7 +131,8 @@ def _train(
         if accelerator.is_main_process:
             tqdm.write(f"epoch {epoch}/{config.epochs}: loss {loss:.4f}, accuracy {measured:.4f}")
             if epoch in config.save_epochs and epoch < config.epochs:
-                _save(trained, folder / f"epoch_{epoch}", {"epoch": epoch, "accuracy": measured})
+                early = {"epoch": epoch, "accuracy": measured, "validation_fraction": config.validation_fraction or 0}
+                _save(trained, folder / f"epoch_{epoch}", early)
         return {"accuracy": measured}
 
     schedule = cosine_schedule(config, len(dataset), config.learning_rate)

@@ -1,0 +1,75 @@
+"""Validation images: the same share of every class in every run, apart from what is trained on and measured last."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from decoct.config import DataConfig, TeacherConfig
+from decoct.data.loading import load_split, load_train_and_eval
+from decoct.data.validation import split_off_validation
+from tests.worlds import coloured, encoded, labelled
+
+
+def write_splits(folder, **counts):
+    """A parquet folder with images of three classes, as many as are said of each in each split."""
+    for split, each in counts.items():
+        labels = np.repeat(range(3), each).tolist()
+        labelled(encoded(coloured(labels)), labels, "abc").to_parquet(folder / f"{split}.parquet")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return write_splits(tmp_path_factory.mktemp("held_out"), train=[20, 11, 2], test=[2, 2, 2])
+
+
+def rows(images):
+    return images["source_index"][:]
+
+
+def test_a_share_of_each_class_is_held_out_and_the_rest_is_trained_on(folder):
+    config = DataConfig(dataset=str(folder), validation_fraction=0.1)
+    every = load_split(DataConfig(dataset=str(folder)), "train")
+    train, validation = load_split(config, "train"), load_split(config, "validation")
+    assert sorted([*rows(train), *rows(validation)]) == rows(every)
+    assert np.bincount(validation["label"][:]).tolist() == [2, 1, 1]
+    assert np.bincount(train["label"][:]).tolist() == [18, 10, 1]
+
+
+def test_the_share_is_the_same_in_every_run_and_grows_with_the_fraction(folder):
+    held_out = [
+        set(rows(load_split(DataConfig(dataset=str(folder), validation_fraction=fraction, seed=seed), "validation")))
+        for fraction, seed in ((0.1, 0), (0.1, 1), (0.5, 0))
+    ]
+    assert held_out[0] == held_out[1] < held_out[2]
+
+
+def test_training_measures_on_what_is_held_out_and_on_the_test_split_when_it_is_named(folder):
+    config = TeacherConfig(dataset=str(folder), validation_fraction=0.1)
+    train, evaluation = load_train_and_eval(config)
+    assert not set(rows(train)) & set(rows(evaluation)) and len(evaluation) == 4
+    _, test = load_train_and_eval(TeacherConfig(dataset=str(folder), validation_fraction=0.1, eval_split="test"))
+    assert len(test) == 6
+
+
+def test_the_test_split_is_whole(folder):
+    assert len(load_split(DataConfig(dataset=str(folder), validation_fraction=0.5), "test")) == 6
+
+
+def test_a_class_of_one_image_cannot_be_shared_out(folder):
+    images = load_split(DataConfig(dataset=str(folder)), "train")
+    with pytest.raises(ValueError, match=r"validation_fraction must be 0 where a class has one image.*class 'c'"):
+        split_off_validation(images.select(range(len(images) - 1)), 0.1)
+
+
+def test_a_dataset_with_a_validation_split_is_measured_on_that(tmp_path):
+    folder = write_splits(tmp_path, train=[4, 4, 4], validation=[2, 2, 2])
+    assert len(load_split(DataConfig(dataset=str(folder)), "validation")) == 6
+    with pytest.raises(ValueError, match="validation_fraction must be 0 for a dataset with a split 'validation'"):
+        load_split(DataConfig(dataset=str(folder), validation_fraction=0.1), "validation")
+
+
+@pytest.mark.parametrize("fraction", [-0.1, 1.0, 2.0])
+def test_a_share_is_less_than_all(fraction):
+    with pytest.raises(ValueError, match=r"validation_fraction must be in \[0, 1\)"):
+        DataConfig(validation_fraction=fraction)
