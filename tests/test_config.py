@@ -12,7 +12,10 @@ from decoct.methods import METHODS
 from decoct.run.folder import identity_of
 
 RUN = "seed mixed_precision"
-DATA = f"{RUN} dataset dataset_config train_split eval_split validation_fraction image_column label_column image_size skip_unreadable".split()
+DATA = (
+    f"{RUN} dataset dataset_config train_split eval_split validation_fraction image_column label_column image_size "
+    "skip_unreadable"
+).split()
 TRAINING = [*DATA, *"epochs batch_size learning_rate weight_decay warmup_fraction compile".split()]
 SELECTION = (
     "candidates_per_class attribution grid_size coalitions baseline value crop_fraction crop_center crops_per_image "

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from worlds import coloured, encoded, labelled
+
 from decoct.config import DataConfig, TeacherConfig
 from decoct.data.loading import load_split, load_train_and_eval
 from decoct.data.validation import split_off_validation
-from tests.worlds import coloured, encoded, labelled
 
 
 def write_splits(folder, **counts):
