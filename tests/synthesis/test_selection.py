@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from decoct.run.seeding import numpy_generator
-from decoct.synthesis.selection import draw_candidates, herding, k_center, k_means, select_class, sort_keys
+from decoct.synthesis.selection import coverage, draw_candidates, herding, k_center, k_means, select_class, sort_keys
 
 
 def features(rows: int = 30, width: int = 5, seed: int = 0) -> np.ndarray:
@@ -43,7 +43,43 @@ def test_k_center_takes_what_is_farthest_from_those_taken(seed):
     assert sorted(k_center(points, 30)) == list(range(30))
 
 
-@pytest.mark.parametrize("choose", [herding, k_center])
+@pytest.mark.parametrize("noise", [1e-3, 0.1, 1.0])
+@pytest.mark.parametrize(("rows", "width"), [(40, 6), (60, 90), (20, 2)])
+def test_coverage_takes_what_leaves_the_least_variance(rows, width, noise):
+    points = np.random.default_rng([rows, width]).normal(size=(rows, width))
+    unit = points / np.linalg.norm(points, axis=1, keepdims=True)
+    covariance, expected = unit @ unit.T, []
+
+    def given(row):
+        column = covariance[:, row]
+        return covariance - np.outer(column, column) / (column[row] + noise)
+
+    while len(expected) < 12:
+        left = [np.inf if row in expected else np.trace(given(row)) for row in range(rows)]
+        expected.append(int(np.argmin(left)))
+        covariance = given(expected[-1])
+    assert coverage(points, 12, noise).tolist() == expected
+    assert sorted(coverage(points, rows, noise)) == list(range(rows))
+
+
+def test_the_length_of_a_feature_does_not_matter_to_coverage():
+    points = features()
+    assert coverage(points * np.arange(1, 31)[:, None], 8).tolist() == coverage(points, 8).tolist()
+    assert coverage(np.zeros((3, 2)), 3).tolist() == [0, 1, 2]
+
+
+@pytest.mark.parametrize(("share", "pool"), [(1.0, 20), (0.5, 10), (0.01, 4)])
+def test_coverage_chooses_from_a_share_of_the_best(share, pool):
+    generator = np.random.default_rng(0)
+    utility, described = generator.normal(size=(20, 1)), generator.normal(size=(20, 1, 4))
+    chosen = select_class(
+        utility, lambda rows, crops: described[rows, crops], 4, "lowest", 0.5, "coverage", 3.0, pool_share=share
+    )
+    best = np.argsort(utility[:, 0])[:pool]
+    assert chosen.rows.tolist() == best[coverage(described[best, 0], 4)].tolist()
+
+
+@pytest.mark.parametrize("choose", [herding, k_center, coverage])
 def test_coresets_of_equal_points_and_shorter_prefixes(choose):
     assert choose(np.ones((4, 3), dtype=np.float16), 4).tolist() == [0, 1, 2, 3]
     points = features()

@@ -74,14 +74,25 @@ class DistillConfig(SamplingConfig, PublishingConfig, DataConfig):
     utility_quantile: float = option(
         0.5, "Target of `utility_order quantile`: 0 is the lowest score, 1 the highest.", matters="selection"
     )
-    selection: Literal["top", "herding", "k_center", "k_means"] | None = option(
-        None, "Take the best scores, or the most diverse of the pool by the teacher's features.", matters="selection"
+    selection: Literal["top", "herding", "k_center", "k_means", "coverage"] | None = option(
+        None,
+        "Take the best scores, or the most diverse of a pool by the teacher's features; `coverage` takes those that "
+        "leave the least variance in a Gaussian process over the pool, the same first ones for every IPC.",
+        matters="selection",
     )
     pool_factor: float | None = option(
         None,
         "Pool that `herding`, `k_center` and `k_means` choose from, best scores first, as a multiple of the tiles "
         "that are needed. 0: all candidates.",
         matters="selection",
+    )
+    pool_share: float = option(
+        0.5,
+        "Pool that `coverage` chooses from, best scores first, as a share of a class's candidates, in (0, 1].",
+        matters="selection",
+    )
+    coverage_noise: float = option(
+        0.1, "Variance of the noise in the Gaussian process of `coverage`, whose own is 1.", matters="selection"
     )
     gradient_flow_references: int = option(
         512, "Candidates that `gradient_flow` takes its maximum over.", matters="selection"
@@ -122,6 +133,8 @@ class DistillConfig(SamplingConfig, PublishingConfig, DataConfig):
         require(0 <= self.utility_quantile <= 1, "utility_quantile", "in [0, 1]", self.utility_quantile)
         pool = self.pool_factor or 0
         require(pool == 0 or pool >= 1, "pool_factor", "0 (all) or at least 1", self.pool_factor)
+        require(0 < self.pool_share <= 1, "pool_share", "in (0, 1]", self.pool_share)
+        require(self.coverage_noise > 0, "coverage_noise", "positive", self.coverage_noise)
         require(0 < self.view_scale <= 1, "view_scale", "in (0, 1]", self.view_scale)
         require(self.crops_per_image >= 1, "crops_per_image", "at least 1", self.crops_per_image)
         require(self.noise_scale >= 0, "noise_scale", "at least 0", self.noise_scale)

@@ -47,7 +47,7 @@ UTILITIES = {
     "gradient_flow": "by their effect on the teacher's gradient flow",
     "forgetting": "by how often the teacher forgot the image while it was trained",
 }
-DIVERSE = {"herding": "herding", "k_center": "k-center", "k_means": "k-means"}
+DIVERSE = {"herding": "herding", "k_center": "k-center", "k_means": "k-means", "coverage": "coverage"}
 SAMPLED = (
     "Images sampled from a diffusion prior under information guidance, which raises the prototype information and, by "
     "the weight beta, the contextual information of each sample; then packed and labelled by the teacher."

@@ -13,7 +13,7 @@ from sklearn.cluster import KMeans
 from sklearn.exceptions import ConvergenceWarning
 from threadpoolctl import threadpool_limits
 
-__all__ = ["Selected", "draw_candidates", "herding", "k_center", "k_means", "select_class", "sort_keys"]
+__all__ = ["Selected", "coverage", "draw_candidates", "herding", "k_center", "k_means", "select_class", "sort_keys"]
 
 STARTS = 10  # k-means++ starts of which the clustering with the least inertia is kept
 
@@ -54,8 +54,10 @@ def select_class(
     count: int,
     order: Literal["highest", "lowest", "quantile"],
     quantile: float,
-    selection: Literal["top", "herding", "k_center", "k_means"],
+    selection: Literal["top", "herding", "k_center", "k_means", "coverage"],
     pool_factor: float,
+    pool_share: float = 1.0,
+    coverage_noise: float = 0.1,
     seed: int = 0,
     tie_break: np.ndarray | None = None,
 ) -> Selected:
@@ -63,10 +65,13 @@ def select_class(
 
     Args:
         utility: `(candidates, crops)`, the scores.
-        features_of: Teacher features `(rows, width)` for the given rows and the crop of each; `herding`, `k_center`
-            and `k_means` ask for those of their pool.
+        features_of: Teacher features `(rows, width)` for the given rows and the crop of each; all selections but `top`
+            ask for those of their pool.
         count: Tiles to take, at most one per candidate.
-        pool_factor: The diverse ones come from the best `pool_factor * count` images; 0: from all.
+        pool_factor: Those of `herding`, `k_center` and `k_means` come from the best `pool_factor * count` images; 0:
+            from all.
+        pool_share: Those of `coverage` come from this share of all images, the best ones, and at least `count`.
+        coverage_noise: See `coverage`.
         seed: Of the starts of `k_means`.
         tie_break: `(candidates,)`; of images with equal scores the one with the lower value goes first. Default: the
             lower row.
@@ -82,17 +87,21 @@ def select_class(
     if selection == "top":
         rows = ranked[:count]
     else:
-        pool = ranked[: math.ceil(pool_factor * count)] if pool_factor else ranked
+        share = max(count, math.ceil(pool_share * len(ranked)))
+        size = share if selection == "coverage" else math.ceil(pool_factor * count) or len(ranked)
+        pool = ranked[:size]
         features = features_of(pool, crops[pool])
         if selection == "k_means":
             chosen = k_means(features, count, seed)
+        elif selection == "coverage":
+            chosen = coverage(features, count, coverage_noise)
         else:
             chosen = (herding if selection == "herding" else k_center)(features, count)
         rows = pool[chosen]
     return Selected(rows, crops[rows])
 
 
-# Coresets over features: which rows to take, in order. Shorter prefixes of the greedy ones, herding and k-center, are
+# Coresets over features: which rows to take, in order. Shorter prefixes of the greedy ones, all but k-means, are
 # coresets too.
 
 
@@ -136,6 +145,46 @@ def k_center(features: np.ndarray, count: int) -> np.ndarray:
         nearest[taken[-1]] = -np.inf
         taken.append(int(nearest.argmax()))
         nearest = np.minimum(nearest, ((features - features[taken[-1]]) ** 2).sum(1))
+    return np.array(taken, dtype=np.int64)
+
+
+def coverage(features: np.ndarray, count: int, noise: float = 0.1) -> np.ndarray:
+    """Rows each of which most reduces the variance that a Gaussian process leaves over all rows, given those before.
+
+    Its kernel is the cosine of two rows. With K the posterior covariance, the gain of row j is sum_i K_ij^2 / (K_jj +
+    noise), and taking it leaves K - k_j k_j' / (K_jj + noise) (A-optimal design; Krause, Singh and Guestrin, JMLR 9,
+    2008, compare such criteria). K itself is never formed: |k_j|^2 and K_jj are followed for all rows, and a column is
+    made when its row is taken, so that memory is that of the features and of `count` columns, and time
+    `count * rows * width`.
+
+    Args:
+        features: `(rows, width)`.
+        count: Rows to take, at most all.
+        noise: Variance of the noise, positive; the kernel's is 1.
+
+    Returns:
+        `(count,)` int64; a tie goes to the lower row.
+    """
+    features = features.astype(np.float64)
+    features /= np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-12)
+    # Several threads would sum in an order that changes from run to run and from process to process.
+    with threadpool_limits(1):
+        scatter = features.T @ features
+        squares = np.einsum("ij,ij->i", features @ scatter, features)  # |k_j|^2
+        variances = np.einsum("ij,ij->i", features, features)  # K_jj
+        columns = np.zeros((count, len(features)))  # K is the cosine less the products of these with themselves
+        taken: list[int] = []
+        for step in range(count):
+            gains = squares / (variances + noise)
+            gains[taken] = -np.inf
+            row = int(gains.argmax())
+            column = features @ features[row] - columns[:step].T @ columns[:step, row]
+            column /= math.sqrt(variances[row] + noise)
+            product = features @ (features.T @ column) - columns[:step].T @ (columns[:step] @ column)  # K column
+            squares += column * (column * (column @ column) - 2 * product)
+            variances -= column**2
+            columns[step] = column
+            taken.append(row)
     return np.array(taken, dtype=np.int64)
 
 

@@ -58,8 +58,10 @@ class SelectionSettings:
     utility: str
     utility_order: Literal["highest", "lowest", "quantile"]
     utility_quantile: float
-    selection: Literal["top", "herding", "k_center", "k_means"]
+    selection: Literal["top", "herding", "k_center", "k_means", "coverage"]
     pool_factor: float
+    pool_share: float
+    coverage_noise: float
     seed: int
 
 
@@ -142,6 +144,8 @@ def select_tiles(
                 settings.utility_quantile,
                 settings.selection,
                 settings.pool_factor,
+                settings.pool_share,
+                settings.coverage_noise,
                 seed=int(starts.integers(2**32)),
                 tie_break=ties if settings.utility == "forgetting" else None,
             )
