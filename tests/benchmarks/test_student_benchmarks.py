@@ -18,7 +18,7 @@ def distilled(once, sample_part, trained_teacher) -> Path:
         from decoct.synthesis.distill import distill
 
         options = {"dataset": str(sample_part), "teacher": str(trained_teacher), "output_dir": str(folder)}
-        distill(DistillConfig(method="random", ipc=[2], views=1, **options))
+        distill(DistillConfig(method="random", ipc=[2], slots=0, **options))
 
     return once("random-of-the-sweep", make)
 

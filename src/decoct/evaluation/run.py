@@ -130,7 +130,7 @@ class Evaluation(ABC, Generic[UnitType]):
             if not set(asked) & set(protocol.labels):
                 raise ValueError(
                     f"labels must hold one of {list(protocol.labels)}, which protocol {protocol.name!r} is defined "
-                    f"for. Got {asked}."
+                    f"for. Got {asked}. Name others with --labels."
                 )
         for ipc, student, protocol in itertools.product(self.ipcs, self.config.students, self.protocols.values()):
             name = student_name(protocol, student)

@@ -235,8 +235,10 @@ def set_config(grid: GridFile, inputs: Inputs, folder: Path, variant: Variant, i
     stored = {"views": 50, "slots": 100}  # unless a set or the grid says how many
     for option, labels in (("views", "views"), ("slots", "mixed")):
         options.setdefault(option, stored[option] if labels in grid.labels else 0)
-    if str(options.get("label_teacher", "")).startswith("epoch_"):
-        options["label_teacher"] = f"{inputs.teacher}/{options['label_teacher']}"
+    if "label_teacher" in options:
+        names = options["label_teacher"] if isinstance(options["label_teacher"], list) else [options["label_teacher"]]
+        early = [f"{inputs.teacher}/{name}" if name.startswith("epoch_") else name for name in names]
+        options["label_teacher"] = early
     config = DistillConfig(dataset=inputs.dataset, teacher=str(inputs.teacher), ipc=[ipc], **options)
     words = "".join(letter if letter.isalnum() or letter in ".-" else "_" for letter in variant.name)
     name = f"{words}-ipc{ipc}-seed{config.seed}-{config_hash(identity_of(to_dict(config)))}"

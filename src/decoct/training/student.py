@@ -193,7 +193,7 @@ def _check_arguments(distilled: DistilledSet, protocol: Protocol, labels: str, t
         if teacher is None:
             raise ValueError(
                 "teacher must be given for labels 'online', which the teacher makes during training. Got None. "
-                "Pass --teacher, or use the stored labels: --labels views."
+                "Pass --teacher, or use the stored labels: --labels mixed."
             )
         names = tuple(distilled.manifest["label_names"])
         expected, got = distilled.spec, teacher.spec

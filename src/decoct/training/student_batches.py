@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -15,7 +14,6 @@ from decoct.data.crops import random_resized_boxes
 from decoct.data.mixed_views import MixedViews, mixed_pixels, mixed_views
 from decoct.data.spec import ImageSpec
 from decoct.distilled.dataset import DistilledSet, Slots
-from decoct.distilled.logit_codes import decode_logits
 from decoct.run.seeding import numpy_generator, torch_generator
 from decoct.training.augment import (
     add_lighting,
@@ -98,7 +96,7 @@ class StudentBatches:
         self.slots: Slots | None = None
         self.mixed_views: Callable[[Tensor, Tensor], MixedViews] | None = None
         if labels == "mixed" and (slots := distilled.slots) is not None:
-            self.slots = dataclasses.replace(slots, codes=slots.codes.to(device), scales=slots.scales.to(device))
+            self.slots = slots.to(device)
             self.mixed_views = partial(
                 mixed_views,
                 seed=slots.seed,
@@ -190,8 +188,7 @@ class StudentBatches:
     def _target(self, rows: Tensor, choices: _Choices, hard: Tensor) -> Tensor:
         """Label of each row's view before CutMix, `(batch, classes)` float32; of a mixed view, of the mixture."""
         if self.slots is not None and choices.views is not None:
-            codes, scales = (each[rows, choices.views[rows]] for each in (self.slots.codes, self.slots.scales))
-            logits = decode_logits(codes, scales, self.classes, self.slots.bits)
+            logits = self.slots.logits(rows, choices.views[rows], self.classes)
             return (logits / self.protocol.temperature).softmax(dim=-1)
         if self.logits is None:
             return hard

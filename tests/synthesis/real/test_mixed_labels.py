@@ -27,7 +27,7 @@ SLOTS = 5
 
 @pytest.fixture(scope="module")
 def options(sample_part, trained_teacher) -> dict:
-    settings = {"method": "infoutil", "attribution": "whole", "ipc": [1, 2], "views": 0, "slots": SLOTS}
+    settings = {"method": "infoutil", "attribution": "whole", "ipc": [1, 2], "slots": SLOTS}
     return {**settings, "dataset": str(sample_part), "teacher": str(trained_teacher), "batch_size": 16}
 
 
