@@ -3,7 +3,7 @@
     python benchmarks/grids.py cifar10_final --dataset uoft-cs/cifar10 --teacher TEACHER --ipc 1 10 --seeds 0 1 2
     python benchmarks/grids.py beta_sweep --dataset sample --teacher TEACHER --prior sample --estimator sample \\
         --ipc 10 --vary beta 0 1 3 --vary guidance_scale 0.2 --dry_run
-    python benchmarks/grids.py strong_kd --dataset DATASET --distilled RUN --training "as it is" --seeds 0 1
+    python benchmarks/grids.py GRID.yaml --dataset DATASET --distilled RUN --training "as it is" --seeds 0 1
 
 Every student is one record in the grid's file in `results/`, written as soon as it is known. Records that are there are
 not made again, also with networks made anew by the same commands, so the command resumes; move them away to measure

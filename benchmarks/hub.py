@@ -129,7 +129,7 @@ def make_noise(folder: Path, classes: int, ipc: int, side: int, tiles: int, view
     from decoct.run.versions import installed_versions
     from decoct.synthesis.output import merge_shards, write_card
 
-    config = DistillConfig(dataset="noise", ipc=[ipc], tiles_per_image=tiles, views=views)  # type: ignore[arg-type]
+    config = DistillConfig(dataset="noise", ipc=[ipc], tiles_per_image=tiles, views=views, slots=0)  # type: ignore[arg-type]
     spec = ImageSpec(side, 3, (0.5,) * 3, (0.25,) * 3, tuple(f"class {number}" for number in range(classes)))
     features = image_features(spec, config.method, config.tiles_per_image, config.views)
 

@@ -51,6 +51,8 @@ def distil_split(options: argparse.Namespace, split: str) -> dict[str, Any]:
             teacher=options.teacher,
             ipc=[options.ipc],
             candidates_per_class=0,
+            views=50,
+            slots=0,  # as the committed record was made
             utility="grad_norm",
             crop_fraction=1.0,
             batch_size=options.batch_size,

@@ -19,7 +19,7 @@ from typing import Any
 
 from decoct.evaluation.continual import format_continual
 from decoct.evaluation.transfer import format_transfer
-from decoct.methods import METHODS, method_name
+from decoct.methods import method_name
 from decoct.results.claims import format_ablation
 from decoct.results.comparison import format_matrix
 from decoct.results.reported import is_same_protocol, is_same_task, load_reported
@@ -36,8 +36,6 @@ Columns = dict[str, Callable[[Record], str]]
 # One table holds records that agree in all of these that they have.
 TRAINING = ("dataset", "student", "protocol", "epochs", "rrc_scale", "mixed_precision", "epoch", "eval_split")
 SAMPLING = ("scheduler", "sampling_steps", "fingerprints")
-# What the sweep behind `strong_kd` varies.
-STRONG = ("batch_size", "ema_decay", "epochs", "rrc_scale", "learning_rate")
 # The rows of the CIFAR-10 tables, and the label modes, a table each.
 ROWS = {
     **{name: method_name(name) for name in ("random", "herding", "k_center", "k_means", "forgetting", "rded")},
@@ -98,28 +96,7 @@ def sweep_section(results: Path) -> str:
     return "\n\n".join(parts) or NO_RECORDS
 
 
-# strong_kd
-
-
-def strong_section(results: Path) -> str:
-    """CIFAR-10 under `strong_kd`: methods by IPC."""
-    records = [record for record in read(results / "strong_kd.json") if record["dataset"] == "cifar10"]
-    if not records:
-        return NO_RECORDS
-    one = same(records, "student", "protocol", "labels", "mixed_precision", "teacher_accuracy")
-    trained = {ipc: same(members, *STRONG) for (ipc,), members in sorted(grouped(records, "ipc").items())}
-    methods = {name: method_name(name) for name in reversed(METHODS)}  # random images first
-    settings = "; ".join(
-        f"{each['epochs']} epochs in batches of {each['batch_size']} at IPC {ipc}" for ipc, each in trained.items()
-    )
-    return "\n\n".join(
-        [
-            table(["", *(f"IPC {ipc}" for ipc in trained)], accuracies(records, "method", methods, "ipc", trained)),
-            f"Student {one['student']}, protocol `{one['protocol']}`, labels `{one['labels']}`, {one['epoch']} epoch, "
-            f"{one['mixed_precision']}, {settings}. Teacher that labels: {teachers(records)} %. Mean ± standard "
-            "deviation over students (their number) on one set of each method, accuracy in %.",
-        ]
-    )
+# Self-contained sets
 
 
 def mixed_section(results: Path) -> str:
@@ -141,20 +118,6 @@ def mixed_section(results: Path) -> str:
         f"`{one['labels']}`, {one['epoch']} epoch, {one['mixed_precision']}. Accuracy in % on the {one['eval_split']} "
         "split; mean ± standard deviation over students (their number) on one set of each method."
     )
-
-
-def strong_kd_section(results: Path) -> str:
-    """Settings of the sweep behind `strong_kd`, a table per set and student, the best first."""
-    records = read(results / "strong_kd.json")
-    parts = []
-    for key, members in sorted(grouped(records, "dataset", "ipc", "method", "labels", "student").items()):
-        dataset, ipc, method, labels, student = key
-        settings = grouped(members, *STRONG)
-        rows = [[*(f"{value:g}" for value in values), accuracy(each)] for values, each in best_first(settings)]
-        seconds = span(round(mean_of(each, "seconds")) for each in settings.values())
-        parts.append(f"{dataset}, IPC {ipc}, {method}, labels `{labels}`, {student}; {seconds} s a student:")
-        parts.append(table([*(name.replace("_", " ") for name in STRONG), "accuracy %"], rows))
-    return "\n\n".join(parts) or NO_RECORDS
 
 
 # InfoUtil's ablation, other networks and other tasks, as the commands print them
@@ -423,7 +386,6 @@ SECTIONS = {
     "README.md": {
         "results": results_section,
         "mixed": mixed_section,
-        "strong": strong_section,
         "claims": claims_section,
         "igds": igds_section,
         "hub": hub_section,
@@ -432,7 +394,6 @@ SECTIONS = {
         "sweep": sweep_section,
         "ablation": ablation_section,
         "downstream": downstream_section,
-        "strong_kd": strong_kd_section,
         "throughput": throughput_section,
         "beta": beta_section,
         "estimator": estimator_section,

@@ -29,7 +29,7 @@ ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 # Records that the tables are made from, by group.
 RECORDS = {
-    "sample": ("beta_sweep_sample.json", "strong_kd.json"),
+    "sample": ("beta_sweep_sample.json",),
     "cifar10": ("cifar10.json", "beta_sweep_cifar10.json"),
     "imagenette": ("ablation_imagenette.json",),
     "hub": ("hub.json",),
@@ -53,7 +53,7 @@ class Step:
 
 
 def sample_steps(dataset: str, runs: Path) -> list[Step]:
-    """IGDS with the embedded prior and estimator, and the sweep behind `strong_kd`."""
+    """IGDS with the embedded prior and estimator."""
     teacher = runs / "sample-teacher"
     common = f"--dataset {dataset} --teacher {teacher} --students convnet3_w64"
     sweep = f"{common} --prior sample --estimator sample --runs {runs}/sample-beta --vary guidance_scale 0.2"
@@ -62,7 +62,6 @@ def sample_steps(dataset: str, runs: Path) -> list[Step]:
         grid("beta_sweep", f"{sweep} --ipc 1 --seeds 0 1 2 --labels views hard"),
         grid("beta_sweep", f"{sweep} --ipc 10 --vary beta 0 1 3 10 --seeds 0 1 2 --labels views hard"),
         grid("beta_sweep", f"{sweep} --ipc 50 --vary beta 0 3 10 --labels views"),
-        grid("strong_kd", f"{common} --runs {runs}/sample-strong --only infoutil --seeds 0 1"),
     ]
 
 
@@ -71,12 +70,10 @@ def cifar10_steps(dataset: str, runs: Path) -> list[Step]:
     teacher, prior, estimator = (runs / f"cifar10-{name}" for name in ("teacher", "prior", "ve"))
     common = f"--dataset {dataset} --teacher {teacher}"
     final = f"{common} --runs {runs}/cifar10 --seeds 0 1 2"
-    strong = "--training 'as it is' --ipc 1 10 --seeds 0 1 --set distil.mixed_precision=bf16"
     return [
         cifar10_teacher(dataset, runs),
         grid("cifar10_final", f"{final} --ipc 1 10 --labels online views tiles hard"),
         grid("cifar10_final", f"{final} --ipc 50"),
-        grid("strong_kd", f"{common} --runs {runs}/cifar10-strong {strong}"),
         step(
             "train_prior",
             f"--dataset {dataset} --epochs 5 --channels 32 64 96 --batch_size 64 --learning_rate 0.001 "

@@ -1,17 +1,17 @@
 """Train students on a distilled dataset and measure them on real images.
 
-Every IPC of a run folder, three students each, with the stored labels of fixed views:
+Every IPC of a run folder, three students each, with the stored labels of mixed views:
 
     accelerate launch scripts/evaluate.py --distilled runs/sample --dataset sample --students convnet3 --seeds 3
 
 Two label modes side by side; `online` asks the teacher about every augmented view:
 
-    accelerate launch scripts/evaluate.py --distilled runs/infoutil --preset cifar10 --labels views online
+    accelerate launch scripts/evaluate.py --distilled runs/infoutil --preset cifar10 --labels mixed online
 
 Random images of the same source are evaluated beside every set; `--no_baseline` and `--no_ranking` leave out what is
 trained for the comparison. Other tasks, on the same distilled set:
 
-    accelerate launch scripts/evaluate.py --task continual --distilled runs/infoutil --preset cifar10
+    accelerate launch scripts/evaluate.py --task continual --labels online --distilled runs/infoutil --preset cifar10
     accelerate launch scripts/evaluate.py --task transfer --distilled runs/infoutil --target_dataset uoft-cs/cifar100
 
 The tables are printed; the records go to `results.json` in the run folder.

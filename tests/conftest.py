@@ -164,9 +164,9 @@ def runs(once, sample_part, trained_teacher) -> Path:
         from decoct.synthesis.distill import distill
 
         shared = {"dataset": str(sample_part), "teacher": str(trained_teacher), "method": "random"}
-        distill(DistillConfig(output_dir=str(folder / "views"), ipc=[1, 5], views=10, **shared))
-        distill(DistillConfig(output_dir=str(folder / "tiles"), ipc=[5], views=0, tiles_per_image=4, **shared))
-        distill(DistillConfig(output_dir=str(folder / "mixed"), ipc=[5], views=0, slots=8, label_bits=4, **shared))
+        distill(DistillConfig(output_dir=str(folder / "views"), ipc=[1, 5], views=10, slots=0, **shared))
+        distill(DistillConfig(output_dir=str(folder / "tiles"), ipc=[5], slots=0, tiles_per_image=4, **shared))
+        distill(DistillConfig(output_dir=str(folder / "mixed"), ipc=[5], slots=8, label_bits=4, **shared))
 
     return once("distilled-runs", distil)
 

@@ -93,7 +93,7 @@ def write_run(
         teacher: As the manifest names it; None: it names none.
         settings: Of the run, other than mosaics of four tiles with two views by InfoUtil.
     """
-    defaults = {"method": "infoutil", "dataset": "user/colours", "tiles_per_image": 4, "views": 2}
+    defaults = {"method": "infoutil", "dataset": "user/colours", "tiles_per_image": 4, "views": 2, "slots": 0}
     config, spec = DistillConfig(**{**defaults, "ipc": list(ipcs), **settings}), spec_of(names, side)
     manifest = {
         "decoct_version": "0.1.0",

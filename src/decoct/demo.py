@@ -23,7 +23,6 @@ from decoct.config import (
     to_dict,
 )
 from decoct.run.folder import read_json, write_json
-from decoct.training.protocols import epoch_count, load_protocol
 
 __all__ = ["METHODS", "Step", "demo_plan", "demo_steps", "demo_summary", "run_steps"]
 
@@ -138,13 +137,12 @@ def demo_summary(folder: Path) -> str:
     rows.insert(1, ["-" * 8] * len(rows[0]))
     one = records[-1]
     overrides = ", ".join(f"{name}={value}" for name, value in one["overrides"].items()) or "none"
-    epochs = one["overrides"].get("epochs", epoch_count(load_protocol(one["protocol"]), one["ipc"]))
     return "\n".join(
         [
             "Accuracy on 1,000 real test images, after training on the distilled images alone",
             *("  " + "".join(f"{cell:<12}" for cell in row).rstrip() for row in rows),
             f"  teacher, which has seen all 4,000 images: {100 * one['teacher_accuracy']:.1f} %",
-            f"Protocol {one['protocol']}, {epochs} epochs, last epoch; overrides: {overrides}; label mode "
+            f"Protocol {one['protocol']}, last epoch; overrides: {overrides}; label mode "
             f"{one['labels']}; student {one['student']}.",
             f"Seeds: {len(one['seeds'])}. A look, not a measurement: differences of a few points mean nothing.",
             "",

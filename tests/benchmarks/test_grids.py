@@ -15,7 +15,7 @@ from decoct.evaluation.sweep import Inputs, cells_of
 
 from .loading import BENCHMARKS, load
 
-NAMES = ("beta_sweep", "cifar10_final", "cifar10_sweep", "cifar10_views", "strong_kd")
+NAMES = ("beta_sweep", "cifar10_final", "cifar10_sweep", "cifar10_views")
 # Two records of an earlier state of the code, which mixed stored views; the present code does not make them.
 EARLIER = "mixed by CutMix"
 
@@ -71,16 +71,6 @@ def test_committed_records_of_the_sweeps_over_beta_are_each_that_of_one_cell(gri
                 assert cell.identity["setting"] == record["setting"]
                 found += 1
         assert found > 15
-
-
-def test_committed_records_of_strong_kd_are_each_that_of_one_cell(grids):
-    for dataset, student in (("sample", "convnet3_w64"), ("cifar10", "convnet3")):
-        words = ["strong_kd", "--students", student, "--seeds", "0", "1", "--ipc", "1", "10"]
-        wanted = cells(grids, words, dataset)
-        records = [record for record in committed("strong_kd") if record["dataset"] == dataset]
-        for record in records:
-            (cell,) = [cell for cell in wanted if agrees(known_of(record), cell.identity)]
-            assert cell.epochs == record["epochs"] and cell.protocol.ema_decay == record["ema_decay"]
 
 
 def test_other_settings_are_no_committed_record(grids):

@@ -47,8 +47,7 @@ def swept(setting: str, *accuracies: float, **fields: Any) -> list[Record]:
 
 
 def strong(*accuracies: float, **fields: Any) -> list[Record]:
-    settings = {"batch_size": 25, "ema_decay": 0.99, "epochs": 1000, "rrc_scale": 0.08, "learning_rate": 0.001}
-    return three(*accuracies, **{"dataset": "sample", "protocol": "strong_kd", **settings, **fields})
+    return three(*accuracies, **{"dataset": "sample", "protocol": "strong_kd", **fields})
 
 
 def ablated(setting: str, *accuracies: float, **factors: Any) -> list[Record]:
@@ -93,13 +92,6 @@ FILES: dict[str, Any] = {
         *ablated("random", 0.60, 0.61, 0.62),
         *ablated("rded", 0.50, 0.51, 0.52, scoring="loss", order="lowest", cropping="random"),
         *ablated("norm", 0.40, 0.40, 0.40, scoring="grad_norm", order="highest", cropping="random"),
-    ],
-    "strong_kd": [
-        *strong(0.7, 0.8),
-        *strong(0.9, ema_decay=0.0),
-        *strong(0.6, method="random"),
-        *strong(0.70, 0.72, 0.74, dataset="cifar10", batch_size=10, ipc=1),
-        *strong(0.5, dataset="cifar10", method="random"),
     ],
     "hub": {"cifar10": hub_costs()},
 }
@@ -216,15 +208,6 @@ def test_sweeps_of_other_conditions_never_share_a_table(readme, root, name):
 # The other sections
 
 
-def test_cifar10_under_strong_kd_has_a_table_of_its_own(readme, root):
-    text = section(readme, root, "strong")
-    assert rows(text)[2:] == [["random images", "–", "50.0 (1)"], ["InfoUtil", "72.0 ± 2.0 (3)", "–"]]
-    assert "1000 epochs in batches of 10 at IPC 1; 1000 epochs in batches of 25 at IPC 10" in text
-    write(root, "strong_kd", [*FILES["strong_kd"], *strong(0.5, dataset="cifar10", batch_size=10, ipc=1, epochs=300)])
-    with pytest.raises(ValueError, match="epochs must be the same in all records of a table. Got 1000, 300"):
-        section(readme, root, "strong")
-
-
 def test_self_contained_sets_stand_beside_their_bytes_and_random_images(readme, root):
     assert section(readme, root, "mixed") == "No records yet."
     fields = {"labels": "mixed", "eval_split": "validation", "slots": 300, "label_bits": 8, "bytes": 624_466}
@@ -233,15 +216,6 @@ def test_self_contained_sets_stand_beside_their_bytes_and_random_images(readme, 
     text = section(readme, root, "mixed")
     assert row(text, "10") == ["300 of 8 bits a logit", "624", "82.5", "75.0 (1)", "76.0 (1)"]
     assert "on the validation split" in text
-
-
-def test_strong_kd_has_a_table_for_each_set_the_best_setting_first(readme, root):
-    text = section(readme, root, "strong_kd")
-    sample = text[text.index("sample, IPC 10, infoutil") : text.index("sample, IPC 10, random")]
-    assert rows(sample)[2:] == [
-        ["25", "0", "1000", "0.08", "0.001", "90.0 (1)"],
-        ["25", "0.99", "1000", "0.08", "0.001", "75.0 ± 7.1 (2)"],
-    ]
 
 
 def test_the_ablation_stands_below_the_files_own_headings(readme, root):

@@ -19,7 +19,8 @@ config_hash baseline baseline_note eval_split dd_ranking""".split()
 def config(run_folder, images):
     def make(**changes) -> EvaluateConfig:
         values = {"distilled": str(run_folder), "dataset": str(images), "students": ["convnet3_w8"], "epochs": 3}
-        return EvaluateConfig(**{**values, "baseline": False, "ranking": False, **changes})
+        plain = {"baseline": False, "ranking": False}
+        return EvaluateConfig(**{**values, "labels": ["views"], "protocols": ["rded_kd"], **plain, **changes})
 
     return make
 

@@ -23,6 +23,7 @@ def config(run_folder, images):
     def make(**changes) -> EvaluateConfig:
         values = {"task": "continual", "distilled": str(run_folder), "dataset": str(images), "ipc": [3]}
         training = {"students": ["convnet3_w8"], "epochs": 2, "steps": 3, "orders": 2, "labels": ["tiles"]}
+        training["protocols"] = ["rded_kd"]
         return EvaluateConfig(**{**values, **training, "baseline": False, **changes})
 
     return make

@@ -113,8 +113,12 @@ def test_a_varied_protocol_keeps_its_name_and_its_other_fields():
     changed = varied(protocol, {"batch_factor": 0.4, "learning_rate_factor": 2.0, "betas": [0.5, 0.9]})
     assert changed.batch_sizes == {1: 4, 10: 10, 50: 20} and changed.learning_rate == 2 * protocol.learning_rate
     assert changed.learning_rates["vgg11"] == 2 * protocol.learning_rates["vgg11"] and changed.betas == (0.5, 0.9)
+    assert changed.matrix_learning_rate == 2 * protocol.matrix_learning_rate
     same = {"batch_sizes": protocol.batch_sizes, "learning_rate": 0.001, "learning_rates": protocol.learning_rates}
+    same["matrix_learning_rate"] = protocol.matrix_learning_rate
     assert dataclasses.replace(changed, betas=protocol.betas, **same) == protocol
+    epochs, steps = varied(protocol, {"epochs": 300}), varied(load_protocol("rded_kd"), {"steps": {1: 20}})
+    assert (epochs.epochs, epochs.steps, steps.epochs, steps.steps) == (300, None, None, {1: 20})
     with pytest.raises(ValueError, match="ema_decay of protocol 'strong_kd'"):
         varied(protocol, {"ema_decay": 2.0})
 
@@ -134,7 +138,7 @@ def test_cells_go_seed_by_seed_and_share_sets(file, inputs):
         (1, "random", "online"),
         *[(1, "windows, highest", mode) for mode in ("hard", "online")],
     ]
-    assert {cell.epochs for cell in cells} == {1} and {cell.identity["stage"] for cell in cells} == {"try"}
+    assert {cell.epochs(4) for cell in cells} == {1} and {cell.identity["stage"] for cell in cells} == {"try"}
 
 
 def test_a_cell_states_how_its_student_is_trained_whether_the_file_does_or_not(file, inputs):
@@ -151,7 +155,7 @@ def test_a_set_has_what_its_students_need(file, inputs):
     grid = read_grid(file)
     cells = {cell.identity["setting"]: cell for cell in cells_of(grid, inputs, RUNS)}
     assert {cell.distil.views for cell in cells.values()} == {0}
-    assert cells["windows, early labels"].distil.label_teacher == f"{inputs.teacher}/epoch_2"
+    assert cells["windows, early labels"].distil.label_teacher == [f"{inputs.teacher}/epoch_2"]
     assert cells["windows, early labels"].identity["label_teacher"] == "epoch_2"
     stored = {cell.distil.views for cell in cells_of(dataclasses.replace(grid, labels=["views", "hard"]), inputs, RUNS)}
     assert stored == {50}

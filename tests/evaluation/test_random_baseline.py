@@ -20,7 +20,8 @@ from decoct.results.ranking import label_robust_score
 def config(run_folder, images):
     def make(**changes) -> EvaluateConfig:
         values = {"distilled": str(run_folder), "dataset": str(images), "students": ["convnet3_w8"], "epochs": 2}
-        return EvaluateConfig(**{**values, "ipc": [1], "ranking": False, **changes})
+        stored = {"labels": ["views"], "protocols": ["rded_kd"]}
+        return EvaluateConfig(**{**values, **stored, "ipc": [1], "ranking": False, **changes})
 
     return make
 

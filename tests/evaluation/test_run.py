@@ -68,6 +68,7 @@ def values(make_run, teacher, images, image_folder):
     """Options by task."""
     folder = make_run("set", [1, 3], {**teacher, "fingerprint": "weights"})
     shared = {"distilled": str(folder), "dataset": str(images), "ipc": [3], "students": ["convnet3_w8"]}
+    shared |= {"labels": ["views"], "protocols": ["rded_kd"]}
     return {
         "accuracy": {**shared, "ranking": False},
         "continual": {**shared, "task": "continual", "steps": 2, "orders": 2},

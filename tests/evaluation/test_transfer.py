@@ -20,7 +20,7 @@ from decoct.training.student import train_student
 def config(run_folder, sample_part):
     def make(**changes) -> EvaluateConfig:
         values = {"task": "transfer", "distilled": str(run_folder), "target_dataset": str(sample_part), "ipc": [3]}
-        training = {"students": ["convnet3_w8"], "epochs": 2, "labels": ["tiles"], "seeds": 2}
+        training = {"students": ["convnet3_w8"], "epochs": 2, "labels": ["tiles"], "protocols": ["rded_kd"], "seeds": 2}
         tuning = {"finetune_steps": 3, "finetune_batch_size": 16}
         return EvaluateConfig(**{**values, **training, **tuning, "baseline": False, **changes})
 
@@ -185,7 +185,7 @@ def test_colour_becomes_grey(sample_part, trained_teacher, image_folder, tmp_pat
     from decoct.synthesis.distill import distill
 
     run = tmp_path / "grey"
-    settings = {"method": "random", "ipc": [1], "views": 0, "tiles_per_image": 1}
+    settings = {"method": "random", "ipc": [1], "slots": 0, "tiles_per_image": 1}
     distill(DistillConfig(dataset=str(sample_part), teacher=str(trained_teacher), output_dir=str(run), **settings))
     (record,) = evaluate(
         EvaluateConfig(

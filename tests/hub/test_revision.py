@@ -63,7 +63,7 @@ def test_an_evaluation_reads_all_ipcs_at_one_commit(first, publish_another, monk
         return manifest
 
     monkeypatch.setattr(runner, "read_manifest", then_another)
-    config = EvaluateConfig(distilled=NAME, output_dir=str(tmp_path / "out"), baseline=False)
+    config = EvaluateConfig(distilled=NAME, output_dir=str(tmp_path / "out"), labels=["views"], baseline=False)
     sets = AccuracyEvaluation(config).sets
     assert sorted(sets) == [1, 2] and all(is_of(each, first) for each in sets.values())
 

@@ -13,10 +13,11 @@ from decoct.run.folder import read_json
 
 @pytest.fixture(scope="module")
 def arguments(sample_part, trained_teacher) -> list[str]:
-    """A run of 24 score shards, with crops by heat maps and both kinds of labels."""
+    """A run of 24 score shards, with crops by heat maps and all kinds of stored labels."""
     settings = "--crop_fraction 0.5 --grid_size 3 --coalitions 300 --candidates_per_class 0 --ipc 1 3 --views 3"
+    labels = ["--slots", "3", "--selection", "herding"]
     data = ["--dataset", str(sample_part), "--teacher", str(trained_teacher)]
-    return [*data, *settings.split(), "--selection", "herding", "--batch_size", "16", "--shard_size", "4"]
+    return [*data, *settings.split(), *labels, "--batch_size", "16", "--shard_size", "4"]
 
 
 def test_one_process_equals_two(written_by_two, uninterrupted, assert_same_run, tmp_path):

@@ -16,7 +16,7 @@ from decoct.run.folder import read_json, write_json
 
 from .cards import MANIFEST
 
-SETTINGS: dict[str, Any] = {"ipc": [1, 3], "views": 2, "batch_size": 16}
+SETTINGS: dict[str, Any] = {"ipc": [1, 3], "views": 2, "slots": 0, "batch_size": 16}
 METHODS: dict[str, dict[str, Any]] = {
     "infoutil": {"tiles_per_image": 4, "candidates_per_class": 16, "grid_size": 3, "coalitions": 16},
     "random": {"candidates_per_class": 16},

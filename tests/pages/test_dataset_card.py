@@ -59,7 +59,7 @@ def test_columns_of_mixed_views_are_named_where_they_are_stored(manifest):
     assert "slot_codes" not in dataset_card(manifest)
     manifest["config"] |= {"slots": 100, "label_bits": 4}
     body = dataset_card(manifest)
-    assert "--protocols muon_kd --labels mixed --students convnet3 --seeds 3\n" in blocks(body, "bash")[0]
+    assert "--protocols strong_kd --labels mixed --students convnet3 --seeds 3\n" in blocks(body, "bash")[0]
     assert "logits for 100 mixed views of the image (crop, flip and CutMix), 4 bits each" in body
     assert "| `slot_scales` | what a code counts in the logits of each of those views, `(100, 1)` |\n" in body
 

@@ -48,7 +48,7 @@ def test_report_is_outside_the_manifests_hashes(distilled):
 
 def test_run_killed_before_its_manifest(distilled, sample_part, trained_teacher, tmp_path, monkeypatch):
     config = DistillConfig(
-        method="random", dataset=str(sample_part), teacher=str(trained_teacher), ipc=[1], views=0, batch_size=16,
+        method="random", dataset=str(sample_part), teacher=str(trained_teacher), ipc=[1], slots=0, batch_size=16,
         output_dir=str(tmp_path / "run"),
     )  # fmt: skip
     draw_no_pictures(monkeypatch)

@@ -32,6 +32,7 @@ def config(image_folder, tmp_path):
             "ipc": [2],
             "sampling_steps": 2,
             "views": 2,
+            "slots": 0,
             "batch_size": 8,
             "output_dir": str(tmp_path / "run"),
         }

@@ -73,7 +73,7 @@ def student_of(distilled: DistilledSet, seed: int = 0):
 
 
 def collect(batches: StudentBatches, epoch: int) -> tuple[torch.Tensor, torch.Tensor]:
-    pixels, targets = zip(*batches.epoch(epoch), strict=True)
+    pixels, targets, _ = zip(*batches.epoch(epoch), strict=True)
     return torch.cat(pixels), torch.cat(targets)
 
 

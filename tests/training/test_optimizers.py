@@ -56,7 +56,7 @@ def test_kernels_are_trained_as_their_matrices_are(channels_last):
 
 
 def test_the_rest_is_trained_by_adamw_and_each_parameter_once():
-    protocol = load_protocol("muon_kd")
+    protocol = load_protocol("strong_kd")
     net = network()
     muon, adam = student_optimizers(net, protocol)
     assert isinstance(muon, torch.optim.Muon) and isinstance(adam, torch.optim.AdamW)
@@ -66,9 +66,36 @@ def test_the_rest_is_trained_by_adamw_and_each_parameter_once():
     assert {group["weight_decay"] for group in adam.param_groups if any(w.ndim == 1 for w in group["params"])} == {0.0}
 
 
+def test_kernels_in_groups_are_trained_by_adamw():
+    """Rows of a flattened depthwise kernel belong to other channels each, so that they are no matrix together; a kernel
+    of one input channel in one group is."""
+    net = nn.Sequential(
+        nn.Conv2d(1, 8, 3), nn.Conv2d(8, 8, 3, groups=8), nn.Conv2d(8, 8, 1), nn.Conv2d(8, 8, 3, groups=2)
+    )
+    muon, adam = student_optimizers(net, load_protocol("strong_kd"))
+    assert {matrix.data_ptr() for group in muon.param_groups for matrix in group["params"]} == {
+        net[layer].weight.data_ptr() for layer in (0, 2)
+    }
+    rest = {id(weight) for group in adam.param_groups for weight in group["params"]}
+    assert rest == {id(weight) for weight in net.parameters()} - {id(net[0].weight), id(net[2].weight)}
+
+
+def test_the_depthwise_kernels_of_a_mobilenet_are_among_them():
+    from worlds import spec_of
+
+    from decoct.models.zoo import build_classifier
+
+    net = build_classifier("mobilenet_v2", spec_of(side=32))
+    muon, _ = student_optimizers(net, load_protocol("strong_kd"))
+    ours = {matrix.data_ptr() for group in muon.param_groups for matrix in group["params"]}
+    convolutions = [layer for layer in net.modules() if isinstance(layer, nn.Conv2d)]
+    assert any(layer.groups > 1 for layer in convolutions)
+    assert ours == {layer.weight.data_ptr() for layer in convolutions if layer.groups == 1}
+
+
 def test_the_schedule_multiplies_the_learning_rates_of_all_groups():
     """An architecture's own learning rate is AdamW's; that of Muon is the same for all."""
-    protocol = load_protocol("muon_kd")
+    protocol = load_protocol("strong_kd")
     for architecture, expected in (("convnet3", 0.001), ("vgg11", 0.0005), ("mobilenet_v2", 0.0025)):
         optimizers = student_optimizers(network(), protocol, architecture)
         for epoch in (0, 5, 9):
@@ -81,7 +108,7 @@ def test_the_schedule_multiplies_the_learning_rates_of_all_groups():
 
 def test_gradients_stay_where_they_are_linked():
     net = network(channels_last=True)
-    optimizers = student_optimizers(net, load_protocol("muon_kd"))
+    optimizers = student_optimizers(net, load_protocol("strong_kd"))
     before = net[0].weight.detach().clone()
     for step in range(3):
         loss_of(net, step).backward()
@@ -108,15 +135,15 @@ def test_other_protocols_have_one_optimiser(name, kind, rate):
 
 
 @pytest.mark.parametrize(("changes", "message"), [
-    ({"matrix_learning_rate": None}, "matrix_learning_rate of protocol 'muon_kd' must be positive for muon. Got None"),
+    ({"matrix_learning_rate": None}, "of protocol 'strong_kd' must be positive for muon. Got None"),
     ({"matrix_learning_rate": 0}, "must be positive for muon"),
     ({"optimizer": "adamw"}, "must be left out for adamw. Got 0.02"),
 ])  # fmt: skip
 def test_muon_has_a_learning_rate_of_its_own_and_others_none(changes, message):
     with pytest.raises(ValueError, match=message):
-        dataclasses.replace(load_protocol("muon_kd"), **changes)
+        dataclasses.replace(load_protocol("strong_kd"), **changes)
 
 
 def test_settings_of_protocols_without_muon_are_what_they_were():
     assert "matrix_learning_rate" not in load_protocol("rded_kd").to_dict()
-    assert load_protocol("muon_kd").to_dict()["matrix_learning_rate"] == 0.02
+    assert load_protocol("strong_kd").to_dict()["matrix_learning_rate"] == 0.02

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from decoct.config import LABEL_MODES, config_hash
 from decoct.training.protocols import (
     Protocol,
     batch_size,
@@ -90,15 +91,31 @@ def test_igds_adam_has_the_papers_numbers(igds):
     assert (igds.cutmix_probability, igds.norm, igds.labels) == (1, "instance", ("hard",))
 
 
-def test_strong_kd_is_rded_kd_with_a_few_changes(rded, strong):
-    changed = {
-        field.name for field in dataclasses.fields(Protocol) if getattr(rded, field.name) != getattr(strong, field.name)
+def test_strong_kd_trains_as_many_steps_by_stored_labels_as_by_others(strong):
+    assert (strong.optimizer, strong.matrix_learning_rate, strong.rrc_scale) == ("muon", 0.02, 0.08)
+    assert set(strong.labels) == set(LABEL_MODES) and strong.ema_warmup and 0 < strong.ema_decay < 1
+    for ipc, steps, batch in ((1, 3000, 10), (10, 4000, 25), (50, 4000, 50)):
+        assert batch_size(strong, ipc, 10, 10 * ipc) == batch
+        assert epoch_count(strong, ipc, 10, 10 * ipc) * 10 * ipc == steps * batch
+
+
+@pytest.mark.parametrize(("images", "epochs"), [(3, 10), (4, 10), (5, 5), (8, 5), (9, 4), (40, 1), (4000, 1)])
+def test_steps_are_as_many_whole_epochs_as_have_them(rded, images, epochs):
+    """Batches of 4; the last one of an epoch may be smaller, and a set of one batch has a step an epoch."""
+    protocol = dataclasses.replace(rded, epochs=None, steps=10, batch_sizes={1: 4})
+    assert epoch_count(protocol, 1, images, images) == epochs
+    assert epochs * math.ceil(images / 4) >= 10 > (epochs - 1) * math.ceil(images / 4)
+
+
+def test_settings_that_a_protocol_leaves_out_are_no_part_of_what_names_its_students():
+    """By hashes of the settings, as they were when the protocols had no such fields."""
+    hashes = {
+        "rded_kd": "a0a1879bb6ed",
+        "minimax_hard": "8b5c3ecd295e",
+        "igds_adam": "afc11dfd9fb4",
+        "igds_transfer": "d4bb5b23a0c3",
     }
-    assert changed == {"name", "epochs", "batch_sizes", "rrc_scale", "ema_decay"}
-    assert 0 < strong.ema_decay < 1 and strong.rrc_scale == 0.08
-    for ipc in (1, 10, 50):
-        assert batch_size(strong, ipc, 10, 10 * ipc) <= batch_size(rded, ipc, 10, 10 * ipc)
-        assert epoch_count(strong, ipc) > epoch_count(rded, ipc)
+    assert {name: config_hash(load_protocol(name).to_dict()) for name in hashes} == hashes
 
 
 # Schedules, at every epoch
@@ -112,7 +129,7 @@ def test_strong_kd_is_rded_kd_with_a_few_changes(rded, strong):
 )
 def test_learning_rate_is_the_half_cosine_at_every_epoch(name, architecture, initial):
     protocol = load_protocol(name)
-    for epochs in (1, 7, 300, epoch_count(protocol, 10)):
+    for epochs in (1, 7, 300, 1000):
         for epoch in range(epochs):
             expected = initial * (1 + math.cos(math.pi * epoch / (2 * epochs))) / 2
             assert learning_rate(protocol, epoch, epochs, architecture) == pytest.approx(expected, rel=1e-12)
@@ -158,7 +175,7 @@ def test_learning_rate_of_igds_adam_never_changes(igds):
 )
 def test_epochs_at_listed_and_other_ipcs(name, expected):
     protocol = load_protocol(name)
-    assert {ipc: epoch_count(protocol, ipc) for ipc in expected} == expected
+    assert {ipc: epoch_count(protocol, ipc, 10, 10 * ipc) for ipc in expected} == expected
 
 
 @pytest.mark.parametrize(
@@ -233,7 +250,7 @@ def test_a_protocol_can_be_a_file(tmp_path, rded):
     file.write_text(text_of("rded_kd").replace("name: rded_kd", "name: mine").replace("epochs: 300", "epochs: {5: 7}"))
     protocol = load_protocol(file)
     assert (protocol.name, protocol.epochs, protocol.batch_sizes) == ("mine", {5: 7}, rded.batch_sizes)
-    assert (epoch_count(protocol, 1), epoch_count(protocol, 50)) == (7, 7)
+    assert [epoch_count(protocol, ipc, 10, 10 * ipc) for ipc in (1, 50)] == [7, 7]
 
 
 def test_a_file_cannot_pass_for_a_shipped_protocol(tmp_path):
@@ -272,6 +289,12 @@ def test_unknown_protocols_and_fields_are_errors(tmp_path):
         ("epochs", 0, "a positive number"),
         ("epochs", {}, "a positive number"),
         ("epochs", 2.5, "a positive number"),
+        ("epochs", None, "null if it has steps, and given if not"),
+        ("steps", 100, "null if it has steps, and given if not"),
+        ("steps", {1: -3}, "a positive number"),
+        ("loss", "hinge", r"one of \['kl', 'squared'\]"),
+        ("hard_weight", -1, "at least 0"),
+        ("ema_warmup", 3, "true or false"),
         ("batch_sizes", {}, "positive numbers by IPC"),
         ("learning_rate", "1e-3", r"a number, such as 0.001 or 1.0e-3. Got '1e-3'"),
         ("learning_rate", 0, "positive"),

@@ -28,10 +28,10 @@ class DistillConfig(SamplingConfig, PublishingConfig, DataConfig):
         "infoutil", "What makes the tiles: `igds` samples them from a diffusion prior, the others choose real images."
     )
     teacher: str = option("runs/teacher", "Folder or Hub id of the teacher that attributes, scores and labels.")
-    label_teacher: str = option(
-        "converged",
+    label_teacher: list[str] = option(
+        ["converged"],
         "Teacher that labels: `converged`, `early` (the first saved `epoch_N`), `by_ipc` (early up to IPC 10, the "
-        "paper's rule), or a folder or Hub id.",
+        "paper's rule), or a folder or Hub id. Of several, the mean of their logits.",
     )
     ipc: list[int] = option([10], "Images per class; several values share one run.")
     tiles_per_image: Literal[1, 4] = option(1, "Tiles of an image (k): 1 for small images, 4 for a 2x2 mosaic.")
@@ -102,13 +102,18 @@ class DistillConfig(SamplingConfig, PublishingConfig, DataConfig):
         "Weight of the contextual information in IGDS. Default: decoct's schedule over the IPC.",
         matters="sampling",
     )
-    views: int = option(50, "Fixed views of an image whose logits are stored (M); 0 leaves them out.")
+    views: int = option(
+        0, "Fixed views of an image without CutMix whose logits are stored, for labels `views` (M); 0: none."
+    )
     slots: int = option(
-        0,
+        100,
         "Mixed views of an image (crop, flip and CutMix) whose logits are stored, for labels `mixed`; where they lie "
-        "costs no bytes. 0 leaves them out.",
+        "costs no bytes. 0: none.",
     )
     label_bits: Literal[4, 8] = option(8, "Bits of a logit of a mixed view.")
+    label_top_k: int = option(
+        0, "Largest logits of a mixed view that are stored, the other classes sharing what is left. 0: all."
+    )
     view_scale: float = option(0.08, "Smallest area of a view, as a share of the image's.")
     batch_size: int | None = option(
         None, "Images per forward pass. Default: the fastest of a short calibration.", matters="machine"
@@ -124,6 +129,8 @@ class DistillConfig(SamplingConfig, PublishingConfig, DataConfig):
             if getattr(self, name) is None:
                 setattr(self, name, value)
         self.candidates_per_class = self.candidates_per_class or None
+        given: Any = self.label_teacher  # a preset or a caller may give the only one as it is
+        self.label_teacher = [given] if isinstance(given, str) else list(given)
         self.ipc = sorted(set(self.ipc))
         require(bool(self.ipc) and min(self.ipc) >= 1, "ipc", "one or more numbers from 1 on", self.ipc)
         require(self.beta is None or self.beta >= 0, "beta", "at least 0", self.beta)
@@ -140,6 +147,10 @@ class DistillConfig(SamplingConfig, PublishingConfig, DataConfig):
         require(self.noise_scale >= 0, "noise_scale", "at least 0", self.noise_scale)
         require(self.views >= 0, "views", "at least 0", self.views)
         require(self.slots >= 0, "slots", "at least 0", self.slots)
+        require(self.label_top_k >= 0, "label_top_k", "at least 0", self.label_top_k)
+        names = self.label_teacher
+        different = bool(names) and len(set(names)) == len(names)
+        require(different, "label_teacher", "one or more different teachers", names)
         require(self.shard_size >= 1, "shard_size", "at least 1", self.shard_size)
         require(self.batch_size is None or self.batch_size >= 1, "batch_size", "at least 1", self.batch_size)
         if self.attribution == "exact_shapley":

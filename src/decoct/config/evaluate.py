@@ -27,8 +27,8 @@ class EvaluateConfig(DataConfig):
     ipc: list[int] = option([], "IPCs to evaluate. Default: all in the distilled set.")
     students: list[str] = option(["convnet3"], "Student architectures.")
     teacher: str | None = option(None, "Teacher of `online` labels. Default: the one named in the manifest.")
-    protocols: list[str] = option(["rded_kd"], "Training protocols: names that decoct ships, or YAML files.")
-    labels: list[str] = option(["views"], "Label modes: hard, tiles, views, mixed, online.")
+    protocols: list[str] = option(["strong_kd"], "Training protocols: names that decoct ships, or YAML files.")
+    labels: list[str] = option(["mixed"], "Label modes: hard, tiles, views, mixed, online.")
     seeds: int = option(1, "Students trained per setting.")
     epochs: int | None = option(None, "Epochs, instead of the protocol's; recorded as an override.")
     rrc_scale: float | None = option(

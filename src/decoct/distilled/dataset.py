@@ -19,7 +19,7 @@ from decoct.config import LABEL_MODES
 from decoct.data.pixels import to_pixels
 from decoct.data.source import location_of
 from decoct.data.spec import ImageSpec
-from decoct.distilled.logit_codes import code_width
+from decoct.distilled.logit_codes import code_width, decode_logits, kept_classes, spread
 from decoct.distilled.manifest import MANIFEST, check_fields, check_mixed_views, parse_manifest
 from decoct.distilled.schema import spec_of
 
@@ -36,6 +36,8 @@ class Slots:
         bits: Of a logit, 8 or 4.
         seed: Of the views' geometry.
         smallest_area: Of a view's crop, as a share of the image's.
+        kept: `(n, slots, k)` int32, the classes whose logits are stored, or None if those of all classes are.
+        rest: `(n, slots)` float16, the logit of each other class; given if `kept` is.
     """
 
     codes: Tensor
@@ -43,6 +45,35 @@ class Slots:
     bits: int
     seed: int
     smallest_area: float
+    kept: Tensor | None = None
+    rest: Tensor | None = None
+
+    def logits(self, images: Tensor, slots: Tensor, classes: int) -> Tensor:
+        """Logits `(batch, classes)` float32 of a slot of each image; no others are decoded."""
+        codes, scales = self.codes[images, slots], self.scales[images, slots]
+        if self.kept is None or self.rest is None:
+            return decode_logits(codes, scales, classes, self.bits)
+        kept = self.kept[images, slots]
+        largest = decode_logits(codes, scales, kept.shape[-1], self.bits)
+        return spread(largest, kept, self.rest[images, slots], classes)
+
+    @property
+    def top_k(self) -> int:
+        """Classes of a view whose logits are stored; 0: all."""
+        return 0 if self.kept is None else self.kept.shape[-1]
+
+    def tensors(self) -> dict[str, Any]:
+        """What is stored, by field."""
+        names = ("codes", "scales", "kept", "rest")
+        return {name: value for name in names if (value := getattr(self, name)) is not None}
+
+    def to(self, device: torch.device) -> Slots:
+        """The same on a device."""
+        return dataclasses.replace(self, **{name: each.to(device) for name, each in self.tensors().items()})
+
+    def head(self, count: int) -> Slots:
+        """Those of the first images."""
+        return dataclasses.replace(self, **{name: each[:count] for name, each in self.tensors().items()})
 
 
 @dataclass(frozen=True)
@@ -88,8 +119,8 @@ class DistilledSet:
                 digest.update(tensor.contiguous().numpy().tobytes())
         if self.slots is not None:
             digest.update(f"slots {self.slots.bits} {self.slots.seed} {self.slots.smallest_area}".encode())
-            digest.update(self.slots.codes.contiguous().numpy().tobytes())
-            digest.update(self.slots.scales.contiguous().numpy().tobytes())
+            for tensor in self.slots.tensors().values():
+                digest.update(tensor.contiguous().numpy().tobytes())
         return digest.hexdigest()
 
     def head(self, count: int) -> DistilledSet:
@@ -101,9 +132,7 @@ class DistilledSet:
             tile_logits=None if self.tile_logits is None else self.tile_logits[:count],
             view_logits=None if self.view_logits is None else self.view_logits[:count],
             view_boxes=None if self.view_boxes is None else self.view_boxes[:count],
-            slots=None
-            if self.slots is None
-            else dataclasses.replace(self.slots, codes=self.slots.codes[:count], scales=self.slots.scales[:count]),
+            slots=None if self.slots is None else self.slots.head(count),
         )
 
     def check_labels(self, labels: str) -> None:
@@ -117,9 +146,11 @@ class DistilledSet:
             "views": ("views", "--views 50"),
             "mixed": ("mixed views", "--slots 100"),
         }[labels]
+        instead = "mixed" if self.slots is not None else "online" if self.view_logits is None else "views"
+        protocol = " --protocols rded_kd" if instead == "views" else ""  # sets with views alone were made for it
         raise ValueError(
             f"labels must be one of {present} for this set. Got {labels!r}, but it stores no {what}: distil again with "
-            f"{how}, or evaluate with --labels online."
+            f"{how}, or evaluate with --labels {instead}{protocol}."
         )
 
 
@@ -244,13 +275,24 @@ def _slots(dataset: Dataset, manifest: dict[str, Any]) -> Slots | None:
         return None
     if problems := check_mixed_views(config):
         raise ValueError(f"{MANIFEST} cannot be used. {problems[0]}")
-    shape = (config["slots"], code_width(classes, config["label_bits"]))
-    if codes.shape[1:] != shape or scales.shape[1:] != (config["slots"], 1):
-        raise ValueError(
-            f"slot_codes must be of shape {shape} and slot_scales of {(shape[0], 1)}, by the manifest's slots and "
-            f"label_bits. Got {tuple(codes.shape[1:])} and {tuple(scales.shape[1:])}."
-        )
-    return Slots(codes, scales[..., 0], config["label_bits"], config["seed"], config["view_scale"])
+    kept = kept_classes(config.get("label_top_k", 0), classes)
+    columns = {"slot_classes": torch.int32, "slot_rest": torch.float16} if kept else {}
+    names, rest = (_array(dataset, name, dtype) for name, dtype in columns.items()) if kept else (None, None)
+    slots = config["slots"]
+    wanted = {"slot_codes": (slots, code_width(kept or classes, config["label_bits"])), "slot_scales": (slots, 1)}
+    wanted |= {"slot_classes": (slots, kept), "slot_rest": (slots, 1)} if kept else {}
+    found = {"slot_codes": codes, "slot_scales": scales, "slot_classes": names, "slot_rest": rest}
+    for name, shape in wanted.items():
+        got = found[name]
+        if got is None or got.shape[1:] != shape:
+            raise ValueError(
+                f"{name} must be of shape {shape}, by the manifest's slots, label_bits and label_top_k. "
+                f"Got {'none' if got is None else tuple(got.shape[1:])}."
+            )
+    if names is not None and not 0 <= int(names.min()) <= int(names.max()) < classes:
+        raise ValueError(f"slot_classes must be below the {classes} classes. Got {int(names.max())}.")
+    stored = Slots(codes, scales[..., 0], config["label_bits"], config["seed"], config["view_scale"])
+    return stored if names is None or rest is None else dataclasses.replace(stored, kept=names, rest=rest[..., 0])
 
 
 def _array(dataset: Dataset, column: str, dtype: torch.dtype) -> Tensor | None:
@@ -258,6 +300,6 @@ def _array(dataset: Dataset, column: str, dtype: torch.dtype) -> Tensor | None:
     if column not in dataset.column_names:
         return None
     # Otherwise `datasets` makes all whole numbers int64.
-    stored = {"dtype": np.uint8} if dtype == torch.uint8 else {}
-    array = np.asarray(dataset.select_columns([column]).with_format("numpy", **stored)[:][column])
+    stored: dict[torch.dtype, Any] = {torch.uint8: {"dtype": np.uint8}, torch.int32: {"dtype": np.int32}}
+    array = np.asarray(dataset.select_columns([column]).with_format("numpy", **stored.get(dtype, {}))[:][column])
     return torch.from_numpy(array).to(dtype) if array.dtype != object and array.ndim == 3 and array.shape[1] else None

@@ -176,6 +176,10 @@ def check_mixed_views(config: dict[Any, Any]) -> list[str]:
     right = {
         "slots": ("a whole number from 0 on", is_whole(config["slots"]) and config["slots"] > 0),
         "label_bits": ("one of [4, 8]", is_whole(config.get("label_bits")) and config["label_bits"] in (4, 8)),
+        "label_top_k": (
+            "a whole number from 0 on",
+            is_whole(config.get("label_top_k", 0)) and config.get("label_top_k", 0) >= 0,
+        ),
         "seed": ("a whole number", is_whole(config.get("seed"))),
         "view_scale": ("in (0, 1]", isinstance(scale, int | float) and 0 < scale <= 1),
     }

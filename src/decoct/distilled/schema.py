@@ -7,12 +7,23 @@ from typing import Any
 from datasets import Array2D, ClassLabel, Features, Image, List, Value
 
 from decoct.data.spec import ImageSpec
-from decoct.distilled.logit_codes import code_width
+from decoct.distilled.logit_codes import code_width, kept_classes
 
-__all__ = ["GENERATED_TILE", "SELECTED_TILE", "SLOT_COLUMNS", "expected_features", "image_features", "spec_of"]
+__all__ = [
+    "GENERATED_TILE",
+    "SELECTED_TILE",
+    "SLOT_COLUMNS",
+    "expected_features",
+    "image_features",
+    "slot_features",
+    "spec_of",
+]
 
-# The labels of mixed views: codes, and a scale for each (`decoct.distilled.logit_codes`).
-SLOT_COLUMNS = ("slot_codes", "slot_scales")
+# The labels of mixed views (`decoct.distilled.logit_codes`); the last two where only the largest logits are stored.
+SLOT_COLUMNS = ("slot_codes", "slot_scales", "slot_classes", "slot_rest")
+
+# What they depend on; absent in older manifests.
+SLOT_SETTINGS = ("slots", "label_bits", "label_top_k")
 
 # Where a tile comes from: a crop of a real image, or a sample of the prior with the two estimates in nats.
 SELECTED_TILE = {
@@ -25,7 +36,13 @@ GENERATED_TILE = {"seed": Value("int64"), "prototype": Value("float32"), "contex
 
 
 def image_features(
-    spec: ImageSpec, method: str, tiles_per_image: int, views: int, slots: int = 0, label_bits: int = 8
+    spec: ImageSpec,
+    method: str,
+    tiles_per_image: int,
+    views: int,
+    slots: int = 0,
+    label_bits: int = 8,
+    label_top_k: int = 0,
 ) -> Features:
     """Columns of the distilled dataset; `correct` (the teacher's verdict on a tile) is dropped when it is written."""
     classes = spec.num_classes
@@ -38,18 +55,29 @@ def image_features(
         columns["view_logits"] = Array2D((views, classes), "float16")
         columns["view_boxes"] = Array2D((views, 5), "float16")
     if slots:
-        codes, scales = SLOT_COLUMNS
-        columns[codes] = Array2D((slots, code_width(classes, label_bits)), "uint8")
-        columns[scales] = Array2D((slots, 1), "float16")
+        columns |= slot_features(classes, slots, label_bits, label_top_k)
     columns["tiles"] = List(GENERATED_TILE if method == "igds" else SELECTED_TILE)
     columns["correct"] = List(Value("bool"))
+    return Features(columns)
+
+
+def slot_features(classes: int, slots: int, label_bits: int, label_top_k: int) -> Features:
+    """Columns of the labels of mixed views."""
+    codes, scales, names, rest = SLOT_COLUMNS
+    kept = kept_classes(label_top_k, classes)
+    columns = {
+        codes: Array2D((slots, code_width(kept or classes, label_bits)), "uint8"),
+        scales: Array2D((slots, 1), "float16"),
+    }
+    if kept:
+        columns |= {names: Array2D((slots, kept), "uint16"), rest: Array2D((slots, 1), "float16")}
     return Features(columns)
 
 
 def expected_features(manifest: dict[str, Any]) -> Features:
     """The columns that decoct writes for a manifest."""
     decisive = {name: manifest["config"][name] for name in ("method", "tiles_per_image", "views")}
-    decisive |= {name: manifest["config"][name] for name in ("slots", "label_bits") if name in manifest["config"]}
+    decisive |= {name: manifest["config"][name] for name in SLOT_SETTINGS if name in manifest["config"]}
     features = image_features(spec_of(manifest), **decisive)
     return Features({name: each for name, each in features.items() if name != "correct"})
 

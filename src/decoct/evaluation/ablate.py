@@ -31,6 +31,7 @@ from decoct.training.protocols import load_protocol, student_name
 
 __all__ = ["ablate", "plan_ablate"]
 
+VIEWS = 50  # for students with labels `views`, whether they are asked for now or later
 WRITTEN = (
     *("heatmaps", "scores", "sets", "students", "batch_size.json"),
     *("ablation.json", "ablation.lock", "ablation.md"),
@@ -162,7 +163,9 @@ def set_config(
         DistillConfig(
             **shared(config, *names),
             **variant.distill_options(config.crop_fraction),
-            label_teacher=label_teacher,
+            label_teacher=[label_teacher],
+            views=VIEWS,
+            slots=0,
             seed=seed,
             output_dir=str(folder),
         )

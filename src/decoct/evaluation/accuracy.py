@@ -51,9 +51,10 @@ class AccuracyEvaluation(Evaluation[Unit]):
 
     def train_and_measure(self, unit: Unit, accelerator: Accelerator) -> dict[str, Any]:
         setting, best, measured = unit.setting, self.config.epoch == "best", []
+        epochs = self.epochs(setting, self.spec.num_classes)
 
         def after_epoch(done: int, network: nn.Module) -> None:
-            if done == self.epochs(setting) or (best and done % BEST_EVERY == 0):
+            if done == epochs or (best and done % BEST_EVERY == 0):
                 measured.append(self.measure(network, self.pixels, accelerator.device))
 
         student = build_classifier(setting.student, self.spec, unit.seed)

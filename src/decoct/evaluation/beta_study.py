@@ -190,10 +190,16 @@ class Study(Grid[Subset]):
         """The images of a subset."""
         return self.scored.draw(cell.ipc, self.targets[cell.target], self.sharpness, cell.seed, cell.target)
 
+    def epochs(self, ipc: int) -> int:
+        """Epochs of the protocol."""
+        classes = self.spec.num_classes
+        return epoch_count(self.protocol, ipc, classes, ipc * classes)
+
     @property
     def overrides(self) -> dict[str, Any]:
         """What is not trained as the protocol says."""
-        config, usual = self.config, {epoch_count(self.protocol, ipc) for ipc in self.config.ipc}
+        config = self.config
+        usual = {self.epochs(ipc) for ipc in config.ipc}
         values = {
             "epochs": None if usual == {config.epochs} else config.epochs,
             "rrc_scale": config.rrc_scale,
@@ -234,7 +240,7 @@ class Study(Grid[Subset]):
         report = measure(self.images.select(rows.tolist()), self.estimator, config.temperature, **self.options)
         student = build_classifier(cell.student, self.spec, cell.seed)
         title = f"IPC {cell.ipc}, target {self.targets[cell.target]:.3f}, {cell.student}, seed {cell.seed}"
-        start, total = time.perf_counter(), config.epochs or epoch_count(self.protocol, cell.ipc)
+        start, total = time.perf_counter(), config.epochs or self.epochs(cell.ipc)
         with tqdm(total=total, desc=title, unit="epoch", disable=not self.accelerator.is_main_process) as bar:
             train_student(
                 student,
@@ -346,7 +352,7 @@ class Study(Grid[Subset]):
                 network, subset, self.protocol, config.labels, teacher, self.device, config.mixed_precision
             )
             left = sum((cell.ipc, cell.student) == (ipc, student) for cell in missing)
-            seen = len(subset) * (config.epochs or epoch_count(self.protocol, ipc))
+            seen = len(subset) * (config.epochs or self.epochs(ipc))
             rows.append(
                 {
                     "ipc": ipc,

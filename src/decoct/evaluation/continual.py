@@ -105,7 +105,8 @@ class ContinualEvaluation(Evaluation[Stage]):
         return {**trained, "data": self.data_fingerprint, "classes": classes, "seed": seed}
 
     def extent(self, unit: Stage) -> int:
-        return len(self.classes(unit)) * unit.setting.ipc * self.epochs(unit.setting)
+        classes = len(self.classes(unit))
+        return classes * unit.setting.ipc * self.epochs(unit.setting, classes)
 
     def train_and_measure(self, unit: Stage, accelerator: Accelerator) -> dict[str, Any]:
         classes, teacher = self.classes(unit), self.teacher(unit.setting)

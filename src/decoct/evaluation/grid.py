@@ -137,10 +137,9 @@ class Cell:
         """Images per class that the student is trained on."""
         return self.evaluate.ipc[0]
 
-    @property
-    def epochs(self) -> int:
-        """Epochs that the student is trained for."""
-        return self.evaluate.epochs or protocols.epoch_count(self.protocol, self.ipc)
+    def epochs(self, classes: int) -> int:
+        """Epochs that the student is trained for, on so many classes."""
+        return self.evaluate.epochs or protocols.epoch_count(self.protocol, self.ipc, classes, self.ipc * classes)
 
 
 class DistilledGrid(Grid[Cell]):
@@ -190,6 +189,11 @@ class DistilledGrid(Grid[Cell]):
                 AccuracyEvaluation(cell.evaluate, {cell.protocol.name: cell.protocol}).check()
         for cell in {(cell.evaluate.students[0], cell.evaluate.distilled): cell for cell in missing}.values():
             build_classifier(cell.evaluate.students[0], self.spec(cell))
+
+    def images_seen(self, cell: Cell) -> int:
+        """Images that a cell's student sees while it is trained."""
+        classes = self.spec(cell).num_classes
+        return classes * cell.ipc * cell.epochs(classes)
 
     # Sets
 
@@ -286,7 +290,7 @@ class DistilledGrid(Grid[Cell]):
             **{name: len(keys) for name, keys in shared.items()},
             "samples": samples,
             "forward_passes": passes,
-            "images_seen": sum(self.spec(cell).num_classes * cell.ipc * cell.epochs for cell in missing),
+            "images_seen": sum(map(self.images_seen, missing)),
         }
 
 

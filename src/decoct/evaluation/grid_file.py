@@ -33,8 +33,9 @@
                                     # accuracy over an option: its curves, and the sets that are drawn as lines
 
 A student is trained on each set for every IPC, way of training, architecture, label mode and seed. `batch_factor` and
-`learning_rate_factor` multiply the protocol's batch sizes and learning rates. A label teacher `epoch_N` is the one in
-that folder of the teacher's. Stored views are made where students with `views` are asked for, or a set says so.
+`learning_rate_factor` multiply the protocol's batch sizes and all its learning rates; `epochs` take the place of its
+`steps`, and `steps` that of its epochs. A label teacher `epoch_N` is the one in that folder of the teacher's. Views and
+mixed views are stored where students with `views` or `mixed` are asked for, or a set says how many.
 """
 
 from __future__ import annotations
@@ -149,10 +150,15 @@ def varied(protocol: Protocol, options: Mapping[str, Any]) -> Protocol:
     changed: dict[str, Any] = {
         name: tuple(value) if isinstance(value, list) else value for name, value in options.items()
     }
+    for one, other in (("epochs", "steps"), ("steps", "epochs")):
+        if changed.get(one) is not None:
+            changed.setdefault(other, None)
     batch, rate = (changed.pop(name, None) for name in FACTORS)
     if batch is not None:
         changed["batch_sizes"] = {ipc: max(2, round(batch * size)) for ipc, size in protocol.batch_sizes.items()}
     if rate is not None:
         changed["learning_rate"] = rate * protocol.learning_rate
         changed["learning_rates"] = {name: rate * value for name, value in protocol.learning_rates.items()}
+        if protocol.matrix_learning_rate is not None:
+            changed["matrix_learning_rate"] = rate * protocol.matrix_learning_rate
     return dataclasses.replace(protocol, **changed)

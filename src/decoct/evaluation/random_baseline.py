@@ -189,12 +189,14 @@ class RandomBaseline:
             "view_scale": made.get("view_scale", DistillConfig.view_scale),
             "mixed_precision": made.get("mixed_precision", "no"),
             **({} if slots is None else {"slots": slots.scales.shape[1], "label_bits": slots.bits}),
+            **({} if slots is None or not slots.top_k else {"label_top_k": slots.top_k}),
         }
 
     def _draw_config(self, ipc: int, seed: int, teacher: Classifier) -> DistillConfig:
         return DistillConfig(
             **{
                 **self.source,
+                "slots": 0,
                 **self._labelling(ipc),
                 "method": "random",
                 "teacher": teacher.name,

@@ -131,7 +131,7 @@ class Evaluation(ABC, Generic[UnitType]):
             if not set(asked) & set(protocol.labels):
                 raise ValueError(
                     f"labels must hold one of {list(protocol.labels)}, which protocol {protocol.name!r} is defined "
-                    f"for. Got {asked}."
+                    f"for. Got {asked}. Name others with --labels."
                 )
         for ipc, student, protocol in itertools.product(self.ipcs, self.config.students, self.protocols.values()):
             name = student_name(protocol, student)
@@ -174,7 +174,8 @@ class Evaluation(ABC, Generic[UnitType]):
 
     def extent(self, unit: UnitType) -> int:
         """Images that a student sees while it is trained."""
-        return len(self.sets[unit.setting.ipc]) * self.epochs(unit.setting)
+        setting = unit.setting
+        return len(self.sets[setting.ipc]) * self.epochs(setting, self.spec.num_classes)
 
     def measured(self, setting: Setting, random: bool = False) -> dict[str, Any]:
         """Accuracies of a setting's students."""
@@ -270,13 +271,17 @@ class Evaluation(ABC, Generic[UnitType]):
         """The teacher of `online` labels; None for other labels."""
         return self.teachers.online(setting.ipc) if setting.labels == "online" else None
 
-    def epochs(self, setting: Setting) -> int:
-        """Epochs of training."""
-        return self.config.epochs or epoch_count(self.protocols[setting.protocol], setting.ipc)
+    def epochs(self, setting: Setting, classes: int) -> int:
+        """Epochs of training on so many classes."""
+        protocol, ipc = self.protocols[setting.protocol], setting.ipc
+        return self.config.epochs or epoch_count(protocol, ipc, classes, ipc * classes)
 
     def overrides(self, setting: Setting) -> dict[str, Any]:
         """What is not trained as the protocol says."""
-        config, usual = self.config, epoch_count(self.protocols[setting.protocol], setting.ipc)
+        config, protocol = self.config, self.protocols[setting.protocol]
+        # A number of epochs is never what a protocol with steps says: on fewer classes, the steps take more of them.
+        classes = self.spec.num_classes
+        usual = epoch_count(protocol, setting.ipc, classes, setting.ipc * classes) if protocol.steps is None else None
         values = {
             "epochs": None if config.epochs == usual else config.epochs,
             # Stored views bring their own boxes.
@@ -347,7 +352,8 @@ class Evaluation(ABC, Generic[UnitType]):
             The seconds it took, without those of `after_epoch`.
         """
         config, setting, apart = self.config, unit.setting, 0.0
-        bar = tqdm(total=self.epochs(setting), desc=title, unit="epoch", disable=not accelerator.is_main_process)
+        epochs = self.epochs(setting, images.spec.num_classes)
+        bar = tqdm(total=epochs, desc=title, unit="epoch", disable=not accelerator.is_main_process)
 
         def on_epoch_end(epoch: int, loss: float, network: nn.Module) -> None:
             nonlocal apart
@@ -369,7 +375,7 @@ class Evaluation(ABC, Generic[UnitType]):
                 device=accelerator.device,
                 mixed_precision=config.mixed_precision,
                 compile=config.compile,
-                epochs=self.epochs(setting),
+                epochs=epochs,
                 rrc_scale=config.rrc_scale,
                 architecture=setting.student,
                 on_epoch_end=on_epoch_end,

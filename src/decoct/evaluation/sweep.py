@@ -27,7 +27,7 @@ from decoct.synthesis.run import read_ipc, with_held_out
 from decoct.training.protocols import (
     Protocol,
     batch_size,
-    epoch_count,
+    entry_of,
     learning_rate,
     load_protocol,
     own_settings,
@@ -99,7 +99,8 @@ class Sweep(DistilledGrid):
         ]
 
     def record(self, cell: Cell, result: dict[str, Any], evaluation: AccuracyEvaluation) -> dict[str, Any]:
-        images, protocol, epochs = evaluation.sets[cell.ipc], cell.protocol, cell.epochs
+        images, protocol = evaluation.sets[cell.ipc], cell.protocol
+        epochs = cell.epochs(images.spec.num_classes)
         trained = {
             "epochs": epochs,
             "batch_size": batch_size(protocol, cell.ipc, images.spec.num_classes, len(images)),
@@ -196,7 +197,7 @@ def cells_of(grid: GridFile, inputs: Inputs, folder: Path) -> list[Cell]:
                 # What a record always states, whether the file does or not: without it here, an option that was taken
                 # out of the file would be answered by the records that were made with it.
                 "eval_split": evaluate.eval_split,
-                "epochs": evaluate.epochs or epoch_count(used, ipc),
+                **length_of(used, ipc, evaluate.epochs),
                 "mixed_precision": evaluate.mixed_precision,
             }
             stated = {
@@ -231,10 +232,13 @@ def set_config(grid: GridFile, inputs: Inputs, folder: Path, variant: Variant, i
     if options.get("method") != "igds":
         sampling = fields_that_matter_for(DistillConfig, "sampling")
         options = {name: value for name, value in options.items() if name not in sampling}
-    if "views" not in options and "views" not in grid.labels:
-        options["views"] = 0
-    if str(options.get("label_teacher", "")).startswith("epoch_"):
-        options["label_teacher"] = f"{inputs.teacher}/{options['label_teacher']}"
+    stored = {"views": 50, "slots": 100}  # unless a set or the grid says how many
+    for option, labels in (("views", "views"), ("slots", "mixed")):
+        options.setdefault(option, stored[option] if labels in grid.labels else 0)
+    if "label_teacher" in options:
+        names = options["label_teacher"] if isinstance(options["label_teacher"], list) else [options["label_teacher"]]
+        early = [f"{inputs.teacher}/{name}" if name.startswith("epoch_") else name for name in names]
+        options["label_teacher"] = early
     config = with_held_out(DistillConfig(dataset=inputs.dataset, teacher=str(inputs.teacher), ipc=[ipc], **options))
     words = "".join(letter if letter.isalnum() or letter in ".-" else "_" for letter in variant.name)
     name = f"{words}-ipc{ipc}-seed{config.seed}-{config_hash(identity_of(to_dict(config)))}"
@@ -248,6 +252,13 @@ def trained_with(training: Variant | None, protocol: Protocol) -> dict[str, Any]
     settings = json.loads(json.dumps(protocol.to_dict()))
     del settings["name"], settings["labels"]  # the label modes it is defined for say nothing of how it trains
     return {**({} if training is None else {"training": training.name}), "settings": settings}
+
+
+def length_of(protocol: Protocol, ipc: int, epochs: int | None) -> dict[str, Any]:
+    """How long a student is trained: by the protocol, in epochs or in steps, or in `epochs` in its place."""
+    if protocol.steps is None:
+        return {"epochs": epochs or entry_of(protocol.epochs, ipc)}
+    return {"steps": entry_of(protocol.steps, ipc)} if epochs is None else {"epochs": epochs, "steps": None}
 
 
 def for_results(config_class: type, options: Mapping[str, Any]) -> dict[str, Any]:

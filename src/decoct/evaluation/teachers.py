@@ -9,6 +9,7 @@ from decoct.data.loading import check_label_names
 from decoct.data.spec import ImageSpec
 from decoct.models.classifier import Classifier
 from decoct.models.convnet import ConvNetConfig
+from decoct.models.ensemble import Ensemble
 from decoct.models.zoo import load_classifier
 from decoct.run.folder import read_json
 
@@ -52,7 +53,7 @@ class Teachers:
         if isinstance(teacher, str):
             raise ValueError(
                 f"teacher must be within reach (labels 'online' need it): {teacher}. "
-                "Name a folder or Hub id with --teacher, or use the stored labels: --labels views."
+                "Name a folder or Hub id with --teacher, or use the stored labels: --labels mixed."
             )
         return teacher
 
@@ -70,6 +71,8 @@ class Teachers:
         """A network of the manifest: where the manifest says, or else `--teacher` if it has the same weights."""
         if record.get("name") is None:
             return "the manifest names no teacher"
+        if record.get("members"):
+            return self._ensemble(record["members"])
         reasons = []
         for name in filter(None, (record["name"], self.asked)):
             teacher = self._load(name)
@@ -78,6 +81,12 @@ class Teachers:
             differ = f"the weights in {name} are not those that labelled the distilled set"
             reasons.append(teacher if isinstance(teacher, str) else differ)
         return reasons[0]
+
+    def _ensemble(self, records: list[dict[str, Any]]) -> Classifier | str:
+        """The mean of several networks of the manifest, or why one of them cannot be had."""
+        members = [self._stored(each) for each in records]
+        reason = next((each for each in members if isinstance(each, str)), None)
+        return reason or Ensemble([each for each in members if isinstance(each, Classifier)])
 
     def _load(self, name: str) -> Classifier | str:
         if name not in self._loaded:
@@ -94,8 +103,10 @@ class Teachers:
 def architecture_of(teacher: Classifier) -> str | None:
     """Name of a network's architecture, such as `convnet3`: from `training.json`, else from its configuration.
 
-    An early teacher lies in the folder of the converged one. None where neither says.
+    An early teacher lies in the folder of the converged one. None where neither says, and of an ensemble.
     """
+    if isinstance(teacher, Ensemble):
+        return None
     folder = Path(teacher.name)
     for candidate in [folder, *([folder.parent] if folder.name.startswith("epoch_") else [])]:
         if (candidate / "training.json").is_file():

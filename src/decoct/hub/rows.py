@@ -142,7 +142,7 @@ def batch_faults(batch: pa.RecordBatch, manifest: dict[str, Any], features: Feat
                 yield "logits", f"{name} is missing or not of shape {tuple(features[name].shape)}", row
         else:
             check = "views" if name == "view_boxes" else "logits"
-            yield from ((check, *fault) for fault in array_faults(column, features[name], name))
+            yield from ((check, *fault) for fault in array_faults(column, features[name], name, classes))
 
 
 def image_fault(image: dict[str, Any] | None, side: int, channels: int) -> str | None:
@@ -183,14 +183,20 @@ def rows_of(mask: np.ndarray) -> list[int]:
     return np.flatnonzero(mask).tolist()
 
 
-def array_faults(column: pa.Array, feature: Array2D, name: str) -> Iterator[tuple[str, int]]:
-    """`(what is wrong, row)` of a column of arrays: another shape, logits not finite, boxes outside the image."""
+def array_faults(column: pa.Array, feature: Array2D, name: str, classes: int) -> Iterator[tuple[str, int]]:
+    """`(what is wrong, row)` of a column of arrays: another shape, logits not finite, boxes outside the image, classes
+    that there are not."""
     values, broken = stacked(column.storage, feature.shape)
     for row in rows_of(broken):
         yield f"{name} is missing or not of shape {tuple(feature.shape)}", row
     wrong = ~np.isfinite(values).all((1, 2)) & ~broken
     for row in rows_of(wrong):
         yield f"{name} is not finite" + ("" if name == "view_boxes" else ", so that it has no softmax"), row
+    if name == SLOT_COLUMNS[2]:
+        for row in rows_of((np.diff(values, axis=-1) <= 0).any((1, 2)) & ~broken):
+            yield "the classes of a mixed view's logits are not different ones in rising order", row
+        for row in rows_of((values >= classes).any((1, 2)) & ~broken):
+            yield f"a class of a mixed view's logits is not one of the {classes}", row
     if name == SLOT_COLUMNS[1]:
         for row in rows_of((values <= 0).any((1, 2)) & ~wrong & ~broken):
             yield "the scale of a mixed view is not positive", row

@@ -19,7 +19,7 @@ from decoct.training.protocols import batch_size, epoch_count, load_protocol
 __all__ = ["PROTOCOLS", "depth_of", "training_example"]
 
 # By the labels that the example trains with.
-PROTOCOLS = {"views": "rded_kd", "tiles": "rded_kd", "mixed": "muon_kd"}
+PROTOCOLS = {"views": "rded_kd", "tiles": "rded_kd", "mixed": "strong_kd"}
 WIDTH = 128
 
 
@@ -29,10 +29,11 @@ def training_example(
     """What the example in `dataset_card.md` is filled in with, for the largest IPC."""
     side, channels, ipc = manifest["image_size"], manifest["channels"], run.ipcs[-1]
     protocol, depth = load_protocol(PROTOCOLS[run.labels]), depth_of(side)
+    classes, images = len(run.classes), run.images[ipc]
     return {
         "protocol": protocol.name,
-        "epochs": epoch_count(protocol, ipc),
-        "batch_size": batch_size(protocol, ipc, len(run.classes), run.images[ipc]),
+        "epochs": epoch_count(protocol, ipc, classes, images),
+        "batch_size": batch_size(protocol, ipc, classes, images),
         "learning_rate": protocol.learning_rate,
         "weight_decay": protocol.weight_decay,
         "temperature": protocol.temperature,

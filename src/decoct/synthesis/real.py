@@ -22,7 +22,16 @@ from decoct.models.throughput import throughput
 from decoct.run.seeding import numpy_generator
 from decoct.run.shards import run_shards
 from decoct.synthesis.output import write_preview
-from decoct.synthesis.run import DistillRun, check_source, label_bytes, label_teacher, read_ipc, run_folder
+from decoct.synthesis.run import (
+    DistillRun,
+    StoredLabels,
+    check_source,
+    label_bytes,
+    label_passes,
+    label_teacher,
+    read_ipc,
+    run_folder,
+)
 from decoct.synthesis.selection import draw_candidates
 from decoct.synthesis.tiles import Mosaics, SelectionSettings, Tile, cut_mosaics, images_of, select_tiles
 from decoct.training.forgetting import check_forgetting_events, forgetting_scores
@@ -222,9 +231,7 @@ def plan_selection(
         "forward_passes": passes,
         "images_per_second": round(per_second),
         "estimated_seconds": round(sum(passes.values()) / per_second / accelerator.num_processes, 1),
-        "label_bytes": label_bytes(
-            distilled, spec.num_classes, config.tiles_per_image, config.views, config.slots, config.label_bits
-        ),
+        "label_bytes": label_bytes(distilled, spec.num_classes, values_for(StoredLabels, config)),
         "output_dir": config.output_dir,
     }
 
@@ -242,5 +249,5 @@ def forward_passes(config: DistillConfig, candidates: int, classes: int) -> dict
     return {
         "attribution": attributed * count.get(config.attribution or "", 0),
         "utility": candidates * crops * forwards,
-        "labels": distilled * (2 * config.tiles_per_image + config.views + config.slots),
+        "labels": label_passes(distilled, len(config.label_teacher), values_for(StoredLabels, config)),
     }

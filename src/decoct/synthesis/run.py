@@ -9,6 +9,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,16 +18,17 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
-from datasets import Dataset, Features
+from datasets import Dataset
 
 from decoct.config import DistillConfig, to_dict, values_for
 from decoct.config.options import require
 from decoct.data.loading import check_label_names
 from decoct.data.mixed_views import mixed_views
 from decoct.data.source import dataset_fingerprint, source_record
-from decoct.distilled.logit_codes import code_width, encode_logits
-from decoct.distilled.schema import SLOT_COLUMNS, image_features
+from decoct.distilled.logit_codes import code_width, encode_logits, encode_top_k, kept_classes
+from decoct.distilled.schema import SLOT_COLUMNS, image_features, slot_features
 from decoct.models.classifier import Classifier
+from decoct.models.ensemble import Ensemble
 from decoct.models.throughput import calibrated_batch_size, teacher_forward
 from decoct.models.zoo import load_classifier
 from decoct.pages.report import write_report
@@ -41,8 +43,10 @@ from decoct.synthesis.tiles import LabelSettings, Mosaics, label_mosaics
 
 __all__ = [
     "DistillRun",
+    "StoredLabels",
     "check_source",
     "label_bytes",
+    "label_passes",
     "label_teacher",
     "read_ipc",
     "run_folder",
@@ -148,9 +152,8 @@ class DistillRun:
         slot_shards = self._label_slots(ipc, count, shards) if config.slots else []
         if not self.accelerator.is_main_process:
             return 0.0
-        columns = image_features(
-            spec, config.method, config.tiles_per_image, config.views, config.slots, config.label_bits
-        )
+        stored = config.slots, config.label_bits, config.label_top_k
+        columns = image_features(spec, config.method, config.tiles_per_image, config.views, *stored)
         return merge_shards(shards, self.folder / f"data/ipc_{ipc}", columns, slot_shards)
 
     def _label_slots(self, ipc: int, count: int, shards: Sequence[Path]) -> list[Path]:
@@ -165,16 +168,16 @@ class DistillRun:
             mixed_views, seed=config.seed, count=count, side=spec.image_size, smallest_area=config.view_scale
         )
         forward = teacher_forward(self.label_teachers[ipc], config.mixed_precision)
-        columns = image_features(spec, config.method, config.tiles_per_image, 0, config.slots, config.label_bits)
-        features = Features({name: columns[name] for name in SLOT_COLUMNS})
+        features = slot_features(spec.num_classes, config.slots, config.label_bits, config.label_top_k)
+        kept = kept_classes(config.label_top_k, spec.num_classes)
 
         def compute(start: int, end: int) -> Dataset:
             device, rows = self.accelerator.device, range(start, end)
-            logits = mixed_logits(forward, images, views_of, rows, config.slots, device, self.batch_size)
-            codes, scales = encode_logits(logits.numpy(), config.label_bits)
-            return Dataset.from_dict(
-                dict(zip(SLOT_COLUMNS, (codes, scales[..., None]), strict=True)), features=features
-            )
+            logits = mixed_logits(forward, images, views_of, rows, config.slots, device, self.batch_size).numpy()
+            bits = config.label_bits
+            codes, scales, *rest = encode_top_k(logits, bits, kept) if kept else encode_logits(logits, bits)
+            columns = [codes, scales[..., None], *(each if each.ndim == 3 else each[..., None] for each in rest)]
+            return Dataset.from_dict(dict(zip(SLOT_COLUMNS, columns, strict=False)), features=features)
 
         return run_shards(self.shards, f"slots_{ipc}", count, config.shard_size, self.accelerator, compute)
 
@@ -272,15 +275,21 @@ def check_source(images: Dataset, dataset: str, teacher: Classifier, tile_rows: 
         raise ValueError(f"tiles_per_image must be 1 for images of odd size ({side} px). Got 4.")
 
 
-def label_teacher(asked: str, teacher: Classifier, ipc: int) -> Classifier:
-    """The teacher that labels an IPC's images.
+def label_teacher(asked: Sequence[str], teacher: Classifier, ipc: int) -> Classifier:
+    """The teacher that labels an IPC's images, an `Ensemble` where there are several.
 
     Args:
-        asked: `converged`, `early`, `by_ipc`, or a folder or Hub id.
+        asked: Each of them `converged`, `early`, `by_ipc`, or a folder or Hub id.
 
     Raises:
-        ValueError: If an early teacher is asked for and none lies beside the teacher, or its label names differ.
+        ValueError: If an early teacher is asked for and none lies beside the teacher, or label names or images differ.
     """
+    members = [one_label_teacher(each, teacher, ipc) for each in asked]
+    return members[0] if len(members) == 1 else Ensemble(members)
+
+
+def one_label_teacher(asked: str, teacher: Classifier, ipc: int) -> Classifier:
+    """One of the teachers that label an IPC's images; arguments and errors as for `label_teacher`."""
     choice = asked
     if choice == "by_ipc":
         choice = "early" if ipc <= EARLY_IPC else "converged"
@@ -299,17 +308,34 @@ def label_teacher(asked: str, teacher: Classifier, ipc: int) -> Classifier:
     return chosen
 
 
-def network_record(classifier: Classifier) -> dict[str, str]:
-    """A network's name and fingerprint."""
-    return {"name": classifier.name, "fingerprint": classifier.fingerprint()}
+def network_record(classifier: Classifier) -> dict[str, Any]:
+    """A network's name and fingerprint; of an ensemble, also those of its members."""
+    members = {"members": classifier.records()} if isinstance(classifier, Ensemble) else {}
+    return {"name": classifier.name, "fingerprint": classifier.fingerprint(), **members}
 
 
-def label_bytes(
-    images: int, classes: int, tiles_per_image: int, views: int, slots: int = 0, label_bits: int = 8
-) -> int:
+@dataclass(frozen=True)
+class StoredLabels:
+    """The settings that say how many logits are stored of an image; their help is that of `DistillConfig`."""
+
+    tiles_per_image: int
+    views: int
+    slots: int
+    label_bits: int
+    label_top_k: int
+
+
+def label_bytes(images: int, classes: int, stored: StoredLabels) -> int:
     """Bytes of the stored logits and view boxes."""
-    mixed = slots * (code_width(classes, label_bits) + 2)
-    return images * (2 * classes * (tiles_per_image + views) + 10 * views + mixed)
+    kept = kept_classes(stored.label_top_k, classes)
+    mixed = stored.slots * (code_width(kept or classes, stored.label_bits) + 2 + (2 * kept + 2 if kept else 0))
+    return images * (2 * classes * (stored.tiles_per_image + stored.views) + 10 * stored.views + mixed)
+
+
+def label_passes(images: int, teachers: int, stored: StoredLabels) -> int:
+    """Images that the teachers look at to label images, and the scoring teacher to say which tiles it gets right."""
+    tiles = stored.tiles_per_image
+    return images * (tiles + teachers * (tiles + stored.views + stored.slots))
 
 
 @contextlib.contextmanager

@@ -32,7 +32,16 @@ from decoct.run.precision import autocast
 from decoct.run.seeding import item_seed
 from decoct.run.shards import run_shards
 from decoct.synthesis.output import write_samples_preview
-from decoct.synthesis.run import DistillRun, check_source, label_bytes, label_teacher, read_ipc, run_folder
+from decoct.synthesis.run import (
+    DistillRun,
+    StoredLabels,
+    check_source,
+    label_bytes,
+    label_passes,
+    label_teacher,
+    read_ipc,
+    run_folder,
+)
 from decoct.synthesis.tiles import Mosaics, pixels_of, png_bytes
 
 __all__ = [
@@ -339,7 +348,7 @@ def plan_sampled(
     betas = betas_of(config.ipc, config.beta)
     tiles = spec.num_classes * max(config.ipc) * config.tiles_per_image
     distilled = spec.num_classes * sum(config.ipc)
-    labelled = distilled * (2 * config.tiles_per_image + config.views + config.slots)
+    labelled = label_passes(distilled, len(config.label_teacher), values_for(StoredLabels, config))
     per_second = throughput(teacher.to(accelerator.device), config.mixed_precision, config.batch_size)
     with autocast(accelerator.device, config.mixed_precision):
         per_step = seconds_per_step(pipeline, settings, tiles, spec.image_size // config.tile_rows)
@@ -353,9 +362,7 @@ def plan_sampled(
         "prior_passes": tiles * config.sampling_steps,
         "label_passes": labelled,
         "estimated_seconds": round(seconds / accelerator.num_processes, 1),
-        "label_bytes": label_bytes(
-            distilled, spec.num_classes, config.tiles_per_image, config.views, config.slots, config.label_bits
-        ),
+        "label_bytes": label_bytes(distilled, spec.num_classes, values_for(StoredLabels, config)),
         "output_dir": config.output_dir,
     }
 

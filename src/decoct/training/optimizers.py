@@ -18,7 +18,8 @@ def student_optimizers(
 ) -> list[torch.optim.Optimizer]:
     """A protocol's optimisers. Each of their groups has an `initial_lr`, for the schedule to multiply.
 
-    Under `muon` kernels of convolutions are trained by Muon at `matrix_learning_rate`, all else by AdamW.
+    Under `muon` kernels of convolutions are trained by Muon at `matrix_learning_rate`, all else by AdamW; so are the
+    kernels of convolutions in groups, whose rows belong to different inputs and are no matrix together.
 
     Args:
         architecture: The student's name, for the learning rate.
@@ -31,8 +32,9 @@ def student_optimizers(
         return _scheduled(torch.optim.SGD(groups, lr=learning_rate, momentum=protocol.momentum, fused=True))
     kernels: list[nn.Parameter] = []
     if protocol.optimizer == "muon":
-        kernels = [weight for group in groups for weight in group["params"] if weight.ndim == 4]
-        groups = [{**group, "params": [weight for weight in group["params"] if weight.ndim != 4]} for group in groups]
+        full = {id(layer.weight) for layer in student.modules() if isinstance(layer, nn.Conv2d) and layer.groups == 1}
+        kernels = [weight for group in groups for weight in group["params"] if id(weight) in full]
+        groups = [{**group, "params": [each for each in group["params"] if id(each) not in full]} for group in groups]
     kind = torch.optim.Adam if protocol.optimizer == "adam" else torch.optim.AdamW
     adam = kind(groups, lr=learning_rate, betas=protocol.betas or (0.9, 0.999), fused=True)
     if not kernels or protocol.matrix_learning_rate is None:

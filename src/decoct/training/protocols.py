@@ -21,6 +21,7 @@ __all__ = [
     "Protocol",
     "batch_size",
     "crop_scale",
+    "entry_of",
     "epoch_count",
     "initial_learning_rate",
     "learning_rate",
@@ -33,7 +34,7 @@ __all__ = [
 
 NUMBERS = (
     *("learning_rate", "momentum", "weight_decay", "milestone_factor", "temperature", "flip"),
-    *("cutmix_probability", "cutmix_alpha", "color_jitter", "lighting", "ema_decay"),
+    *("cutmix_probability", "cutmix_alpha", "color_jitter", "lighting", "ema_decay", "hard_weight"),
 )
 
 
@@ -45,7 +46,8 @@ class Protocol:
         name: Name that every result states.
         labels: Label modes it is defined for.
         norm: Normalisation of the students, `batch` or `instance`; see `student_name`.
-        epochs: Passes over the distilled set: a number, or numbers by images per class, see `epoch_count`.
+        epochs: Passes over the distilled set: a number, or numbers by images per class, see `epoch_count`; None where
+            `steps` says how long students are trained.
         optimizer: `adamw`, `adam`, `sgd`, or `muon`: Muon on the kernels of convolutions, AdamW on the rest.
         learning_rate: Initial learning rate of architectures that `learning_rates` does not name; under Muon, of AdamW.
         learning_rates: Initial learning rate by architecture.
@@ -70,6 +72,12 @@ class Protocol:
         cutmix_alpha: CutMix draws its share from Beta(alpha, alpha).
         ema_decay: Decay of the moving average of the weights, which is what is evaluated; 0: no average.
         matrix_learning_rate: Initial learning rate of Muon, for every architecture; None for other optimisers.
+        steps: Optimiser steps in place of epochs: a number, or numbers by images per class, see `epoch_count`.
+        ema_warmup: Whether the decay of the average after t steps is at most (1 + t) / (10 + t), so that a short
+            training is not averaged with its beginning.
+        loss: Of soft labels: `kl`, the KL divergence at the temperature, or `squared`, the squared error of the logits
+            after their mean is taken off; hard labels have the cross-entropy.
+        hard_weight: Weight of the cross-entropy with the hard labels that is added to the loss of soft labels.
 
     Raises:
         ValueError: For a value outside these ranges; names the protocol and the field.
@@ -78,7 +86,7 @@ class Protocol:
     name: str
     labels: tuple[str, ...]
     norm: str
-    epochs: int | dict[int, int]
+    epochs: int | dict[int, int] | None
     optimizer: str
     learning_rate: float
     learning_rates: dict[str, float]
@@ -102,24 +110,39 @@ class Protocol:
     cutmix_probability: float
     cutmix_alpha: float
     ema_decay: float
+    # With a default: what a protocol can leave out. Those that do have no such entry in `to_dict`.
     matrix_learning_rate: float | None = None
+    steps: int | dict[int, int] | None = None
+    ema_warmup: bool = False
+    loss: str = "kl"
+    hard_weight: float = 0.0
 
     def __post_init__(self) -> None:
         self._require(isinstance(self.name, str) and bool(self.name), "name", "a word", self.name)
         for field in NUMBERS:
             value = getattr(self, field)
             self._require(_is_number(value), field, "a number, such as 0.001 or 1.0e-3", value)
-        for field in ("decay_one_dimensional", "shuffle_tiles"):
+        for field in ("decay_one_dimensional", "shuffle_tiles", "ema_warmup"):
             self._require(isinstance(getattr(self, field), bool), field, "true or false", getattr(self, field))
         for field, choices in (
             ("norm", ["batch", "instance"]),
             ("optimizer", ["adamw", "adam", "sgd", "muon"]),
             ("schedule", ["half_cosine", "steps", "constant"]),
+            ("loss", ["kl", "squared"]),
         ):
             self._require(getattr(self, field) in choices, field, f"one of {choices}", getattr(self, field))
         known = bool(self.labels) and set(self.labels) <= set(LABEL_MODES)
         self._require(known, "labels", f"one or more of {list(LABEL_MODES)}", list(self.labels))
-        self._require(_is_table(self.epoch_table), "epochs", "a positive number, or such by IPC", self.epochs)
+        for field in ("epochs", "steps"):
+            value = getattr(self, field)
+            fits = value is None or _is_table(_by_ipc(value))
+            self._require(fits, field, "a positive number, or such by IPC", value)
+        self._require(
+            (self.epochs is None) != (self.steps is None),
+            "epochs",
+            "null if it has steps, and given if not",
+            self.epochs,
+        )
         self._require(_is_table(self.batch_sizes), "batch_sizes", "positive numbers by IPC", self.batch_sizes)
         self._require(self.learning_rate > 0, "learning_rate", "positive", self.learning_rate)
         rates = self.learning_rates
@@ -135,7 +158,7 @@ class Protocol:
         )
         self._require(self.temperature > 0, "temperature", "positive", self.temperature)
         self._require(self.cutmix_alpha > 0, "cutmix_alpha", "positive", self.cutmix_alpha)
-        for field in ("color_jitter", "lighting", "momentum", "weight_decay"):
+        for field in ("color_jitter", "lighting", "momentum", "weight_decay", "hard_weight"):
             self._require(getattr(self, field) >= 0, field, "at least 0", getattr(self, field))
         for field in ("flip", "cutmix_probability"):
             self._require(0 <= getattr(self, field) <= 1, field, "in [0, 1]", getattr(self, field))
@@ -160,16 +183,9 @@ class Protocol:
         self._require(stepped, "milestones", "given for the schedule 'steps'", list(self.milestones))
 
     def to_dict(self) -> dict[str, Any]:
-        """Its settings; what only Muon has is left out elsewhere, so that students trained before keep their names."""
-        values = dataclasses.asdict(self)
-        if self.matrix_learning_rate is None:
-            del values["matrix_learning_rate"]
-        return values
-
-    @property
-    def epoch_table(self) -> dict[int, int]:
-        """Epochs by IPC; a single number is the table's only entry."""
-        return self.epochs if isinstance(self.epochs, dict) else {1: self.epochs}
+        """Its settings, without those that it leaves out, so that students trained before keep their names."""
+        defaults = {field.name: field.default for field in dataclasses.fields(self)}
+        return {name: value for name, value in dataclasses.asdict(self).items() if value != defaults[name]}
 
     def check_labels(self, labels: str) -> None:
         """Raises ValueError if the protocol is not defined for a label mode, and says which protocols to take."""
@@ -224,12 +240,15 @@ def _fields(text: str, source: str) -> dict[str, Any]:
         values: Any = yaml.safe_load(text)
     except yaml.YAMLError as error:
         raise ValueError(f"Protocol {source} must be YAML. {error}") from error
-    expected = {field.name for field in dataclasses.fields(Protocol)}
+    fields = dataclasses.fields(Protocol)
+    known, expected = (
+        {field.name for field in fields if field.default is dataclasses.MISSING or every} for every in (True, False)
+    )
     given = set(values) if isinstance(values, dict) else set()
-    if given | {"matrix_learning_rate"} != expected:
+    if not expected <= given <= known:
         raise ValueError(
             f"Protocol {source} must have every field once, and no other. Missing: {sorted(expected - given)}. "
-            f"Unknown: {sorted(map(str, given - expected))}."
+            f"Unknown: {sorted(map(str, given - known))}."
         )
     for field in ("betas", "rrc_ratio", "labels", "milestones"):
         if not isinstance(values[field], list | None if field == "betas" else list):
@@ -247,10 +266,17 @@ def own_settings(protocol: Protocol) -> str | None:
     return None if protocol.name in protocol_names() else config_hash(protocol.to_dict())[:6]
 
 
-def epoch_count(protocol: Protocol, ipc: int) -> int:
-    """Epochs at an IPC: the table's first entry whose IPC is at least this one; beyond its last entry, the last."""
-    table = sorted(protocol.epoch_table.items())
-    return next((epochs for entry, epochs in table if entry >= ipc), table[-1][1])
+def entry_of(values: int | dict[int, int] | None, ipc: int) -> int:
+    """A number for an IPC: the table's first entry whose IPC is at least this one; beyond its last entry, the last."""
+    table = sorted(_by_ipc(values).items())
+    return next((value for entry, value in table if entry >= ipc), table[-1][1])
+
+
+def epoch_count(protocol: Protocol, ipc: int, classes: int, images: int) -> int:
+    """Epochs of training on a set; of a protocol with `steps`, the fewest that have as many."""
+    if protocol.steps is None:
+        return entry_of(protocol.epochs, ipc)
+    return math.ceil(entry_of(protocol.steps, ipc) / math.ceil(images / batch_size(protocol, ipc, classes, images)))
 
 
 def learning_rate(protocol: Protocol, epoch: int, epochs: int, architecture: str | None = None) -> float:
@@ -324,6 +350,11 @@ def _is_whole(value: Any) -> bool:
 def _are_two(values: Any) -> bool:
     """Whether these are two numbers."""
     return isinstance(values, tuple) and len(values) == 2 and all(map(_is_number, values))
+
+
+def _by_ipc(values: Any) -> Any:
+    """A table by IPC; a single number is its only entry."""
+    return values if isinstance(values, Mapping) else {1: values}
 
 
 def _is_table(values: Any) -> bool:

@@ -20,6 +20,8 @@ from decoct.training.student_batches import StudentBatches
 
 __all__ = ["soft_label_loss", "train_student"]
 
+Tensors = tuple[Tensor, ...] | list[Tensor]
+
 
 def train_student(
     student: nn.Module,
@@ -68,7 +70,7 @@ def train_student(
     """
     _check_arguments(distilled, protocol, labels, teacher)
     device = torch.device(device)
-    total = epochs or epoch_count(protocol, distilled.ipc)
+    total = epochs or epoch_count(protocol, distilled.ipc, distilled.spec.num_classes, len(distilled))
     architecture = architecture or getattr(student, "name", None)
     student.to(device).train()
     if teacher is not None:
@@ -89,7 +91,7 @@ def train_student(
         torch.manual_seed(item_seed(seed, "student-dropout"))
         for epoch in range(total):
             set_learning_rates(optimizers, schedule(protocol, epoch, total))
-            steps = [(step(pixels, target), len(pixels)) for pixels, target in batches.epoch(epoch)]
+            steps = [(step(*batch), len(batch[0])) for batch in batches.epoch(epoch)]
             count = sum(size for _, size in steps)
             require_finite_losses(torch.stack([loss for loss, _ in steps]).tolist(), f"epoch {epoch + 1}, step")
             losses.append(float(torch.stack([loss * size for loss, size in steps]).sum()) / count)
@@ -109,12 +111,13 @@ def _make_step(
     labels: str,
     mixed_precision: str,
     device: torch.device,
-) -> Callable[[Tensor, Tensor], Tensor]:
-    """One optimiser step on (pixels, target) that returns the loss; a teacher, if given, replaces the target."""
+) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
+    """One optimiser step on (pixels, target, hard target) that returns the loss; a teacher, if given, replaces the
+    target."""
     temperature = protocol.temperature
     scaler = torch.amp.GradScaler(device.type, enabled=mixed_precision == "fp16")
 
-    def step(pixels: Tensor, target: Tensor) -> Tensor:
+    def step(pixels: Tensor, target: Tensor, hard: Tensor) -> Tensor:
         with autocast(device, mixed_precision):
             if teacher is not None:
                 target = teacher_target(teacher, pixels, temperature)
@@ -122,7 +125,9 @@ def _make_step(
         if labels == "hard":
             loss = F.cross_entropy(logits.float(), target)
         else:
-            loss = soft_label_loss(logits.float(), target, temperature)
+            loss = soft_label_loss(logits.float(), target, temperature, protocol.loss)
+            if protocol.hard_weight:
+                loss = loss + protocol.hard_weight * F.cross_entropy(logits.float(), hard)
         scaler.scale(loss).backward()
         for optimizer in optimizers:
             scaler.step(optimizer)
@@ -142,17 +147,38 @@ def teacher_target(teacher: nn.Module, pixels: Tensor, temperature: float) -> Te
     return (teacher(pixels).float() / temperature).softmax(dim=1)
 
 
-def soft_label_loss(logits: Tensor, target: Tensor, temperature: float) -> Tensor:
-    """KL(target || softmax(logits / T)), mean over the batch, in nats, without the factor T^2 (RDED)."""
-    return F.kl_div((logits / temperature).log_softmax(dim=1), target, reduction="batchmean")
+def soft_label_loss(logits: Tensor, target: Tensor, temperature: float, loss: str = "kl") -> Tensor:
+    """The loss of soft labels, mean over the batch.
+
+    `kl`: KL(target || softmax(logits / T)), in nats, without the factor T^2 (RDED). `squared`: the squared error of
+    logits after their mean is taken off; those of the target are T log(target), for a softmax drops that mean alone.
+
+    Args:
+        target: Probabilities at the temperature, `(batch, classes)`.
+    """
+    if loss == "kl":
+        return F.kl_div((logits / temperature).log_softmax(dim=1), target, reduction="batchmean")
+    wanted = temperature * target.clamp_min(torch.finfo(target.dtype).tiny).log()
+    return F.mse_loss(logits - logits.mean(1, keepdim=True), wanted - wanted.mean(1, keepdim=True))
 
 
 def _moving_average(student: nn.Module, protocol: Protocol) -> AveragedModel | None:
     """The network whose weights follow the student's; its buffers, batch norm's statistics, are the student's."""
     if protocol.ema_decay == 0:
         return None
-    average = AveragedModel(student, multi_avg_fn=get_ema_multi_avg_fn(protocol.ema_decay))
-    return average.requires_grad_(False)
+    averaging = warmed_average(protocol.ema_decay) if protocol.ema_warmup else get_ema_multi_avg_fn(protocol.ema_decay)
+    return AveragedModel(student, multi_avg_fn=averaging).requires_grad_(False)
+
+
+def warmed_average(decay: float) -> Callable[[Tensors, Tensors, Tensor | int], None]:
+    """An exponential moving average whose decay after t steps is min(decay, (1 + t) / (10 + t))."""
+
+    @torch.no_grad()
+    def update(averages: Tensors, current: Tensors, steps: Tensor | int) -> None:
+        share = 1 - min(decay, (1 + int(steps)) / (10 + int(steps)))
+        torch._foreach_lerp_(averages, current, share)
+
+    return update
 
 
 def _has_batch_norm(network: nn.Module) -> bool:
@@ -167,7 +193,7 @@ def _check_arguments(distilled: DistilledSet, protocol: Protocol, labels: str, t
         if teacher is None:
             raise ValueError(
                 "teacher must be given for labels 'online', which the teacher makes during training. Got None. "
-                "Pass --teacher, or use the stored labels: --labels views."
+                "Pass --teacher, or use the stored labels: --labels mixed."
             )
         names = tuple(distilled.manifest["label_names"])
         expected, got = distilled.spec, teacher.spec

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -15,7 +14,6 @@ from decoct.data.crops import random_resized_boxes
 from decoct.data.mixed_views import MixedViews, mixed_pixels, mixed_views
 from decoct.data.spec import ImageSpec
 from decoct.distilled.dataset import DistilledSet, Slots
-from decoct.distilled.logit_codes import decode_logits
 from decoct.run.seeding import numpy_generator, torch_generator
 from decoct.training.augment import (
     add_lighting,
@@ -98,7 +96,7 @@ class StudentBatches:
         self.slots: Slots | None = None
         self.mixed_views: Callable[[Tensor, Tensor], MixedViews] | None = None
         if labels == "mixed" and (slots := distilled.slots) is not None:
-            self.slots = dataclasses.replace(slots, codes=slots.codes.to(device), scales=slots.scales.to(device))
+            self.slots = slots.to(device)
             self.mixed_views = partial(
                 mixed_views,
                 seed=slots.seed,
@@ -107,11 +105,11 @@ class StudentBatches:
                 smallest_area=slots.smallest_area,
             )
 
-    def epoch(self, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Pairs of pixels `(batch, channels, side, side)` and target probabilities `(batch, classes)`.
+    def epoch(self, epoch: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """Pixels `(batch, channels, side, side)`, target probabilities and hard targets, both `(batch, classes)`.
 
-        Pixels are in [0, 1]; changes of colour can leave that range. Targets of `online` are the one-hot labels; the
-        teacher replaces them.
+        Pixels are in [0, 1]; changes of colour can leave that range. Hard targets are one-hot labels, mixed where the
+        images are. Targets of `online` are these; the teacher replaces them.
         """
         count, side = len(self.images), self.images.shape[-1]
         choices = self._draw(epoch)
@@ -120,13 +118,14 @@ class StudentBatches:
         for rows in permutation.to(self.device).split(self.size):
             if self.drop_single and len(rows) == 1:
                 continue
-            pixels, target = self._pixels(rows, choices), self._target(rows, choices)
+            hard = self._hard_target(rows, choices)
+            pixels, target = self._pixels(rows, choices), self._target(rows, choices, hard)
             if self.mixing and (self.mixing >= 1 or mixing.random() < self.mixing):
                 box = cutmix_box(mixing, side, self.protocol.cutmix_alpha)
                 partners = torch.from_numpy(mixing.permutation(len(rows))).to(self.device)
                 pixels, kept = cutmix(pixels, partners, box)
-                target = kept * target + (1 - kept) * target[partners]
-            yield pixels, target
+                target, hard = (kept * each + (1 - kept) * each[partners] for each in (target, hard))
+            yield pixels, target, hard
 
     def view_indices(self, epoch: int) -> Tensor:
         """The stored view of each image in an epoch, `(n,)`: every M epochs see each of the M views once."""
@@ -177,14 +176,22 @@ class StudentBatches:
             pixels = add_lighting(pixels, choices.lighting[rows])
         return pixels
 
-    def _target(self, rows: Tensor, choices: _Choices) -> Tensor:
+    def _hard_target(self, rows: Tensor, choices: _Choices) -> Tensor:
+        """One-hot labels `(batch, classes)` float32; of a mixed view, by the shares of the two images."""
+        hard = F.one_hot(self.hard[rows], self.classes).float()
+        if choices.mixed is None:
+            return hard
+        partners, (first, end, left, right) = choices.mixed.partners[rows], choices.mixed.cuts[rows].unbind(-1)
+        pasted = ((end - first) * (right - left) / self.images.shape[-1] ** 2)[:, None]
+        return (1 - pasted) * hard + pasted * F.one_hot(self.hard[partners], self.classes)
+
+    def _target(self, rows: Tensor, choices: _Choices, hard: Tensor) -> Tensor:
         """Label of each row's view before CutMix, `(batch, classes)` float32; of a mixed view, of the mixture."""
         if self.slots is not None and choices.views is not None:
-            codes, scales = (each[rows, choices.views[rows]] for each in (self.slots.codes, self.slots.scales))
-            logits = decode_logits(codes, scales, self.classes, self.slots.bits)
+            logits = self.slots.logits(rows, choices.views[rows], self.classes)
             return (logits / self.protocol.temperature).softmax(dim=-1)
         if self.logits is None:
-            return F.one_hot(self.hard[rows], self.classes).float()
+            return hard
         temperature = self.protocol.temperature
         if choices.views is not None:
             return (self.logits[rows, choices.views[rows]].float() / temperature).softmax(dim=-1)

@@ -85,7 +85,7 @@ def test_rgb_images_of_a_folder(tmp_path, image_folder):
     spec = decoct.measure_spec(decoct.load_images(str(image_folder)))
     decoct.build_classifier("convnet3_w8", spec).model.save_pretrained(tmp_path / "teacher")
     options = {"dataset": str(image_folder), "teacher": str(tmp_path / "teacher"), "output_dir": str(tmp_path / "run")}
-    distill(DistillConfig(ipc=[2], tiles_per_image=4, views=1, coalitions=30, batch_size=16, **options))
+    distill(DistillConfig(ipc=[2], tiles_per_image=4, views=1, slots=0, coalitions=30, batch_size=16, **options))
     images = load_dataset(str(tmp_path / "run"), "ipc_2", split="train")
     assert images[0]["image"].mode == "RGB"
     assert images[0]["image"].size == (16, 16)
@@ -254,7 +254,8 @@ def test_a_dry_run_finds_bad_input(config):
 
 def test_the_python_object(config, tmp_path, teacher, sample_part):
     images = decoct.load_images(str(sample_part))
-    options = {"candidates_per_class": 16, "grid_size": 3, "coalitions": 16, "views": VIEWS, "batch_size": 16}
+    options = {"candidates_per_class": 16, "grid_size": 3, "coalitions": 16, "views": VIEWS, "slots": 0}
+    options["batch_size"] = 16
     distilled = decoct.InfoUtil(teacher, **options).distill(images, ipc=1)
     assert isinstance(distilled, Dataset)
     distill(config(ipc=[1]))

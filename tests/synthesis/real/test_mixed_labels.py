@@ -27,7 +27,7 @@ SLOTS = 5
 
 @pytest.fixture(scope="module")
 def options(sample_part, trained_teacher) -> dict:
-    settings = {"method": "infoutil", "attribution": "whole", "ipc": [1, 2], "views": 0, "slots": SLOTS}
+    settings = {"method": "infoutil", "attribution": "whole", "ipc": [1, 2], "slots": SLOTS}
     return {**settings, "dataset": str(sample_part), "teacher": str(trained_teacher), "batch_size": 16}
 
 
@@ -119,20 +119,20 @@ def test_verify_reads_them(run, tmp_path):
 
 def test_students_replay_each_view_once_in_as_many_epochs(run):
     distilled = load_distilled(run, 2)
-    batches = StudentBatches(distilled, load_protocol("muon_kd"), "mixed", seed=0, device=torch.device("cpu"))
+    batches = StudentBatches(distilled, load_protocol("strong_kd"), "mixed", seed=0, device=torch.device("cpu"))
     seen = torch.stack([batches.view_indices(epoch) for epoch in range(SLOTS)])
     assert (seen.sort(dim=0).values == torch.arange(SLOTS)[:, None]).all()
-    pairs = {tuple(pixels.flatten().tolist()[:50]) for pixels, _ in batches.epoch(0)}
-    assert pairs == {tuple(pixels.flatten().tolist()[:50]) for pixels, _ in batches.epoch(0)}, "an epoch is repeatable"
+    pairs = {tuple(pixels.flatten().tolist()[:50]) for pixels, *_ in batches.epoch(0)}
+    assert pairs == {tuple(pixels.flatten().tolist()[:50]) for pixels, *_ in batches.epoch(0)}, "an epoch is repeatable"
 
 
 @pytest.mark.parametrize("epoch", [0, 1, SLOTS])
 def test_students_see_the_views_that_their_labels_are_of(run, teacher, epoch):
     """The teacher, shown what the student is shown, says what the student is told."""
-    distilled, protocol = load_distilled(run, 2), load_protocol("muon_kd")
+    distilled, protocol = load_distilled(run, 2), load_protocol("strong_kd")
     batches = StudentBatches(distilled, protocol, "mixed", seed=7, device=torch.device("cpu"))
     seen = 0
-    for pixels, target in batches.epoch(epoch):
+    for pixels, target, _ in batches.epoch(epoch):
         with torch.no_grad():
             logits = teacher(pixels)
         assert pixels.shape[1:] == (1, 28, 28)
@@ -162,8 +162,8 @@ def test_labels_that_are_not_the_manifests_are_refused(run, tmp_path):
 def test_a_student_is_trained_by_them_beside_random_images(run, sample_part, tmp_path):
     folder = Path(shutil.copytree(run, tmp_path / "run"))
     common = {"distilled": str(folder), "dataset": str(sample_part), "students": ["convnet3_w8"], "ranking": False}
-    (record,) = evaluate(EvaluateConfig(**common, ipc=[2], labels=["mixed"], protocols=["muon_kd"], epochs=4))
-    assert record["labels"] == "mixed" and record["protocol"] == "muon_kd" and record["baseline"] is not None
+    (record,) = evaluate(EvaluateConfig(**common, ipc=[2], labels=["mixed"], protocols=["strong_kd"], epochs=4))
+    assert record["labels"] == "mixed" and record["protocol"] == "strong_kd" and record["baseline"] is not None
     (draw,) = tmp_path.glob("random-*/ipc_2-*")
     drawn = load_distilled(draw, 2)
     assert drawn.slots is not None and drawn.slots.scales.shape == (8, SLOTS) and drawn.slots.bits == 8
@@ -173,10 +173,10 @@ def test_what_has_no_mixed_views_says_so(run, options, sample_part, tmp_path):
     distill(DistillConfig(**{**options, "slots": 0}, output_dir=str(tmp_path / "run")))
     common = {"dataset": str(sample_part), "labels": ["mixed"], "students": ["convnet3_w8"]}
     with pytest.raises(ValueError, match="stores no mixed views: distil again with --slots 100"):
-        evaluate(EvaluateConfig(distilled=str(tmp_path / "run"), protocols=["muon_kd"], **common))
+        evaluate(EvaluateConfig(distilled=str(tmp_path / "run"), protocols=["strong_kd"], **common))
     with pytest.raises(ValueError, match=r"labels must hold one of .* protocol 'rded_kd' .*Got \['mixed'\]"):
         evaluate(EvaluateConfig(distilled=str(run), protocols=["rded_kd"], **common))
     with pytest.raises(ValueError, match="mixed.*continual"):
-        evaluate(EvaluateConfig(distilled=str(run), protocols=["muon_kd"], task="continual", steps=2, **common))
+        evaluate(EvaluateConfig(distilled=str(run), protocols=["strong_kd"], task="continual", steps=2, **common))
     with pytest.raises(ValueError, match=r"labels must be one of \['hard', 'tiles', 'views', 'online'\]. Got 'mixed'"):
         AblateConfig(labels=["mixed"])

@@ -38,6 +38,7 @@ def settings(sample_part, trained_teacher, tiny_prior, tiny_estimator) -> dict[s
         "guidance_batch": 3,
         "sampling_steps": STEPS,
         "views": VIEWS,
+        "slots": 0,
         "batch_size": 16,
     }
 
