@@ -20,7 +20,7 @@ TRAINING = [*DATA, *"epochs batch_size learning_rate weight_decay warmup_fractio
 SELECTION = (
     "candidates_per_class attribution grid_size coalitions baseline value crop_fraction crop_center crops_per_image "
     "noise_scale utility utility_order utility_quantile selection pool_factor pool_share coverage_noise "
-    "gradient_flow_references"
+    "tune tune_budget gradient_flow_references"
 ).split()
 SAMPLING = (
     "prior estimator prior_classes guidance_scale temperature guide_on guidance_reduction guidance_start guidance_stop "

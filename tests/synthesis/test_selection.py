@@ -202,7 +202,7 @@ def test_k_means_chooses_from_the_best_with_its_seed(factor, pool):
 def test_equal_scores_go_to_the_lower_row_or_as_told():
     assert select_class(np.zeros((5, 2)), no_features, 3, "highest", 0.5, "top", 3.0).rows.tolist() == [0, 1, 2]
     counts, draw = np.array([[2.0], [7.0], [2.0], [0.0], [2.0]]), np.array([3, 0, 1, 4, 2])
-    chosen = select_class(counts, no_features, 4, "highest", 0.5, "top", 3.0, tie_break=draw)
+    chosen = select_class(counts, no_features, 4, "highest", 0.5, "top", 3.0, draw=draw, ties_by_draw=True)
     assert chosen.rows.tolist() == [1, 2, 4, 0]
 
 

@@ -74,10 +74,10 @@ class DistillConfig(SamplingConfig, PublishingConfig, DataConfig):
     utility_quantile: float = option(
         0.5, "Target of `utility_order quantile`: 0 is the lowest score, 1 the highest.", matters="selection"
     )
-    selection: Literal["top", "herding", "k_center", "k_means", "coverage"] | None = option(
+    selection: Literal["top", "random", "herding", "k_center", "k_means", "coverage"] | None = option(
         None,
-        "Take the best scores, or the most diverse of a pool by the teacher's features; `coverage` takes those that "
-        "leave the least variance in a Gaussian process over the pool, the same first ones for every IPC.",
+        "Take the best scores, random images, or the most diverse of a pool by the teacher's features; `coverage` "
+        "takes those that leave the least variance in a Gaussian process over the pool, the same first for every IPC.",
         matters="selection",
     )
     pool_factor: float | None = option(
@@ -93,6 +93,17 @@ class DistillConfig(SamplingConfig, PublishingConfig, DataConfig):
     )
     coverage_noise: float = option(
         0.1, "Variance of the noise in the Gaussian process of `coverage`, whose own is 1.", matters="selection"
+    )
+    tune: bool = option(
+        False,
+        "Choose the selection of each IPC by short trainings, measured on validation images, in place of --selection; "
+        "random images are among what is tried.",
+        matters="selection",
+    )
+    tune_budget: float = option(
+        0.1,
+        "Images that these trainings see, as a share of those that the teacher was trained on.",
+        matters="selection",
     )
     gradient_flow_references: int = option(
         512, "Candidates that `gradient_flow` takes its maximum over.", matters="selection"
@@ -142,6 +153,8 @@ class DistillConfig(SamplingConfig, PublishingConfig, DataConfig):
         require(pool == 0 or pool >= 1, "pool_factor", "0 (all) or at least 1", self.pool_factor)
         require(0 < self.pool_share <= 1, "pool_share", "in (0, 1]", self.pool_share)
         require(self.coverage_noise > 0, "coverage_noise", "positive", self.coverage_noise)
+        require(self.tune_budget > 0, "tune_budget", "positive", self.tune_budget)
+        require(not self.tune or self.method == "infoutil", "method", "'infoutil' for --tune", self.method)
         require(0 < self.view_scale <= 1, "view_scale", "in (0, 1]", self.view_scale)
         require(self.crops_per_image >= 1, "crops_per_image", "at least 1", self.crops_per_image)
         require(self.noise_scale >= 0, "noise_scale", "at least 0", self.noise_scale)
@@ -153,6 +166,8 @@ class DistillConfig(SamplingConfig, PublishingConfig, DataConfig):
         require(different, "label_teacher", "one or more different teachers", names)
         require(self.shard_size >= 1, "shard_size", "at least 1", self.shard_size)
         require(self.batch_size is None or self.batch_size >= 1, "batch_size", "at least 1", self.batch_size)
+        if self.tune:
+            self.selection = "coverage"  # what is tried needs the features
         if self.attribution == "exact_shapley":
             require(self.grid_size <= 4, "grid_size", "at most 4 for exact_shapley (2^16 coalitions)", self.grid_size)
         if self.attribution == "kernel_shap":

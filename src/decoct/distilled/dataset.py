@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -101,6 +102,21 @@ class DistilledSet:
     tiles_per_image: int
     manifest: dict[str, Any]
     slots: Slots | None = None
+
+    @classmethod
+    def unlabelled(
+        cls, images: Tensor, labels: Sequence[int], ipc: int, tiles_per_image: int, spec: ImageSpec
+    ) -> DistilledSet:
+        """Images in memory without stored labels, to be trained on with labels `online` or `hard`."""
+        manifest = {
+            "label_names": list(spec.label_names),
+            "image_mean": list(spec.mean),
+            "image_std": list(spec.std),
+            "image_size": spec.image_size,
+            "channels": spec.channels,
+        }
+        hard = torch.tensor(labels, dtype=torch.int64)
+        return cls(images, hard, None, None, None, ipc, tiles_per_image, manifest)
 
     def __len__(self) -> int:
         return len(self.images)

@@ -12,8 +12,7 @@ from torch import nn
 
 from decoct.config import config_hash
 from decoct.evaluation.run import Evaluation, Setting, Unit
-from decoct.evaluation.teachers import architecture_of
-from decoct.models.zoo import build_classifier
+from decoct.models.zoo import architecture_of, build_classifier
 from decoct.results.ranking import dd_ranking
 from decoct.results.statistics import place_of, verdict
 from decoct.results.tables import decimals, format_table

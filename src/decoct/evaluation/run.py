@@ -30,10 +30,10 @@ from decoct.data.source import dataset_fingerprint
 from decoct.data.tensors import PixelDataset
 from decoct.distilled.dataset import DistilledSet, commit_of, load_distilled, read_manifest, spec_of
 from decoct.evaluation.random_baseline import SOURCE_FIELDS, RandomBaseline
-from decoct.evaluation.teachers import Teachers, architecture_of
+from decoct.evaluation.teachers import Teachers
 from decoct.models.accuracy import accuracy
 from decoct.models.classifier import Classifier
-from decoct.models.zoo import build_classifier
+from decoct.models.zoo import architecture_of, build_classifier
 from decoct.results.statistics import mean_and_std
 from decoct.run.folder import read_json, write_json
 from decoct.run.processes import device_name

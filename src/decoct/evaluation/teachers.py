@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from decoct.data.loading import check_label_names
 from decoct.data.spec import ImageSpec
 from decoct.models.classifier import Classifier
-from decoct.models.convnet import ConvNetConfig
 from decoct.models.ensemble import Ensemble
 from decoct.models.zoo import load_classifier
-from decoct.run.folder import read_json
 
-__all__ = ["Teachers", "architecture_of"]
+__all__ = ["Teachers"]
 
 
 class Teachers:
@@ -98,24 +95,3 @@ class Teachers:
                 check_label_names(self.spec.label_names, teacher.spec.label_names, self.distilled, name)
                 self._loaded[name] = teacher
         return self._loaded[name]
-
-
-def architecture_of(teacher: Classifier) -> str | None:
-    """Name of a network's architecture, such as `convnet3`: from `training.json`, else from its configuration.
-
-    An early teacher lies in the folder of the converged one. None where neither says, and of an ensemble.
-    """
-    if isinstance(teacher, Ensemble):
-        return None
-    folder = Path(teacher.name)
-    for candidate in [folder, *([folder.parent] if folder.name.startswith("epoch_") else [])]:
-        if (candidate / "training.json").is_file():
-            model = read_json(candidate / "training.json").get("config", {}).get("model")
-            if model is not None:
-                return str(model)
-    config = teacher.model.config
-    if isinstance(config, ConvNetConfig):
-        norm = "_instance" if config.norm == "instance" else ""
-        width = "" if config.width == ConvNetConfig.width else f"_w{config.width}"
-        return f"convnet{config.depth}{norm}{width}"
-    return None

@@ -15,14 +15,16 @@ from decoct.data.source import model_location
 from decoct.data.spec import ImageSpec
 from decoct.models.classifier import Classifier
 from decoct.models.convnet import ConvNetConfig, ConvNetForImageClassification
+from decoct.models.ensemble import Ensemble
 from decoct.models.preprocessing import pixel_transform, processor_side
 from decoct.models.published import PUBLISHED, train_as_published
 from decoct.models.resnet import BasicResNetConfig, BasicResNetForImageClassification
 from decoct.models.vgg import VGGConfig, VGGForImageClassification
 from decoct.models.weights import check_finite, check_loaded
+from decoct.run.folder import read_json
 from decoct.run.seeding import item_seed
 
-__all__ = ["ARCHITECTURES", "build_classifier", "image_settings", "load_classifier"]
+__all__ = ["ARCHITECTURES", "architecture_of", "build_classifier", "image_settings", "load_classifier"]
 
 AutoConfig.register(ConvNetConfig.model_type, ConvNetConfig)
 AutoModelForImageClassification.register(ConvNetConfig, ConvNetForImageClassification)
@@ -131,6 +133,27 @@ def load_classifier(name_or_path: str | Path, trust_remote_code: bool = False) -
     train_as_published(model)
     spec, order = _spec_of(model, name_or_path, trust_remote_code)
     return Classifier(model, spec, str(name_or_path), order).eval().requires_grad_(False)
+
+
+def architecture_of(teacher: Classifier) -> str | None:
+    """Name of a network's architecture, such as `convnet3`: from `training.json`, else from its configuration.
+
+    An early teacher lies in the folder of the converged one. None where neither says, and of an ensemble.
+    """
+    if isinstance(teacher, Ensemble):
+        return None
+    folder = Path(teacher.name)
+    for candidate in [folder, *([folder.parent] if folder.name.startswith("epoch_") else [])]:
+        if (candidate / "training.json").is_file():
+            model = read_json(candidate / "training.json").get("config", {}).get("model")
+            if model is not None:
+                return str(model)
+    config = teacher.model.config
+    if isinstance(config, ConvNetConfig):
+        norm = "_instance" if config.norm == "instance" else ""
+        width = "" if config.width == ConvNetConfig.width else f"_w{config.width}"
+        return f"convnet{config.depth}{norm}{width}"
+    return None
 
 
 def _spec_of(

@@ -9,6 +9,7 @@ from datasets import Dataset
 
 from decoct.config import DistillConfig
 from decoct.data.loading import load_split
+from decoct.data.validation import VALIDATION
 from decoct.models.classifier import Classifier
 from decoct.models.zoo import load_classifier
 from decoct.run.processes import close, open_accelerator
@@ -37,7 +38,7 @@ def distill(config: DistillConfig) -> dict[str, Any]:
     else:
         from decoct.synthesis.real import distill_images
 
-        manifest = distill_images(config, images, teacher, accelerator)
+        manifest = distill_images(config, images, teacher, accelerator, validation=_validation_images(config, teacher))
     close(accelerator)
     return manifest
 
@@ -46,6 +47,7 @@ def plan_distill(config: DistillConfig) -> dict[str, Any]:
     """What `distill` would compute and about how long it would take; nothing is written."""
     config = with_held_out(config)
     images, teacher, accelerator = _open(config)
+    _validation_images(config, teacher)
     if config.method == "igds":
         from decoct.synthesis.sampled import plan_sampled
 
@@ -65,3 +67,16 @@ def _open(config: DistillConfig) -> tuple[Dataset, Classifier, Accelerator]:
     with accelerator.main_process_first():
         images = load_split(config, config.train_split, config.image_size or teacher.spec.image_size)
     return images, teacher, accelerator
+
+
+def _validation_images(config: DistillConfig, teacher: Classifier) -> Dataset | None:
+    """What `tune` looks at: the images held out of the teacher's training, or the dataset's own validation split."""
+    if not config.tune:
+        return None
+    try:
+        return load_split(config, VALIDATION, config.image_size or teacher.spec.image_size)
+    except ValueError as error:
+        raise ValueError(
+            "tune must have validation images, so that no choice looks at the test split: train the teacher with "
+            f"--validation_fraction 0.1. {error}"
+        ) from error

@@ -34,6 +34,7 @@ from decoct.synthesis.run import (
 )
 from decoct.synthesis.selection import draw_candidates
 from decoct.synthesis.tiles import Mosaics, SelectionSettings, Tile, cut_mosaics, images_of, select_tiles
+from decoct.synthesis.tune import SELECTIONS, best_of, plan_trials, run_trials, tuning_images
 from decoct.training.forgetting import check_forgetting_events, forgetting_scores
 
 __all__ = ["InfoUtil", "candidates_of", "distill_images", "forward_passes", "heatmaps_of", "plan_selection", "score"]
@@ -71,12 +72,15 @@ def distill_images(
     teacher: Classifier,
     accelerator: Accelerator,
     scores: list[Path] | None = None,
+    validation: Dataset | None = None,
 ) -> dict[str, Any]:
     """`distill` by choosing among real images, for images and a teacher in memory.
 
     Args:
         scores: Shards that `score` made with the same attribution and utility, to try other selections on.
             Default: they are computed.
+        validation: Images that the teacher has not seen, by which the selection of each IPC is chosen
+            (`decoct.synthesis.tune`). Default: it is as configured.
     """
     candidates = candidates_of(config, images, teacher)
     run = DistillRun(config, teacher, accelerator)
@@ -84,7 +88,16 @@ def distill_images(
         return finished
     scores = scores or score(config, candidates, teacher, run.batch_size, accelerator, run.shards)
     spec, selecting = teacher.spec, values_for(SelectionSettings, config)
-    tiles = {ipc: select_tiles(scores, spec.label_names, ipc, selecting) for ipc in config.ipc}
+    selections, tried = dict.fromkeys(config.ipc, selecting), {}
+    if validation is not None:
+        trials = plan_trials(config.ipc, spec.num_classes, tuning_images(config.tune_budget, teacher, len(images)))
+        teachers, precision = run.label_teachers, config.mixed_precision
+        found = run_trials(
+            trials, scores, candidates, validation, selecting, teachers, precision, accelerator, run.shards
+        )
+        selections = {ipc: dataclasses.replace(selecting, **SELECTIONS[best_of(found[ipc])]) for ipc in config.ipc}
+        tried = {"tuned": {str(ipc): {"selection": best_of(each), "tried": each} for ipc, each in found.items()}}
+    tiles = {ipc: select_tiles(scores, spec.label_names, ipc, selections[ipc]) for ipc in config.ipc}
     heatmaps = values_for(HeatmapSettings, config)
     attribution = build_attribution(teacher, heatmaps, run.batch_size) if config.whole_images else None
     if attribution is not None:  # the crops did not need the heat maps; those of the chosen images are kept
@@ -105,7 +118,7 @@ def distill_images(
     def preview() -> None:
         write_preview(run.folder, config.ipc, candidates, shown, spec)
 
-    return run.finish(accuracies, preview, candidates=len(candidates))
+    return run.finish(accuracies, preview, candidates=len(candidates), **tried)
 
 
 def candidates_of(config: DistillConfig, images: Dataset, teacher: Classifier) -> Dataset:
@@ -231,9 +244,24 @@ def plan_selection(
         "forward_passes": passes,
         "images_per_second": round(per_second),
         "estimated_seconds": round(sum(passes.values()) / per_second / accelerator.num_processes, 1),
+        **({"tuning": plan_tuning(config, teacher, len(images), per_second)} if config.tune else {}),
         "label_bytes": label_bytes(distilled, spec.num_classes, values_for(StoredLabels, config)),
         "output_dir": config.output_dir,
     }
+
+
+def plan_tuning(config: DistillConfig, teacher: Classifier, images: int, per_second: float) -> dict[str, Any]:
+    """The students that `tune` trains, the images they see, and about how long that takes.
+
+    Args:
+        images: Of the training split.
+        per_second: Images of the teacher's forward pass.
+    """
+    classes = teacher.spec.num_classes
+    trials = plan_trials(config.ipc, classes, tuning_images(config.tune_budget, teacher, images))
+    seen = sum(trial.ipc * classes * trial.epochs for trial in trials)
+    # A student's step, its teacher's forward pass included, takes about four forward passes.
+    return {"students": len(trials), "images_seen": seen, "estimated_seconds": round(4 * seen / per_second, 1)}
 
 
 def forward_passes(config: DistillConfig, candidates: int, classes: int) -> dict[str, int]:

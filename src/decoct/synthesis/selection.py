@@ -54,12 +54,13 @@ def select_class(
     count: int,
     order: Literal["highest", "lowest", "quantile"],
     quantile: float,
-    selection: Literal["top", "herding", "k_center", "k_means", "coverage"],
+    selection: Literal["top", "random", "herding", "k_center", "k_means", "coverage"],
     pool_factor: float,
     pool_share: float = 1.0,
     coverage_noise: float = 0.1,
     seed: int = 0,
-    tie_break: np.ndarray | None = None,
+    draw: np.ndarray | None = None,
+    ties_by_draw: bool = False,
 ) -> Selected:
     """The `count` tiles of one class: its best crop of each image, then the best or the most diverse images.
 
@@ -73,8 +74,8 @@ def select_class(
         pool_share: Those of `coverage` come from this share of all images, the best ones, and at least `count`.
         coverage_noise: See `coverage`.
         seed: Of the starts of `k_means`.
-        tie_break: `(candidates,)`; of images with equal scores the one with the lower value goes first. Default: the
-            lower row.
+        draw: `(candidates,)`, a random order of the images: `random` takes the first ones.
+        ties_by_draw: Of images with equal scores the first one of `draw` goes first, and not that of the lower row.
 
     Raises:
         ValueError: If there are fewer candidates than tiles.
@@ -83,8 +84,12 @@ def select_class(
         raise ValueError(f"a class must have at least {count} candidates. Got {len(utility)}.")
     keys = sort_keys(utility, order, quantile)
     crops = keys.argmin(1)
-    ranked = np.lexsort((np.arange(len(keys)) if tie_break is None else tie_break, keys.min(1)))
-    if selection == "top":
+    rows = np.arange(len(keys))
+    draw = rows if draw is None else draw
+    ranked = np.lexsort((draw if ties_by_draw else rows, keys.min(1)))
+    if selection == "random":
+        rows = draw.argsort()[:count]
+    elif selection == "top":
         rows = ranked[:count]
     else:
         share = max(count, math.ceil(pool_share * len(ranked)))

@@ -58,7 +58,7 @@ class SelectionSettings:
     utility: str
     utility_order: Literal["highest", "lowest", "quantile"]
     utility_quantile: float
-    selection: Literal["top", "herding", "k_center", "k_means", "coverage"]
+    selection: Literal["top", "random", "herding", "k_center", "k_means", "coverage"]
     pool_factor: float
     pool_share: float
     coverage_noise: float
@@ -147,7 +147,8 @@ def select_tiles(
                 settings.pool_share,
                 settings.coverage_noise,
                 seed=int(starts.integers(2**32)),
-                tie_break=ties if settings.utility == "forgetting" else None,
+                draw=ties,
+                ties_by_draw=settings.utility == "forgetting",
             )
         except ValueError as error:
             raise ValueError(f"Class {name!r}: {error}") from error

@@ -1,0 +1,148 @@
+"""Choosing how a set's images are selected: short trainings of students, measured on validation images."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from accelerate import Accelerator
+from datasets import Dataset, Features, Value
+
+from decoct.config import TeacherConfig
+from decoct.data.spec import ImageSpec
+from decoct.data.tensors import PixelDataset
+from decoct.distilled.dataset import DistilledSet
+from decoct.models.accuracy import accuracy
+from decoct.models.classifier import Classifier
+from decoct.models.zoo import architecture_of, build_classifier
+from decoct.run.folder import read_json
+from decoct.run.shards import run_shards
+from decoct.synthesis.tiles import SelectionSettings, cut_mosaics, images_of, select_tiles
+from decoct.training.protocols import load_protocol
+from decoct.training.student import train_student
+
+__all__ = ["SELECTIONS", "Trial", "best_of", "plan_trials", "run_trials", "tuning_images"]
+
+# What is tried, random images first: of equal accuracies the earlier one is taken.
+SELECTIONS: dict[str, dict[str, Any]] = {
+    "random images": {"selection": "random"},
+    "easiest": {"selection": "top", "utility_order": "lowest"},
+    "coverage of the easier tenth": {"selection": "coverage", "utility_order": "lowest", "pool_share": 0.1},
+    "coverage of the easier half": {"selection": "coverage", "utility_order": "lowest", "pool_share": 0.5},
+    "coverage of all": {"selection": "coverage", "utility_order": "lowest", "pool_share": 1.0},
+}
+PROTOCOL = "strong_kd"
+RESULTS = Features({"ipc": Value("int64"), "selection": Value("string"), "accuracy": Value("float64")})
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A student to train for `epochs` on the images of an IPC that one of `SELECTIONS` takes."""
+
+    ipc: int
+    selection: str
+    epochs: int
+
+
+def plan_trials(ipcs: Sequence[int], classes: int, images_seen: int) -> list[Trial]:
+    """The trials of all IPCs, which together see about as many images as are said; each has a step for every batch.
+
+    Args:
+        images_seen: Shared out evenly over the trials.
+    """
+    share = images_seen // (len(ipcs) * len(SELECTIONS))
+    return [Trial(ipc, name, max(1, share // (ipc * classes))) for ipc in ipcs for name in SELECTIONS]
+
+
+def run_trials(
+    trials: Sequence[Trial],
+    scores: Sequence[Path],
+    candidates: Dataset,
+    validation: Dataset,
+    settings: SelectionSettings,
+    teachers: Mapping[int, Classifier],
+    mixed_precision: str,
+    accelerator: Accelerator,
+    folder: Path,
+) -> dict[int, dict[str, float]]:
+    """The accuracy of every trial's student on the validation images, by IPC and selection.
+
+    Students are labelled by the teacher while they are trained, under `strong_kd`, and all start from the same weights;
+    processes share them, and a rerun takes up those that are done.
+
+    Args:
+        scores: Score shards of the candidates (`decoct.synthesis.real.score`), with features.
+        teachers: What labels, by IPC.
+        folder: Where the results lie.
+    """
+    spec, architecture = teachers[trials[0].ipc].spec, student_of(teachers[trials[0].ipc])
+    pixels = PixelDataset(validation, spec.image_size, spec.channels)
+    protocol, device = load_protocol(PROTOCOL), accelerator.device
+
+    def compute(start: int, end: int) -> Dataset:
+        rows = []
+        for trial in trials[start:end]:
+            student = build_classifier(architecture, spec, settings.seed)
+            train_student(
+                student,
+                images_for(trial, scores, candidates, settings, spec),
+                protocol,
+                "online",
+                teachers[trial.ipc],
+                seed=settings.seed,
+                device=device,
+                mixed_precision=mixed_precision,
+                epochs=trial.epochs,
+                architecture=architecture,
+            )
+            measured = accuracy(student, pixels, device=device, mixed_precision=mixed_precision)
+            rows.append({"ipc": trial.ipc, "selection": trial.selection, "accuracy": measured})
+        return Dataset.from_list(rows, features=RESULTS)
+
+    shards = run_shards(folder, "tuning", len(trials), 1, accelerator, compute)
+    found: dict[int, dict[str, float]] = {trial.ipc: {} for trial in trials}
+    for row in Dataset.from_parquet(list(map(str, shards)), keep_in_memory=True):
+        found[row["ipc"]][row["selection"]] = row["accuracy"]
+    return found
+
+
+def best_of(accuracies: Mapping[str, float]) -> str:
+    """The most accurate of `SELECTIONS`."""
+    return max(SELECTIONS, key=lambda name: accuracies[name])
+
+
+def tuning_images(budget: float, teacher: Classifier, images: int) -> int:
+    """Images that all trials see together.
+
+    Args:
+        budget: As a share of the images that the teacher was trained on, epoch by epoch; of one that does not say for
+            how many epochs, it is the default of teachers.
+        images: Of the training split.
+    """
+    folder = Path(teacher.name)
+    files = [each / "training.json" for each in (folder, folder.parent)]
+    records = [read_json(file) for file in files if file.is_file()]
+    epochs = next((record["config"]["epochs"] for record in records if "config" in record), TeacherConfig.epochs)
+    return round(budget * epochs * images)
+
+
+def student_of(teacher: Classifier) -> str:
+    """The students' architecture: the teacher's, or of one that is not known a ConvNet for images of its size."""
+    depth = min(max(round(math.log2(teacher.spec.image_size)) - 2, 3), 6)
+    return architecture_of(teacher) or f"convnet{depth}"
+
+
+def images_for(
+    trial: Trial, scores: Sequence[Path], candidates: Dataset, settings: SelectionSettings, spec: ImageSpec
+) -> DistilledSet:
+    """The images of a trial, without stored labels."""
+    tiles = select_tiles(
+        scores, spec.label_names, trial.ipc, dataclasses.replace(settings, **SELECTIONS[trial.selection])
+    )
+    rows = math.isqrt(settings.tiles_per_image)
+    mosaics = cut_mosaics(images_of(tiles, settings.tiles_per_image), candidates, spec, spec.image_size // rows)
+    return DistilledSet.unlabelled(mosaics.pixels, mosaics.labels, trial.ipc, settings.tiles_per_image, spec)

@@ -1,0 +1,135 @@
+"""Choosing the selection of each IPC by short trainings on validation images."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+from datasets import load_dataset
+
+from decoct.config import TeacherConfig
+from decoct.synthesis import tune as tuning
+from decoct.synthesis.distill import distill, plan_distill
+from decoct.synthesis.tune import SELECTIONS, best_of, plan_trials, tuning_images
+from decoct.training.teacher import train_teacher
+
+
+@pytest.fixture(scope="module")
+def cautious(once, sample_part):
+    def train(folder):
+        config = TeacherConfig(
+            **{"dataset": str(sample_part), "validation_fraction": 0.25, "model": "convnet3_w8", "epochs": 2},
+            **{"batch_size": 16, "output_dir": str(folder)},
+        )
+        train_teacher(config)
+
+    return once("cautious-quarter", train)
+
+
+@pytest.fixture
+def tuned(config, cautious):
+    return config(teacher=str(cautious), tune=True, tune_budget=1.0, views=0, slots=2)
+
+
+def chosen_rows(folder, ipc):
+    rows = load_dataset(str(folder), f"ipc_{ipc}", split="train")
+    return [tile["source_index"] for tiles in rows["tiles"] for tile in tiles]
+
+
+def test_each_ipc_has_the_selection_whose_students_were_best(tuned, config, cautious, tmp_path, monkeypatch):
+    wanted = {1: "random images", 3: "coverage of all"}
+    seen = []
+
+    def measure(trials, scores, candidates, validation, *rest):
+        seen.append((len(validation), [(trial.ipc, trial.selection) for trial in trials]))
+        return {ipc: {name: float(name == wanted[ipc]) for name in SELECTIONS} for ipc in (1, 3)}
+
+    monkeypatch.setattr("decoct.synthesis.real.run_trials", measure)
+    manifest = distill(tuned)
+    assert seen == [(24, [(ipc, name) for ipc in (1, 3) for name in SELECTIONS])]
+    assert {ipc: each["selection"] for ipc, each in manifest["tuned"].items()} == {"1": wanted[1], "3": wanted[3]}
+    options = {"teacher": str(cautious), "views": 0, "slots": 2, "output_dir": str(tmp_path / "by_hand")}
+    distill(config(**options, ipc=[3], **SELECTIONS["coverage of all"]))
+    assert chosen_rows(tuned.output_dir, 3) == chosen_rows(tmp_path / "by_hand", 3)
+
+
+def test_students_are_trained_on_what_is_tried_and_measured_on_validation_images(tuned, monkeypatch):
+    trained = []
+    train_student = tuning.train_student
+
+    def train(student, images, *rest, **options):
+        trained.append((images.ipc, len(images), options["epochs"]))
+        return train_student(student, images, *rest, **{**options, "epochs": 1})
+
+    monkeypatch.setattr(tuning, "train_student", train)
+    manifest = distill(tuned)
+    assert len(trained) == 2 * len(SELECTIONS)
+    assert {(ipc, images) for ipc, images, _ in trained} == {(1, 4), (3, 12)}
+    for each in manifest["tuned"].values():
+        assert set(each["tried"]) == set(SELECTIONS)
+        assert all(accuracy * 24 == pytest.approx(round(accuracy * 24)) for accuracy in each["tried"].values())
+        assert each["selection"] == best_of(each["tried"])
+
+
+def test_a_rerun_takes_up_the_students_that_are_trained(tuned, monkeypatch):
+    train_student, left = tuning.train_student, [4]
+
+    def train(student, *rest, **options):
+        if not left[0]:
+            raise KeyboardInterrupt
+        left[0] -= 1
+        return train_student(student, *rest, **{**options, "epochs": 1})
+
+    monkeypatch.setattr(tuning, "train_student", train)
+    with pytest.raises(KeyboardInterrupt):
+        distill(tuned)
+    left[0] = 2 * len(SELECTIONS) - 4
+    distill(tuned)
+    assert left[0] == 0
+
+
+def test_all_trials_together_see_what_the_budget_allows(cautious, config):
+    trials = plan_trials([1, 10], classes=10, images_seen=100_000)
+    assert sum(trial.ipc * 10 * trial.epochs for trial in trials) == 100_000
+    assert {trial.epochs for trial in plan_trials([1, 10], 10, 1)} == {1}
+    plan = plan_distill(config(teacher=str(cautious), tune=True, tune_budget=1.0))
+    assert plan["tuning"]["students"] == 2 * len(SELECTIONS)
+    assert plan["tuning"]["images_seen"] <= 2 * 72  # epochs of the teacher, and images
+
+
+def test_the_budget_is_a_share_of_the_teachers_training(cautious, trained_teacher):
+    from decoct.models.zoo import load_classifier
+
+    assert tuning_images(0.1, load_classifier(cautious), 72) == round(0.1 * 2 * 72)
+    assert tuning_images(0.1, load_classifier(trained_teacher / "epoch_2"), 96) == round(0.1 * 6 * 96)
+    in_memory = load_classifier(cautious)
+    in_memory.name = "user/teacher"
+    assert tuning_images(0.1, in_memory, 100) == round(0.1 * TeacherConfig.epochs * 100)
+
+
+def test_the_first_of_equals_is_taken():
+    assert best_of(dict.fromkeys(SELECTIONS, 0.5)) == "random images"
+
+
+def test_without_validation_images_there_is_nothing_to_choose_by(config):
+    for call in (distill, plan_distill):
+        with pytest.raises(ValueError, match="tune must have validation images.*--validation_fraction 0.1"):
+            call(config(tune=True))
+
+
+def test_other_methods_choose_as_they_are_defined(config):
+    with pytest.raises(ValueError, match="method must be 'infoutil' for --tune. Got 'herding'"):
+        config(tune=True, method="herding")
+
+
+def test_random_images_are_drawn_by_the_seed(config, tmp_path):
+    rows = []
+    for seed in (0, 0, 1):
+        folder = tmp_path / f"run{len(rows)}"
+        distill(config(selection="random", seed=seed, views=0, candidates_per_class=0, output_dir=str(folder)))
+        assert set(chosen_rows(folder, 1)) <= set(chosen_rows(folder, 3))
+        rows.append(chosen_rows(folder, 3))
+    assert rows[0] == rows[1] != rows[2]
+    assert np.unique(rows[0]).size == len(rows[0])
+    assert dataclasses.replace(config(), selection="random").selection == "random"
