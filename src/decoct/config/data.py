@@ -39,7 +39,7 @@ class DataConfig(RunConfig):
     validation_fraction: float | None = option(
         None,
         "Share of each class that is held out of the training split, in [0, 1), the same images in every run; "
-        "`--eval_split validation` measures on them, and training does by default. 0.1 is enough for choices that "
+        "`--eval_split held_out` measures on them, and training does by default. 0.1 is enough for choices that "
         "must not look at the test split. Default: what the teacher, or the distilled set, was made with, else 0.",
     )
     image_column: str | None = option(None, "Column that holds the images. Default: the only image column.")

@@ -17,10 +17,10 @@ from decoct.config import DataConfig
 from decoct.data.columns import SHOWN, find_image_column, find_label_column, listed, read_labels
 from decoct.data.duplicates import count_shared_images
 from decoct.data.folders import check_label_order, image_counts, image_splits
+from decoct.data.held_out import HELD_OUT, split_off_validation
 from decoct.data.inspection import inspect_images, to_eight_bits
 from decoct.data.measuring import measure_spec
 from decoct.data.source import SAMPLE
-from decoct.data.validation import VALIDATION, split_off_validation
 
 __all__ = [
     "check_label_names",
@@ -106,18 +106,17 @@ def load_split(config: DataConfig, split: str, image_size: int | None = None) ->
     """`load_images` of one split of the configured dataset; the training split is without what is held out of it.
 
     Args:
-        split: By name; `validation` is what is held out, where something is.
+        split: By name; `held_out` is what is held out of the training split.
         image_size: Instead of the configured one, for example a network's.
 
     Raises:
-        ValueError: If images are held out of a dataset that has a split `validation`, and that name is asked for.
+        ValueError: If `held_out` is asked for, and nothing is; otherwise as `load_images`.
     """
-    fraction = config.validation_fraction or 0.0
-    held_out = bool(fraction) and split == VALIDATION
-    if held_out and VALIDATION in (names := _builder(config.dataset, config.dataset_config).info.splits):
+    fraction, held_out = config.validation_fraction or 0.0, split == HELD_OUT
+    if held_out and not fraction:
         raise ValueError(
-            f"validation_fraction must be 0 for a dataset with a split {VALIDATION!r}, to measure on that. "
-            f"Got {fraction}, and {_name(config.dataset)} with the splits {list(names)}."
+            f"validation_fraction must be positive for the split {HELD_OUT!r}. Got {config.validation_fraction}: train "
+            "the teacher with --validation_fraction 0.1."
         )
     images = load_images(
         config.dataset,
@@ -144,7 +143,7 @@ def load_train_and_eval(config: DataConfig) -> tuple[datasets.Dataset, datasets.
 
     Images in both are reported.
     """
-    given = config.eval_split or (VALIDATION if config.validation_fraction else None)
+    given = config.eval_split or (HELD_OUT if config.validation_fraction else None)
     eval_split = eval_split_name(config.dataset, config.dataset_config, given, config.label_column)
     train, evaluation = load_split(config, config.train_split), load_split(config, eval_split)
     if shared := count_shared_images(train, evaluation):

@@ -14,10 +14,10 @@ from datasets import Dataset
 from filelock import FileLock
 
 from decoct.config import DistillConfig, config_hash
+from decoct.data.held_out import split_off_validation
 from decoct.data.loading import check_label_names, class_counts, load_images
 from decoct.data.source import dataset_fingerprint
 from decoct.data.spec import ImageSpec
-from decoct.data.validation import split_off_validation
 from decoct.distilled.dataset import DistilledSet, load_distilled
 from decoct.evaluation.teachers import Teachers
 from decoct.models.classifier import Classifier

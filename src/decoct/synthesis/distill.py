@@ -8,8 +8,8 @@ from accelerate import Accelerator
 from datasets import Dataset
 
 from decoct.config import DistillConfig
+from decoct.data.held_out import HELD_OUT
 from decoct.data.loading import load_split
-from decoct.data.validation import VALIDATION
 from decoct.models.classifier import Classifier
 from decoct.models.zoo import load_classifier
 from decoct.run.processes import close, open_accelerator
@@ -70,13 +70,5 @@ def _open(config: DistillConfig) -> tuple[Dataset, Classifier, Accelerator]:
 
 
 def _validation_images(config: DistillConfig, teacher: Classifier) -> Dataset | None:
-    """What `tune` looks at: the images held out of the teacher's training, or the dataset's own validation split."""
-    if not config.tune:
-        return None
-    try:
-        return load_split(config, VALIDATION, config.image_size or teacher.spec.image_size)
-    except ValueError as error:
-        raise ValueError(
-            "tune must have validation images, so that no choice looks at the test split: train the teacher with "
-            f"--validation_fraction 0.1. {error}"
-        ) from error
+    """What `tune` looks at: the images held out of the teacher's training."""
+    return load_split(config, HELD_OUT, config.image_size or teacher.spec.image_size) if config.tune else None

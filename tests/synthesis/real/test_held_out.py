@@ -33,7 +33,7 @@ def cautious(once, sample_part):
 @pytest.fixture
 def held_out(cautious, sample_part):
     config = TeacherConfig(dataset=str(sample_part), validation_fraction=0.5)
-    return set(load_split(config, "validation")["source_index"][:])
+    return set(load_split(config, "held_out")["source_index"][:])
 
 
 def sources(folder, ipc):
@@ -53,14 +53,14 @@ def test_a_set_and_random_images_are_made_without_what_was_held_out_of_the_teach
     if not teacher:
         evaluate(
             EvaluateConfig(
-                **{"distilled": made.output_dir, "dataset": made.dataset, "eval_split": "validation", "epochs": 1},
+                **{"distilled": made.output_dir, "dataset": made.dataset, "eval_split": "held_out", "epochs": 1},
                 **{"students": ["convnet3_w8"], "labels": ["views"], "protocols": ["rded_kd"], "ranking": False},
             )
         )
         (draw,) = tmp_path.glob("random-*/ipc_6-*")
         assert not sources(draw, 6) & held_out
         (record,) = read_json(tmp_path / "run/results.json")
-        assert record["eval_split"] == "validation"
+        assert record["eval_split"] == "held_out"
 
 
 def test_the_teacher_is_measured_on_what_is_held_out(cautious, held_out):
@@ -79,7 +79,7 @@ def test_another_share_than_the_teachers_is_refused(config, cautious, trained_te
 def test_another_share_than_the_sets_is_refused(config, cautious, tmp_path):
     made = config(teacher=str(cautious), ipc=[1], method="random")
     distill(made)
-    asked = EvaluateConfig(distilled=made.output_dir, dataset=made.dataset, eval_split="validation")
+    asked = EvaluateConfig(distilled=made.output_dir, dataset=made.dataset, eval_split="held_out")
     with pytest.raises(ValueError, match=r"validation_fraction must be 0\.5, the share held out when the set"):
         evaluate(dataclasses.replace(asked, validation_fraction=0.1))
 

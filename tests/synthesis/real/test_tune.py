@@ -114,7 +114,9 @@ def test_the_first_of_equals_is_taken():
 
 def test_without_validation_images_there_is_nothing_to_choose_by(config):
     for call in (distill, plan_distill):
-        with pytest.raises(ValueError, match="tune must have validation images.*--validation_fraction 0.1"):
+        with pytest.raises(
+            ValueError, match="validation_fraction must be positive for the split .held_out"
+        ):
             call(config(tune=True))
 
 

@@ -7,8 +7,8 @@ import pytest
 from worlds import coloured, encoded, labelled
 
 from decoct.config import DataConfig, TeacherConfig
+from decoct.data.held_out import split_off_validation
 from decoct.data.loading import load_split, load_train_and_eval
-from decoct.data.validation import split_off_validation
 
 
 def write_splits(folder, **counts):
@@ -31,7 +31,7 @@ def rows(images):
 def test_a_share_of_each_class_is_held_out_and_the_rest_is_trained_on(folder):
     config = DataConfig(dataset=str(folder), validation_fraction=0.1)
     every = load_split(DataConfig(dataset=str(folder)), "train")
-    train, validation = load_split(config, "train"), load_split(config, "validation")
+    train, validation = load_split(config, "train"), load_split(config, "held_out")
     assert sorted([*rows(train), *rows(validation)]) == rows(every)
     assert np.bincount(validation["label"][:]).tolist() == [2, 1, 1]
     assert np.bincount(train["label"][:]).tolist() == [18, 10, 1]
@@ -39,7 +39,7 @@ def test_a_share_of_each_class_is_held_out_and_the_rest_is_trained_on(folder):
 
 def test_the_share_is_the_same_in_every_run_and_grows_with_the_fraction(folder):
     held_out = [
-        set(rows(load_split(DataConfig(dataset=str(folder), validation_fraction=fraction, seed=seed), "validation")))
+        set(rows(load_split(DataConfig(dataset=str(folder), validation_fraction=fraction, seed=seed), "held_out")))
         for fraction, seed in ((0.1, 0), (0.1, 1), (0.5, 0))
     ]
     assert held_out[0] == held_out[1] < held_out[2]
@@ -63,11 +63,12 @@ def test_a_class_of_one_image_cannot_be_shared_out(folder):
         split_off_validation(images.select(range(len(images) - 1)), 0.1)
 
 
-def test_a_dataset_with_a_validation_split_is_measured_on_that(tmp_path):
+def test_a_validation_split_of_the_datasets_own_stays_apart(tmp_path):
     folder = write_splits(tmp_path, train=[4, 4, 4], validation=[2, 2, 2])
-    assert len(load_split(DataConfig(dataset=str(folder)), "validation")) == 6
-    with pytest.raises(ValueError, match="validation_fraction must be 0 for a dataset with a split 'validation'"):
-        load_split(DataConfig(dataset=str(folder), validation_fraction=0.1), "validation")
+    config = DataConfig(dataset=str(folder), validation_fraction=0.5)
+    assert len(load_split(config, "validation")) == len(load_split(config, "held_out")) == 6
+    with pytest.raises(ValueError, match="validation_fraction must be positive for the split 'held_out'.*Got None"):
+        load_split(DataConfig(dataset=str(folder)), "held_out")
 
 
 @pytest.mark.parametrize("fraction", [-0.1, 1.0, 2.0])

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 from datasets import Dataset
 
-__all__ = ["VALIDATION", "split_off_validation"]
+__all__ = ["HELD_OUT", "split_off_validation"]
 
-VALIDATION = "validation"  # what the held-out images are called where a split is named
+HELD_OUT = "held_out"  # what these images are called where a split is named
 SEED = 0
 
 
