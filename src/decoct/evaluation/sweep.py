@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from accelerate import Accelerator
+from datasets import Image
 
 from decoct.config import DistillConfig, EvaluateConfig, config_hash, fields_that_matter_for, to_dict
 from decoct.distilled.dataset import read_manifest
@@ -23,7 +24,7 @@ from decoct.igds.loading import load_estimator
 from decoct.igds.measuring import measure
 from decoct.models.classifier import fingerprint_of
 from decoct.run.folder import identity_of
-from decoct.synthesis.run import read_ipc, with_held_out
+from decoct.synthesis.run import StoredLabels, label_bytes, read_ipc, with_held_out
 from decoct.training.protocols import (
     Protocol,
     batch_size,
@@ -110,6 +111,7 @@ class Sweep(DistilledGrid):
             "mixed_precision": cell.evaluate.mixed_precision,
             "distilled": evaluation.fingerprints[cell.ipc][:12],
             "distill_seconds": evaluation.manifest["seconds"],
+            **bytes_of(Path(cell.evaluate.distilled), cell.ipc, evaluation.manifest),
         }
         return {**super().record(cell, result, evaluation), **trained, **self._information(cell, evaluation.manifest)}
 
@@ -265,6 +267,15 @@ def for_results(config_class: type, options: Mapping[str, Any]) -> dict[str, Any
     """The options that matter for what comes out, and not only for how it is computed; the seed stands apart."""
     apart = ("seed", *fields_that_matter_for(config_class, "machine", "command", "publishing"))
     return {name: value for name, value in options.items() if name not in apart}
+
+
+def bytes_of(folder: Path, ipc: int, manifest: Mapping[str, Any]) -> dict[str, int]:
+    """Bytes of a set's images, as PNG, and of its stored labels."""
+    names = [field.name for field in dataclasses.fields(StoredLabels)]
+    images = read_ipc(folder, ipc).select_columns(["image"]).cast_column("image", Image(decode=False))["image"]
+    stored = StoredLabels(**{name: manifest["config"][name] for name in names})
+    labels = label_bytes(len(images), len(manifest["label_names"]), stored)
+    return {"image_bytes": sum(len(image["bytes"]) for image in images), "label_bytes": labels}
 
 
 def public_name(name: str) -> str:

@@ -114,9 +114,7 @@ def test_the_first_of_equals_is_taken():
 
 def test_without_validation_images_there_is_nothing_to_choose_by(config):
     for call in (distill, plan_distill):
-        with pytest.raises(
-            ValueError, match="validation_fraction must be positive for the split .held_out"
-        ):
+        with pytest.raises(ValueError, match="validation_fraction must be positive for the split .held_out"):
             call(config(tune=True))
 
 
