@@ -30,7 +30,8 @@
     networks: [prior, estimator]    # networks that the command names; records state them, and both estimates of the
                                     # information of each set by the estimator
     figure: {over: beta, curve: "scale {guidance_scale:g}", lines: [random]}
-                                    # accuracy over an option: its curves, and the sets that are drawn as lines
+                                    # accuracy over an option: its curves, the sets that are drawn as lines, the
+                                    # `points` that others report, and whether its axis is `logarithmic`
 
 A student is trained on each set for every IPC, way of training, architecture, label mode and seed. `batch_factor` and
 `learning_rate_factor` multiply the protocol's batch sizes and all its learning rates; `epochs` take the place of its

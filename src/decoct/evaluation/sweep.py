@@ -275,7 +275,8 @@ def bytes_of(folder: Path, ipc: int, manifest: Mapping[str, Any]) -> dict[str, i
     images = read_ipc(folder, ipc).select_columns(["image"]).cast_column("image", Image(decode=False))["image"]
     stored = StoredLabels(**{name: manifest["config"][name] for name in names})
     labels = label_bytes(len(images), len(manifest["label_names"]), stored)
-    return {"image_bytes": sum(len(image["bytes"]) for image in images), "label_bytes": labels}
+    pictures = sum(len(image["bytes"]) for image in images)
+    return {"image_bytes": pictures, "label_bytes": labels, "bytes": pictures + labels}
 
 
 def public_name(name: str) -> str:

@@ -261,7 +261,13 @@ def _draw_ipc(panel: Any, line: Sequence[Mapping[str, Any]], ipc: int, color: st
 
 
 def save_option_curves(
-    path: str | os.PathLike[str], records: Sequence[Mapping[str, Any]], over: str, curve: str, lines: Sequence[str]
+    path: str | os.PathLike[str],
+    records: Sequence[Mapping[str, Any]],
+    over: str,
+    curve: str,
+    lines: Sequence[str] = (),
+    points: Sequence[Mapping[str, Any]] = (),
+    logarithmic: bool = False,
 ) -> None:
     """Accuracy over an option that a grid varies, mean and standard deviation: a panel per label mode and IPC.
 
@@ -271,6 +277,9 @@ def save_option_curves(
         over: The option.
         curve: Name of a record's curve; `{option}` stands for its value.
         lines: Settings that the option has no part in, drawn as a line each.
+        points: What others report: `name`, `accuracy` in percent, a value for the option and, for one panel alone,
+            `ipc`.
+        logarithmic: Whether the option's axis is.
     """
     modes, ipcs = (list(dict.fromkeys(record[name] for record in records)) for name in ("labels", "ipc"))
     figure = Figure(figsize=(1.2 + 3.6 * len(ipcs), 0.6 + 3.2 * len(modes)))
@@ -281,6 +290,11 @@ def save_option_curves(
         panel = axes[row][column]
         members = [record for record in records if (record["labels"], record["ipc"]) == (labels, ipc)]
         _draw_option(panel, members, over, curve, lines)
+        for marker, point in zip(itertools.cycle("sDv^P*X"), points, strict=False):
+            if point.get("ipc", ipc) == ipc:
+                panel.plot(point[over], point["accuracy"], marker, color="black", fillstyle="none", label=point["name"])
+        if logarithmic:
+            panel.set_xscale("log")
         panel.set(title=f"IPC {ipc}, labels {labels}", xlabel=over, ylabel="" if column else "accuracy, %")
         panel.spines[["top", "right"]].set_visible(False)
         shared |= {name: handle for handle, name in zip(*panel.get_legend_handles_labels(), strict=True)}

@@ -1,0 +1,52 @@
+"""Accuracy over an option that a grid varies: curves, lines, and the points that others report."""
+
+from __future__ import annotations
+
+import pytest
+from matplotlib.axes import Axes
+
+from decoct.results.figures import save_option_curves
+
+
+def record(ipc, setting, accuracy, size):
+    shared = {"labels": "mixed", "tiles": 1, "ipc": ipc}
+    return {**shared, "setting": setting, "accuracy_mean": accuracy, "bytes": size, "method": setting}
+
+
+@pytest.fixture
+def drawn(monkeypatch):
+    """Values of what is plotted as a marker of its own, by label, and the scale of each panel's axis."""
+    points, scales = [], []
+    plot, set_xscale = Axes.plot, Axes.set_xscale
+
+    def record_plot(axes, *arguments, **options):
+        if options.get("fillstyle") == "none":
+            points.append((options["label"], *arguments[:2]))
+        return plot(axes, *arguments, **options)
+
+    def record_scale(axes, scale, **options):
+        scales.append(scale)
+        return set_xscale(axes, scale, **options)
+
+    monkeypatch.setattr(Axes, "plot", record_plot)
+    monkeypatch.setattr(Axes, "set_xscale", record_scale)
+    return points, scales
+
+
+def test_reported_points_stand_in_the_panel_of_their_ipc_or_in_all(drawn, tmp_path):
+    records = [record(ipc, "infoutil", 0.5 + ipc / 100, 1000 * ipc) for ipc in (1, 10)]
+    reported = [
+        {"name": "DATM", "ipc": 1, "accuracy": 46.9, "bytes": 31120},
+        {"name": "the teacher", "accuracy": 82.0, "bytes": 640000},
+    ]
+    file = tmp_path / "curves.png"
+    save_option_curves(file, records, "bytes", "{method}", points=reported, logarithmic=True)
+    points, scales = drawn
+    assert points == [("DATM", 31120, 46.9), *[("the teacher", 640000, 82.0)] * 2]
+    assert scales.count("log") == 2
+    assert file.read_bytes().startswith(b"\x89PNG")
+
+
+def test_an_axis_is_linear_unless_it_is_said(drawn, tmp_path):
+    save_option_curves(tmp_path / "curves.png", [record(1, "infoutil", 0.5, 10)], "bytes", "{method}")
+    assert drawn == ([], [])
