@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 
 import pytest
 
@@ -14,7 +15,7 @@ from decoct.run.folder import identity_of
 RUN = "seed mixed_precision"
 DATA = (
     f"{RUN} dataset dataset_config train_split eval_split validation_fraction image_column label_column image_size "
-    "skip_unreadable"
+    "skip_unreadable bit_depth"
 ).split()
 TRAINING = [*DATA, *"epochs batch_size learning_rate weight_decay warmup_fraction compile".split()]
 SELECTION = (
@@ -79,3 +80,59 @@ def test_a_field_says_what_it_matters_for():
 @pytest.mark.parametrize("method", METHODS)
 def test_default_values_are_those_of_a_configuration(method, tiles):
     assert default_values(method, tiles) == to_dict(DistillConfig(method=method, tiles_per_image=tiles))
+
+
+@pytest.mark.parametrize(
+    ("name", "fields", "message"),
+    [
+        ("DistillConfig", {"ipc": "a"}, "ipc must be a list, each a whole number. Got 'a'"),
+        ("DistillConfig", {"ipc": ["10"]}, r"ipc must be a list, each a whole number. Got \['10'\]"),
+        ("DistillConfig", {"ipc": [1.5]}, "ipc must be a list, each a whole number"),
+        ("DistillConfig", {"ipc": [True]}, "ipc must be a list, each a whole number"),
+        ("DistillConfig", {"ipc": 10}, "ipc must be a list, each a whole number. Got 10"),
+        ("DistillConfig", {"seed": 1.0}, "seed must be a whole number. Got 1.0"),
+        ("DistillConfig", {"grid_size": None}, "grid_size must be a whole number. Got None"),
+        ("DistillConfig", {"tiles_per_image": True}, r"tiles_per_image must be one of \[1, 4\]. Got True"),
+        ("DistillConfig", {"noise_scale": "2"}, "noise_scale must be a finite number. Got '2'"),
+        ("DistillConfig", {"noise_scale": float("nan")}, "noise_scale must be a finite number. Got nan"),
+        ("DistillConfig", {"noise_scale": float("inf")}, "noise_scale must be a finite number. Got inf"),
+        ("DistillConfig", {"beta": False}, "beta must be a finite number or None. Got False"),
+        ("DistillConfig", {"teacher": None}, "teacher must be text. Got None"),
+        ("DistillConfig", {"dry_run": 1}, "dry_run must be True or False. Got 1"),
+        ("DistillConfig", {"image_size": -3}, "image_size must be at least 8. Got -3"),
+        ("DistillConfig", {"bit_depth": 17}, r"bit_depth must be in \[8, 16\]. Got 17"),
+        ("EvaluateConfig", {"labels": "views"}, "labels must be a list, each text. Got 'views'"),
+        ("EvaluateConfig", {"students": [3]}, "students must be a list, each text"),
+        ("TeacherConfig", {"epochs": "60"}, "epochs must be a whole number. Got '60'"),
+        ("PriorConfig", {"channels": "64"}, "channels must be a list, each a whole number"),
+        ("CompareConfig", {"runs": "runs/a"}, "runs must be a list, each text"),
+        ("PublishConfig", {"private": "yes"}, "private must be True or False. Got 'yes'"),
+        ("VerifyConfig", {"source": 3}, "source must be text. Got 3"),
+    ],
+)
+def test_types_are_checked_first(name, fields, message):
+    with pytest.raises(ValueError, match=message):
+        getattr(config, name)(**fields)
+
+
+def test_paths_and_tuples_are_taken_and_numbers_stay_as_they_are():
+    made = DistillConfig(output_dir=Path("runs/a"), ipc=(3, 1), noise_scale=2, beta=1)
+    assert (made.output_dir, made.ipc, made.noise_scale, made.beta) == ("runs/a", [1, 3], 2, 1)
+
+
+@pytest.mark.parametrize(
+    ("made", "images", "sizes"),
+    [
+        (config.TeacherConfig(), 40, (40, None)),
+        (config.TeacherConfig(), 4000, (128, None)),
+        (config.TeacherConfig(batch_size=64), 40, (64, None)),
+        (config.EstimatorConfig(), 4000, (512, 4096)),
+        (config.EstimatorConfig(), 40, (40, 4080)),
+        (config.EstimatorConfig(batch_size=256, queue_size=2048), 40, (256, 2048)),
+        (config.EstimatorConfig(queue_size=80), 40, (40, 80)),
+    ],
+)
+def test_default_batches_fit_the_data(made, images, sizes):
+    fitted = made.with_batch_size(images)
+    assert (fitted.batch_size, getattr(fitted, "queue_size", None)) == sizes
+    assert made.with_batch_size(41, processes=2).batch_size in (40, made.batch_size or 40)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from pathlib import Path
 
 import numpy as np
@@ -183,3 +184,51 @@ def test_splits_without_common_images_say_nothing(tmp_path, caplog):
     with caplog.at_level(logging.WARNING, logger="decoct.data.loading"):
         train, test = load_train_and_eval(DataConfig(dataset=source))
     assert count_shared_images(train, test) == 0 and not caplog.text
+
+
+def test_the_class_is_the_folder_under_the_split(tmp_path: Path) -> None:
+    """As Tiny-ImageNet has its training images, in `train/<class>/images`."""
+    for split, count in (("train", 3), ("test", 1)):
+        for label, name in enumerate(("cat", "dog")):
+            folder = tmp_path / split / name / "images"
+            folder.mkdir(parents=True)
+            for row in range(count):
+                Image.new("RGB", (8, 8), (40 * label + row,) * 3).save(folder / f"{row}.png")
+    images = load_images(str(tmp_path))
+    assert images.features["label"].names == ["cat", "dog"] and images["label"][:] == [0, 0, 0, 1, 1, 1]
+    assert [image.getpixel((0, 0))[0] for image in images["image"]] == [0, 1, 2, 40, 41, 42]
+    assert load_images(str(tmp_path), "test")["label"][:] == [0, 1]
+
+
+@pytest.mark.parametrize(
+    "places", [("cat/a", "cat/b", "dog"), ("cat", "cat/a", "dog"), ("pets/cat", "pets/dog", "owl")]
+)
+def test_images_in_several_folders_of_a_class_are_refused(tmp_path: Path, places) -> None:
+    for place in places:
+        (tmp_path / place).mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (8, 8)).save(tmp_path / place / "1.png")
+    name = places[0].split("/")[0]
+    message = f"The images of a class must lie in one folder. Got '{places[0]}' and '{places[1]}' .* class '{name}'"
+    with pytest.raises(ValueError, match=message):
+        load_images(str(tmp_path))
+
+
+@pytest.mark.parametrize("name", ["pets [2024]", "pets*", "what?", "[ab]"])
+def test_paths_with_characters_of_patterns(tmp_path: Path, name: str) -> None:
+    for split in ("train", "test"):
+        for number, kind in enumerate(("cat [old]", "dog")):
+            folder = tmp_path / name / split / kind
+            folder.mkdir(parents=True)
+            Image.new("RGB", (8, 8), (number,) * 3).save(folder / "1.png")
+    images = load_images(str(tmp_path / name))
+    assert images.features["label"].names == ["cat [old]", "dog"] and images["label"][:] == [0, 1]
+    images.to_parquet(tmp_path / name / "train.parquet")
+    assert load_images(str(tmp_path / name / "train.parquet"))["label"][:] == [0, 1]
+
+
+def test_folder_names_of_another_encoding_are_refused(tmp_path: Path) -> None:
+    folder = os.fsencode(tmp_path) + b"/caf\xe9"
+    os.mkdir(folder)
+    Image.new("RGB", (8, 8)).save(tmp_path / os.fsdecode(b"caf\xe9") / "1.png")
+    with pytest.raises(ValueError, match=r"Names of folders must be UTF-8. Got 'caf\\udce9' in .*: rename it"):
+        load_images(str(tmp_path))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import logging
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from decoct.config import DataConfig
 from decoct.data import (
     check_label_names,
     class_counts,
@@ -19,6 +21,7 @@ from decoct.data import (
     require_class_count,
     unreadable_rows,
 )
+from decoct.data.loading import bit_depth_of, load_train_and_eval
 
 
 def picture(value: int = 100, mode: str = "RGB", size: tuple[int, int] = (8, 8)) -> Image.Image:
@@ -97,6 +100,53 @@ def test_parquet_written_without_the_datasets_library(tmp_path: Path) -> None:
     assert images[1]["image"].getpixel((0, 0)) == (8, 8, 8)
 
 
+def test_images_as_bytes() -> None:
+    cells = [png(picture(7)), png(picture(8))]
+    features = datasets.Features({"photo": datasets.Value("binary"), "label": datasets.Value("string")})
+    source = datasets.Dataset.from_dict({"photo": cells, "label": ["b", "a"]}, features=features)
+    for images in (load_images(source), load_images(source, image_column="photo")):
+        assert images[1]["image"].getpixel((0, 0)) == (8, 8, 8) and images["label"][:] == [1, 0]
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".tsv", ".jsonl"])
+def test_tables_of_paths(tmp_path: Path, suffix: str) -> None:
+    (tmp_path / "pictures").mkdir()
+    rows = {"train": ["dog", "cat", "dog"], "test": ["cat"]}
+    for split, labels in rows.items():
+        entries = [{"file": f"pictures/{split}-{row}.png", "label": label} for row, label in enumerate(labels)]
+        for row, entry in enumerate(entries):
+            picture(50 + row).save(tmp_path / entry["file"])
+        if suffix == ".jsonl":
+            text = "".join(f"{json.dumps(entry)}\n" for entry in entries)
+        else:
+            comma = "\t" if suffix == ".tsv" else ","
+            text = f"file{comma}label\n" + "".join(f"{entry['file']}{comma}{entry['label']}\n" for entry in entries)
+        (tmp_path / f"{split}{suffix}").write_text(text)
+    for source in (str(tmp_path), str(tmp_path / f"train{suffix}")):
+        images = load_images(source)
+        assert images.features["label"].names == ["cat", "dog"] and images["label"][:] == [1, 0, 1]
+        assert [image.getpixel((0, 0))[0] for image in images["image"]] == [50, 51, 52]
+    train, test = load_train_and_eval(DataConfig(dataset=str(tmp_path)))
+    assert test.features["label"].names == ["cat", "dog"] and test["label"][:] == [0] and len(train) == 3
+    (tmp_path / "pictures" / "train-1.png").unlink()
+    with pytest.raises(ValueError, match=r"1 of 3 images cannot be read:\n  row 1 \(.*train-1\.png\)"):
+        load_images(str(tmp_path))
+
+
+def test_metadata_csv_with_text_labels(tmp_path: Path) -> None:
+    for row, name in enumerate(("a.png", "b.png")):
+        picture(60 + row).save(tmp_path / name)
+    (tmp_path / "metadata.csv").write_text("file_name,label\na.png,owl\nb.png,cat\n")
+    images = load_images(str(tmp_path))
+    assert images.features["label"].names == ["cat", "owl"] and images["label"][:] == [1, 0]
+    assert images[0]["image"].getpixel((0, 0)) == (60, 60, 60)
+
+
+def test_class_names_that_are_no_text_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"Class names must be UTF-8. Got 'caf\\udce9' in column 'label'"):
+        load_images(in_memory([picture()], [0], datasets.ClassLabel(names=["caf\udce9", "dog"])))
+
+
 def test_dataset_in_memory_is_left_as_it_was() -> None:
     source = in_memory([picture(i) for i in range(4)], [0, 1, 0, 1], other=list("abcd")).select([3, 1, 0])
     features = source.features.copy()
@@ -153,6 +203,40 @@ def test_sixteen_bits_are_scaled_not_clipped() -> None:
     assert grey[1]["image"].getpixel((0, 0)) == 80
     mixed = load_images(in_memory([png(picture(80, size=(4, 4))), png(wide)], [0, 1]))
     assert mixed[1]["image"].getpixel((2, 0)) == (128, 128, 128)
+
+
+def wide_image(*values: int) -> bytes:
+    return png(Image.fromarray(np.array([values] * len(values), dtype=np.uint16)))
+
+
+@pytest.mark.parametrize(
+    ("highest", "depth"), [(200, 8), (256, 10), (1023, 10), (4000, 12), (16383, 14), (16384, 16), (65535, 16)]
+)
+def test_the_range_of_sixteen_bits_is_measured(highest: int, depth: int, caplog) -> None:
+    source = in_memory([wide_image(0, highest // 2), wide_image(highest, 1)], [0, 1])
+    images = load_images(source)
+    shown = [images[row]["image"].getpixel((column, 0)) for row in (0, 1) for column in (0, 1)]
+    assert shown == [0, (highest // 2) >> (depth - 8), highest >> (depth - 8), 1 >> (depth - 8)]
+    assert bit_depth_of(images) == bit_depth_of(load_images(images)) == depth
+    assert f"values up to {highest}" in caplog.text and "--bit_depth" in caplog.text
+
+
+def test_the_range_of_sixteen_bits_can_be_given() -> None:
+    source = in_memory([wide_image(0, 4000), b"broken"], [0, 1])
+    images = load_images(source, bit_depth=16, skip_unreadable=True)
+    assert images[0]["image"].getpixel((1, 0)) == 4000 >> 8 and bit_depth_of(images) == 16
+    assert unreadable_rows(images) == [1]
+    with pytest.raises(ValueError, match="bit_depth must hold all values of 16-bit images. Got 10, and 4000 in row 0"):
+        load_images(source, bit_depth=10, skip_unreadable=True)
+
+
+def test_splits_of_other_ranges_ask_for_the_depth(tmp_path: Path) -> None:
+    for split, highest in (("train", 4000), ("test", 900)):
+        in_memory([wide_image(0, highest)] * 2, [0, 1]).to_parquet(tmp_path / f"{split}.parquet")
+    with pytest.raises(ValueError, match="Got 12 bits of 'train' and 10 of 'test' as measured: say which with --bit_"):
+        load_train_and_eval(DataConfig(dataset=str(tmp_path)))
+    train, test = load_train_and_eval(DataConfig(dataset=str(tmp_path), bit_depth=12))
+    assert train[0]["image"].getpixel((1, 0)) == 250 and test[0]["image"].getpixel((1, 0)) == 56
 
 
 def test_thirty_two_bits_are_refused() -> None:
@@ -236,8 +320,9 @@ def test_empty_folder_and_wrong_file(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="cannot be opened"):
         load_images(str(tmp_path))
     (tmp_path / "rows.csv").write_text("a,b\n")
-    with pytest.raises(ValueError, match=r"must be a \.parquet file"):
-        load_images(str(tmp_path / "rows.csv"))
+    (tmp_path / "rows.txt").write_text("a,b\n")
+    with pytest.raises(ValueError, match=r"must be one of \['.parquet', '.csv'"):
+        load_images(str(tmp_path / "rows.txt"))
 
 
 def test_missing_split_lists_the_others() -> None:
@@ -283,11 +368,36 @@ def test_no_label_column_and_several() -> None:
         load_images(two)
 
 
-def test_string_labels_name_the_column_and_the_fix() -> None:
-    source = in_memory([picture(), picture()], ["cat", "dog"], datasets.Value("string"))
-    with pytest.raises(ValueError, match=r"column 'label' with string values.*class_encode_column\('label'\)"):
+def test_labels_of_fractions_name_the_column_and_the_fix() -> None:
+    source = in_memory([picture(), picture()], [0.5, 1.5], datasets.Value("float32"))
+    with pytest.raises(ValueError, match=r"column 'label' with float32 values.*class_encode_column\('label'\)"):
         load_images(source)
-    assert load_images(source.class_encode_column("label")).features["label"].names == ["cat", "dog"]
+
+
+@pytest.mark.parametrize(
+    ("labels", "kind", "names", "numbers"),
+    [
+        (["dog", "cat", "dog"], "string", ["cat", "dog"], [1, 0, 1]),
+        ([True, False, True], "bool", ["False", "True"], [1, 0, 1]),
+        ([1, 2, 1], "int32", ["1", "2"], [0, 1, 0]),
+        ([100, 7, 31], "int64", ["7", "31", "100"], [2, 0, 1]),
+        ([2, 0, 1], "uint8", ["0", "1", "2"], [2, 0, 1]),
+    ],
+)
+def test_labels_without_names_become_classes(labels, kind, names, numbers, caplog) -> None:
+    with caplog.at_level(logging.WARNING):
+        images = load_images(in_memory([picture()] * 3, labels, datasets.Value(kind)))
+    assert images.features["label"].names == names and images["label"][:] == numbers
+    # The names are shown unless they can be expected.
+    assert (f"they make {len(names)} classes: {', '.join(names)}." in caplog.text) == (kind != "uint8")
+
+
+def test_a_split_that_lacks_a_class_keeps_the_classes_of_the_other() -> None:
+    part = in_memory([picture()] * 2, ["owl", "cat"], datasets.Value("string"))
+    images = load_images(part, label_names=["cat", "dog", "owl"])
+    assert images.features["label"].names == ["cat", "dog", "owl"] and images["label"][:] == [2, 0]
+    with pytest.raises(ValueError, match=r"must be among the classes cat, dog\. Got owl as well"):
+        load_images(part, label_names=["cat", "dog"])
 
 
 @pytest.mark.parametrize("missing", [None, -1])
@@ -301,8 +411,6 @@ def test_missing_labels_name_the_rows(missing: int | None) -> None:
 def test_integer_labels() -> None:
     images = load_images(in_memory([picture()] * 3, [2, 0, 1], datasets.Value("int32")))
     assert images.features["label"].names == ["0", "1", "2"] and images["label"][:] == [2, 0, 1]
-    with pytest.raises(ValueError, match=r"without gaps. Got 2 values in column 'label': 1, 2\."):
-        load_images(in_memory([picture()] * 2, [1, 2], datasets.Value("int32")))
 
 
 def test_mixed_sizes_name_two_rows() -> None:

@@ -71,6 +71,7 @@ def short_hash(*values: Any) -> str:
 def made(options: dict[str, Any], dataset: Path, networks: dict[str, str], folder: Path) -> dict[str, Any]:
     """What a run makes, as it is recorded."""
     shared = {"ipc": [1, 2], "candidates_per_class": 12, "views": 2, "slots": 0, "batch_size": 16, "seed": 3}
+    shared["allow_weak_teacher"] = True  # it is not trained
     teacher = {name: networks[name] for name in (networks if options.get("method") == "igds" else ["teacher"])}
     distill(DistillConfig(dataset=str(dataset), output_dir=str(folder), **shared, **teacher, **options))
     found: dict[str, Any] = {}

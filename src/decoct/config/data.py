@@ -32,7 +32,11 @@ class RunConfig:
 class DataConfig(RunConfig):
     """Where the images come from."""
 
-    dataset: str = option("sample", "Hub id, local image folder, local parquet folder or file, or `sample` (embedded).")
+    dataset: str = option(
+        "sample",
+        "Hub id, local image folder, local parquet folder or file, local .csv, .tsv or .jsonl with paths of images, "
+        "or `sample` (embedded).",
+    )
     dataset_config: str | None = option(None, "Configuration name of a Hub dataset that has several.")
     train_split: str = option("train", "Split to train on or to distil.")
     eval_split: str | None = option(None, "Split to measure accuracy on. Default: `test`, else `validation`.")
@@ -48,11 +52,15 @@ class DataConfig(RunConfig):
         None, "Side in pixels; images are resized (shorter side) and centre-cropped. Required when sizes differ."
     )
     skip_unreadable: bool = option(False, "Leave unreadable images out and list them, instead of stopping.")
+    bit_depth: int | None = option(
+        None, "Bits of 16-bit images that are used, 8 to 16. Default: the fewest of 8, 10, 12, 14, 16 that hold them."
+    )
     num_workers: int = option(0, "Worker processes that decode images.", matters="command")
 
     def __post_init__(self) -> None:
         super().__post_init__()
         require(self.image_size is None or self.image_size >= 8, "image_size", "at least 8", self.image_size)
+        require(self.bit_depth is None or 8 <= self.bit_depth <= 16, "bit_depth", "in [8, 16]", self.bit_depth)
         require(self.num_workers >= 0, "num_workers", "at least 0", self.num_workers)
         fraction = self.validation_fraction
         require(fraction is None or 0 <= fraction < 1, "validation_fraction", "in [0, 1)", fraction)

@@ -33,6 +33,19 @@ class DistillConfig(SamplingConfig, PublishingConfig, DataConfig):
         "Teacher that labels: `converged`, `early` (the first saved `epoch_N`), `by_ipc` (early up to IPC 10, the "
         "paper's rule), or a folder or Hub id. Of several, the mean of their logits.",
     )
+    label_map: str | None = option(
+        None,
+        "JSON, YAML or CSV file with the teacher's name (or number) of each class that the dataset names otherwise. "
+        "Names that differ in case, spaces, underscores and hyphens alone, and classes of a larger teacher, are "
+        "matched without.",
+        matters="command",
+    )
+    allow_weak_teacher: bool = option(
+        False,
+        "Go on with a teacher that recognises fewer training images than twice chance (of two or three classes: "
+        "half way from chance to all).",
+        matters="command",
+    )
     ipc: list[int] = option([10], "Images per class; several values share one run.")
     tiles_per_image: Literal[1, 4] = option(1, "Tiles of an image (k): 1 for small images, 4 for a 2x2 mosaic.")
     candidates_per_class: int | None = option(

@@ -27,6 +27,12 @@ class EvaluateConfig(DataConfig):
     ipc: list[int] = option([], "IPCs to evaluate. Default: all in the distilled set.")
     students: list[str] = option(["convnet3"], "Student architectures.")
     teacher: str | None = option(None, "Teacher of `online` labels. Default: the one named in the manifest.")
+    label_map: str | None = option(
+        None,
+        "JSON, YAML or CSV file with the teacher's name (or number) of each class that the set names otherwise. "
+        "Default: that of the manifest.",
+        matters="command",
+    )
     protocols: list[str] = option(["strong_kd"], "Training protocols: names that decoct ships, or YAML files.")
     labels: list[str] = option(["mixed"], "Label modes: hard, tiles, views, mixed, online.")
     seeds: int = option(1, "Students trained per setting.")

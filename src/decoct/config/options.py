@@ -5,12 +5,16 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import math
+import os
+import types
 from dataclasses import field
-from typing import Any, Literal, TypeAlias, TypeVar, get_args, get_origin, get_type_hints
+from typing import Any, Literal, TypeAlias, TypeVar, Union, get_args, get_origin, get_type_hints
 
 __all__ = [
     "check_choice",
     "check_choices",
+    "check_types",
     "config_hash",
     "fields_that_matter_for",
     "option",
@@ -55,8 +59,49 @@ def require(condition: bool, name: str, expected: str, got: Any) -> None:
         raise ValueError(f"{name} must be {expected}. Got {got!r}.")
 
 
+def check_types(config: Any) -> None:
+    """Raises ValueError for a field whose value is not of its type; paths become text and tuples lists, in place.
+
+    `True` is no number and a text no list, though Python would take them for one.
+    """
+    for name, hint in get_type_hints(type(config)).items():
+        value = getattr(config, name)
+        if isinstance(value, os.PathLike):
+            value = os.fspath(value)
+        value = list(value) if isinstance(value, tuple) else value
+        require(_is_of(hint, value), name, _words_for(hint), value)
+        setattr(config, name, value)
+
+
+def _is_of(hint: Any, value: Any) -> bool:
+    """Whether a value is of an annotated type; a whole number is a number with fractions too."""
+    if get_origin(hint) in (Union, types.UnionType):
+        return any(_is_of(part, value) for part in get_args(hint))
+    if get_origin(hint) is Literal:
+        return type(value) in set(map(type, get_args(hint)))
+    if get_origin(hint) is list:
+        return isinstance(value, list) and all(_is_of(get_args(hint)[0], each) for each in value)
+    if hint is float:
+        return type(value) in (int, float) and math.isfinite(value)
+    return type(value) is hint if hint in (int, bool, str, types.NoneType) else True
+
+
+def _words_for(hint: Any) -> str:
+    """A type in words."""
+    if get_origin(hint) in (Union, types.UnionType):
+        return " or ".join(map(_words_for, get_args(hint)))
+    if get_origin(hint) is list:
+        return f"a list, each {_words_for(get_args(hint)[0])}"
+    if get_origin(hint) is Literal:
+        return f"one of {list(get_args(hint))}"
+    return {
+        int: "a whole number", float: "a finite number", bool: "True or False", str: "text", types.NoneType: "None"
+    }.get(hint, str(hint))  # fmt: skip
+
+
 def check_choices(config: Any) -> None:
-    """Raises ValueError for a field whose value is not among its Literal's choices."""
+    """Raises ValueError for a field whose value is not of its type (`check_types`), or not among its choices."""
+    check_types(config)
     for name, hint in get_type_hints(type(config)).items():
         _require_choice(hint, name, getattr(config, name))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from decoct.config.licences import LICENCES
-from decoct.config.options import option, require
+from decoct.config.options import check_choices, option, require
 
 __all__ = ["PublishConfig", "PublishingConfig", "VerifyConfig"]
 
@@ -51,6 +51,7 @@ class PublishConfig(PublishingConfig):
     dry_run: bool = option(False, "Print the card and what would be uploaded, then stop.", matters="command")
 
     def __post_init__(self) -> None:
+        check_choices(self)
         self.check_publishing()
         known = self.license is None or self.license.strip().lower() in LICENCES
         require(known, "license", f"one of {list(LICENCES)} ('other' for any that is not here)", self.license)
@@ -62,3 +63,6 @@ class VerifyConfig:
 
     source: str = option("runs/distilled", "Run folder, or Hub id of a published distilled dataset.")
     revision: str | None = option(None, "Branch, tag or commit of a Hub repository. Default: `main`.")
+
+    def __post_init__(self) -> None:
+        check_choices(self)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Self
 
 from decoct.config.data import DataConfig
 from decoct.config.options import option, require
@@ -17,7 +18,9 @@ class TrainingConfig(PublishingConfig, DataConfig):
     """What all training shares: length, batches, learning rate, checkpoints, trackers."""
 
     epochs: int = option(60, "Passes over the training split.")
-    batch_size: int = option(128, "Images per step, over all processes.")
+    batch_size: int = option(
+        0, "Images per step, over all processes. 0: 128, or all images of a smaller training split."
+    )
     learning_rate: float = option(1e-3, "Peak learning rate.")
     weight_decay: float = option(0.01, "Weight decay; none on one-dimensional parameters.")
     warmup_fraction: float = option(0.1, "Share of all steps that warm the learning rate up, before the cosine.")
@@ -36,10 +39,19 @@ class TrainingConfig(PublishingConfig, DataConfig):
         super().__post_init__()
         self.check_publishing()
         require(self.epochs >= 1, "epochs", "at least 1", self.epochs)
-        require(self.batch_size >= 1, "batch_size", "at least 1", self.batch_size)
+        require(self.batch_size >= 0, "batch_size", "0 or more", self.batch_size)
         require(self.learning_rate > 0, "learning_rate", "positive", self.learning_rate)
         require(0 <= self.warmup_fraction < 1, "warmup_fraction", "in [0, 1)", self.warmup_fraction)
         require(self.checkpoint_every >= 1, "checkpoint_every", "at least 1", self.checkpoint_every)
+
+    def with_batch_size(self, images: int, processes: int = 1) -> Self:
+        """The same with the batch size that 0 stands for, for so many training images."""
+        if self.batch_size:
+            return self
+        return dataclasses.replace(self, batch_size=self._batch_size(128, images, processes))
+
+    def _batch_size(self, usual: int, images: int, processes: int) -> int:
+        return max(1, min(usual, images) // processes) * processes
 
 
 @dataclass(kw_only=True)
@@ -78,12 +90,16 @@ class EstimatorConfig(TrainingConfig):
         "Hub id of an image model that is taken as it is, so that only the classifier is trained.",
     )
     epochs: int = option(200, "Passes over the training split.")
-    batch_size: int = option(512, "Images per step, over all processes.")
+    batch_size: int = option(
+        0, "Images per step, over all processes. 0: 512, or all images of a smaller training split."
+    )
     learning_rate: float = option(0.06, "Peak learning rate of SGD at batch 512; scaled linearly with the batch.")
     weight_decay: float = option(5e-4, "Weight decay; none on one-dimensional parameters.")
     warmup_fraction: float = option(0.0, "Share of all steps that warm the learning rate up, before the cosine.")
     projection_dim: int = option(128, "Dimensions of the projection that keys and queries live in.")
-    queue_size: int = option(4096, "Keys in the queue (K), a multiple of the batch size.")
+    queue_size: int = option(
+        0, "Keys in the queue (K), a multiple of the batch size. 0: the largest up to 4,096, at least one batch."
+    )
     momentum: float = option(0.99, "Momentum of the momentum encoder (m).")
     temperature: float = option(0.1, "Temperature of the contrastive loss.")
     kl_weight: float = option(0.1, "Weight of the contextual term (lambda); 0 is MoCo.")
@@ -99,9 +115,10 @@ class EstimatorConfig(TrainingConfig):
         super().__post_init__()
         require(self.projection_dim >= 2, "projection_dim", "at least 2", self.projection_dim)
         require(
-            self.queue_size >= self.batch_size and self.queue_size % self.batch_size == 0,
+            self.queue_size == 0
+            or (self.queue_size >= max(1, self.batch_size) and self.queue_size % max(1, self.batch_size) == 0),
             "queue_size",
-            f"a multiple of batch_size ({self.batch_size})",
+            f"0 or a multiple of batch_size ({self.batch_size})",
             self.queue_size,
         )
         require(0 <= self.momentum < 1, "momentum", "in [0, 1)", self.momentum)
@@ -110,6 +127,11 @@ class EstimatorConfig(TrainingConfig):
         require(self.kl_weight >= 0, "kl_weight", "at least 0", self.kl_weight)
         require(0 < self.crop_scale <= 1, "crop_scale", "in (0, 1]", self.crop_scale)
         require(0 <= self.color_jitter < 1, "color_jitter", "in [0, 1)", self.color_jitter)
+
+    def with_batch_size(self, images: int, processes: int = 1) -> Self:
+        """The same with the sizes of batch and queue that 0 stands for, for so many training images."""
+        size = self.batch_size or self._batch_size(512, images, processes)
+        return dataclasses.replace(self, batch_size=size, queue_size=self.queue_size or max(4096 // size, 1) * size)
 
 
 @dataclass(kw_only=True)

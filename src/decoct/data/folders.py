@@ -13,10 +13,22 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import datasets
 import pyarrow.parquet as pq
+from datasets.fingerprint import Hasher
 from datasets.packaged_modules.imagefolder.imagefolder import ImageFolder
 
-__all__ = ["check_label_order", "image_counts", "image_splits"]
+__all__ = [
+    "IMAGES",
+    "METADATA",
+    "check_label_order",
+    "class_folders",
+    "image_counts",
+    "image_splits",
+    "is_text",
+    "labels_by_folder",
+    "split_of",
+]
 
 # The words that `datasets` takes for a split, here of a whole folder name alone.
 SPLIT_WORDS = {
@@ -39,6 +51,11 @@ def split_of(name: str) -> str | None:
     return next((split for split, words in SPLIT_WORDS.items() if name.lower() in words), None)
 
 
+def is_text(name: str) -> bool:
+    """Whether a name can be written as UTF-8, which one with bytes of another encoding in it cannot."""
+    return not any("\ud800" <= character <= "\udfff" for character in name)
+
+
 def image_splits(folder: Path) -> dict[str, list[str]] | None:
     """The top-level folders of each split of an image folder, `""` for the folder itself; None if it is none.
 
@@ -53,6 +70,8 @@ def image_splits(folder: Path) -> dict[str, list[str]] | None:
     deep, tables, images = set(), 0, 0
     for path, names in _files(folder):
         parts = path.relative_to(folder).parts
+        if any(not is_text(part) for part in parts):
+            raise ValueError(f"Names of folders must be UTF-8. Got {'/'.join(parts)!r} in {folder}: rename it.")
         if not parts and _has_configs(folder):
             return None
         suffixes = [Path(name).suffix.lower() for name in names if name not in METADATA]
@@ -95,6 +114,60 @@ def image_counts(folder: Path, splits: Mapping[str, Sequence[str]]) -> dict[str,
                     return None
                 counts[split] += sum(Path(name).suffix.lower() in IMAGES for name in names)
     return dict(counts)
+
+
+def class_folders(folder: Path, splits: Mapping[str, Sequence[str]]) -> dict[str, str]:
+    """The class of each folder of images below an image folder, by its path in it: the folder under the split.
+
+    Raises:
+        ValueError: If images lie in several folders of a class, or in none; they are named.
+    """
+    classes: dict[str, str] = {}
+    for top in (top for tops in splits.values() for top in tops):
+        first: dict[str, str] = {}
+        holding = [
+            path for path, names in _files(folder / top) if any(Path(name).suffix.lower() in IMAGES for name in names)
+        ]
+        # One folder more, as in `vehicles/photos/bus`, is no class.
+        root = Path(os.path.commonpath(holding)) if len(holding) > 1 else folder / top
+        for path in holding:
+            place, parts = path.relative_to(folder).as_posix(), path.relative_to(root).parts
+            if not parts:
+                raise ValueError(f"Every image must lie in the folder of its class. Got images in {path} itself.")
+            if first.setdefault(parts[0], place) != place:
+                raise ValueError(
+                    f"The images of a class must lie in one folder. Got {first[parts[0]]!r} and {place!r} in {folder} "
+                    f"for the class {parts[0]!r}: move the images up, name the folder above the classes, or list the "
+                    "images with their labels in a metadata.csv."
+                )
+            classes[place] = parts[0]
+    return classes
+
+
+def labels_by_folder(images: datasets.Dataset, folder: Path, classes: Mapping[str, str]) -> datasets.Dataset:
+    """The images of a split with the column `label`.
+
+    Args:
+        images: Column `image` of paths below `folder`.
+        folder: The image folder.
+        classes: As `class_folders` finds them.
+    """
+    names = sorted(set(classes.values()))
+    label_of = {os.path.join(os.path.abspath(folder), place): names.index(name) for place, name in classes.items()}
+
+    def labels_of(batch: dict[str, list[dict[str, str]]]) -> dict[str, list[int]]:
+        return {"label": [label_of[os.path.dirname(os.path.abspath(entry["path"]))] for entry in batch["image"]]}
+
+    undecoded = images.cast_column("image", datasets.Image(decode=False))
+    # A column added in memory would keep what is computed of the images from being cached.
+    labelled = undecoded.map(
+        labels_of,
+        batched=True,
+        features=datasets.Features({**undecoded.features, "label": datasets.ClassLabel(names=names)}),
+        new_fingerprint=Hasher.hash(["decoct labels by folder", images._fingerprint, label_of]),
+        desc="Reading classes",
+    )
+    return labelled.cast_column("image", datasets.Image())
 
 
 def check_label_order(files: Sequence[str]) -> None:

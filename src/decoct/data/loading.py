@@ -5,29 +5,29 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Sequence
-from pathlib import Path
+from typing import Any
 
 import datasets
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from datasets.exceptions import DatasetsError
 
 from decoct.config import DataConfig
 from decoct.data.columns import SHOWN, find_image_column, find_label_column, listed, read_labels
 from decoct.data.duplicates import count_shared_images
-from decoct.data.folders import check_label_order, image_counts, image_splits
 from decoct.data.held_out import HELD_OUT, split_off_validation
 from decoct.data.inspection import inspect_images, to_eight_bits
 from decoct.data.measuring import measure_spec
-from decoct.data.source import SAMPLE
+from decoct.data.opening import builder_of, name_of, open_split
 
 __all__ = [
+    "bit_depth_of",
     "check_label_names",
     "class_counts",
     "eval_split_name",
     "load_images",
     "load_split",
+    "loaded_images",
     "load_train_and_eval",
     "measure_spec",
     "require_class_count",
@@ -36,7 +36,8 @@ __all__ = [
 
 logger = logging.getLogger(__name__)
 
-UNREADABLE = "Unreadable rows left out: "
+BIT_DEPTHS = (8, 10, 12, 14, 16)  # of cameras and scanners
+NOTES = "decoct: "  # before what is to be known of a loaded dataset, as JSON in its description
 
 
 def load_images(
@@ -48,22 +49,28 @@ def load_images(
     label_column: str | None = None,
     image_size: int | None = None,
     skip_unreadable: bool = False,
+    bit_depth: int | None = None,
+    label_names: Sequence[str] | None = None,
 ) -> datasets.Dataset:
     """A checked dataset with exactly the columns `image`, `label` and `source_index`.
 
-    `image` is RGB, or grey (mode L) if every image is grey; alpha channels are dropped, 16-bit grey keeps its upper
-    byte. `label` is a `ClassLabel`, labels 0 … n-1 without names are named "0" … "n-1". `source_index` is the row in
-    the split (or slice) that was loaded, and is kept when such a dataset is loaded again. Images keep their sizes.
-    Every image is decoded once to check it (see `inspect_images`).
+    `image` is RGB, or grey (mode L) if every image is grey; alpha channels are dropped, 16-bit grey keeps the upper
+    byte of its range. `label` is a `ClassLabel`; text, whole numbers and truth values become classes in their order.
+    `source_index` is the row in the split (or slice) that was loaded, and is kept when such a dataset is loaded again.
+    Images keep their sizes. Every image is decoded once to check it (see `inspect_images`).
 
     Args:
-        source: Hub id, local image folder, local parquet folder or file, `sample` (embedded), or a dataset in memory.
+        source: Hub id, local image folder, local parquet folder or file, local .csv, .tsv or .jsonl with paths,
+            `sample` (embedded), or a dataset in memory.
         split: Split by name; slices such as `train[:1000]` are allowed. Not used for a dataset in memory.
         config_name: Configuration of a dataset that has several.
         image_column: Column of the images. Default: the only image column.
         label_column: Column of the labels. Default: the only `ClassLabel` column, else `label` or `labels`.
         image_size: Side that images will be resized to, in pixels; allows images of different sizes or not square.
         skip_unreadable: Leave unreadable images out with a warning; `unreadable_rows` lists them.
+        bit_depth: Bits of 16-bit images that are used, 8 to 16. Default: measured; `bit_depth_of` tells.
+        label_names: Classes of labels that have no names, in label order, as another split has them. Default: those
+            that are found, which a warning shows.
 
     Raises:
         ValueError: For anything that cannot be loaded or trained on, with the rows or columns at fault and the remedy.
@@ -73,41 +80,46 @@ def load_images(
             f"source must be a Hub id, a path (as text) or a datasets.Dataset. Got {type(source).__name__}; "
             "of a DatasetDict, pass one split."
         )
-    dataset = _open(source, split, config_name) if isinstance(source, str) else source.with_format(None)
+    dataset = open_split(source, split, config_name) if isinstance(source, str) else source.with_format(None)
     if len(dataset) == 0:
-        raise ValueError(f"split must have at least one image. Got {split!r} of {_name(source)}, which is empty.")
+        raise ValueError(f"split must have at least one image. Got {split!r} of {name_of(source)}, which is empty.")
     image_column = find_image_column(dataset, image_column)
     label_column = find_label_column(dataset, label_column)
-    labels, label_feature = read_labels(dataset, label_column)
+    labels, label_feature = read_labels(dataset, label_column, label_names)
     source_index = _source_index(dataset)
 
-    undecoded = datasets.Image(decode=False)
     images = dataset.select_columns([image_column])
     if image_column != "image":
         images = images.rename_column(image_column, "image")
-    images = images.cast_column("image", undecoded)
+    images = images.cast_column("image", datasets.Image(decode=False))
     inspected: pa.Table = inspect_images(images).with_format("arrow")[:]
     readable = _check_readable(images, inspected["error"], source_index, skip_unreadable)
-    modes, widths, heights = (inspected[key].take(readable).to_numpy() for key in ("mode", "width", "height"))
+    columns = ("mode", "width", "height", "highest")
+    modes, widths, heights, highest = (inspected[key].take(readable).to_numpy() for key in columns)
     if image_size is None:
         _check_sizes(widths, heights, source_index[readable])
-    images = _to_one_mode(images, modes, readable, source_index)
+    images, found = _to_one_mode(images, modes, highest, readable, source_index, bit_depth)
 
     images = images.add_column("label", labels, feature=label_feature)  # type: ignore[call-arg]
     images = images.add_column("source_index", source_index, feature=datasets.Value("int64"))  # type: ignore[call-arg]
     skipped = source_index[np.setdiff1d(np.arange(len(images)), readable)].tolist()
     if skipped:
         images = images.select(readable)
-        images.info.description = f"{UNREADABLE}{json.dumps(skipped)}"
+    if skipped or found:
+        notes = {"unreadable": skipped, **({"bit_depth": found} if found else {})}
+        images.info.description = f"{NOTES}{json.dumps(notes)}"
     return images
 
 
-def load_split(config: DataConfig, split: str, image_size: int | None = None) -> datasets.Dataset:
+def load_split(
+    config: DataConfig, split: str, image_size: int | None = None, label_names: Sequence[str] | None = None
+) -> datasets.Dataset:
     """`load_images` of one split of the configured dataset; the training split is without what is held out of it.
 
     Args:
         split: By name; `held_out` is what is held out of the training split.
         image_size: Instead of the configured one, for example a network's.
+        label_names: Classes of labels that have no names, in label order. Default: those that are found.
 
     Raises:
         ValueError: If `held_out` is asked for, and nothing is; otherwise as `load_images`.
@@ -126,16 +138,51 @@ def load_split(config: DataConfig, split: str, image_size: int | None = None) ->
         label_column=config.label_column,
         image_size=image_size or config.image_size,
         skip_unreadable=config.skip_unreadable,
+        bit_depth=config.bit_depth,
+        label_names=label_names,
     )
     if not fraction or not (held_out or split == config.train_split):
         return images
     return split_off_validation(images, fraction)[held_out]
 
 
+def loaded_images(images: datasets.Dataset, image_size: int, config: DataConfig) -> datasets.Dataset:
+    """Images from `load_images` as they are; other datasets in memory by it, with the columns of a configuration.
+
+    Raises:
+        ValueError: As `load_images`, or for something else than a dataset.
+    """
+    if not isinstance(images, datasets.Dataset):
+        raise ValueError(
+            f"images must be a datasets.Dataset (of a DatasetDict, one split). Got {type(images).__name__}."
+        )
+    kinds = {"image": datasets.Image, "label": datasets.ClassLabel, "source_index": datasets.Value}
+    same = images.features.keys() == kinds.keys() and all(isinstance(images.features[k], kinds[k]) for k in kinds)
+    if same and images.features["image"].mode is not None and len(images):
+        return images
+    return load_images(
+        images,
+        image_column=config.image_column,
+        label_column=config.label_column,
+        image_size=image_size,
+        skip_unreadable=config.skip_unreadable,
+        bit_depth=config.bit_depth,
+    )
+
+
 def unreadable_rows(images: datasets.Dataset) -> list[int]:
-    """Rows of the original split that `load_images(..., skip_unreadable=True)` left out; kept in the description."""
+    """Rows of the original split that `load_images(..., skip_unreadable=True)` left out."""
+    return _notes(images).get("unreadable", [])
+
+
+def bit_depth_of(images: datasets.Dataset) -> int | None:
+    """The bits of 16-bit images that `load_images` took for their range; None where there were no such images."""
+    return _notes(images).get("bit_depth")
+
+
+def _notes(images: datasets.Dataset) -> dict[str, Any]:
     description = images.info.description or ""
-    return json.loads(description.removeprefix(UNREADABLE)) if description.startswith(UNREADABLE) else []
+    return json.loads(description.removeprefix(NOTES)) if description.startswith(NOTES) else {}
 
 
 def load_train_and_eval(config: DataConfig) -> tuple[datasets.Dataset, datasets.Dataset]:
@@ -145,7 +192,14 @@ def load_train_and_eval(config: DataConfig) -> tuple[datasets.Dataset, datasets.
     """
     given = config.eval_split or (HELD_OUT if config.validation_fraction else None)
     eval_split = eval_split_name(config.dataset, config.dataset_config, given, config.label_column)
-    train, evaluation = load_split(config, config.train_split), load_split(config, eval_split)
+    train = load_split(config, config.train_split)
+    evaluation = load_split(config, eval_split, label_names=train.features["label"].names)
+    depths = bit_depth_of(train), bit_depth_of(evaluation)
+    if None not in depths and depths[0] != depths[1]:
+        raise ValueError(
+            f"Splits must have the same range. Got {depths[0]} bits of {config.train_split!r} and {depths[1]} of "
+            f"{eval_split!r} as measured: say which with --bit_depth."
+        )
     if shared := count_shared_images(train, evaluation):
         logger.warning(
             "%d of %d images of the split %r are in the split %r too, so that accuracies measured on them flatter.",
@@ -170,7 +224,7 @@ def eval_split_name(
     """
     if given is not None:
         return given
-    builder = _builder(source, config_name) if isinstance(source, str) else None
+    builder = builder_of(source, config_name) if isinstance(source, str) else None
     names = list(builder.info.splits) if builder is not None else []
     present = [name for name in ("test", "validation", "valid", "val") if name in names]
     for name in present:
@@ -178,7 +232,7 @@ def eval_split_name(
             return name
     unlabelled = f" of which {present} have no labels" if present else ""
     raise ValueError(
-        f"{_name(source)} must have a split named test or validation, with labels, to measure accuracy on. "
+        f"{name_of(source)} must have a split named test or validation, with labels, to measure accuracy on. "
         f"Got {names}{unlabelled}. Name one with --eval_split."
     )
 
@@ -246,67 +300,6 @@ def _shown(names: list[str]) -> str:
     return f"{names[:SHOWN]}{rest}"
 
 
-def _open(source: str, split: str, config_name: str | None) -> datasets.Dataset:
-    builder = _builder(source, config_name)
-    names = list(builder.info.splits)
-    if any(part.split("[")[0] not in names for part in split.split("+")):
-        raise ValueError(f"split must be one of {names}, the splits of {_name(source)}. Got {split!r}.")
-    return builder.as_dataset(split=split)
-
-
-def _builder(source: str, config_name: str | None) -> datasets.DatasetBuilder:
-    path = Path(source).expanduser()
-    files = {name: str(SAMPLE / f"{name}.parquet") for name in ("train", "test")} if source == "sample" else None
-    if files is None and path.is_file():
-        if path.suffix != ".parquet":
-            raise ValueError(f"A dataset file must be a .parquet file. Got {source!r}.")
-        files = {_split_of(path): str(path)}
-    folders = image_splits(path) if files is None and path.is_dir() else None
-    try:
-        if files is not None:
-            builder = datasets.load_dataset_builder("parquet", data_files=files)
-        elif folders is not None:
-            patterns = {split: [f"{top}/**" if top else "**" for top in tops] for split, tops in folders.items()}
-            builder = datasets.load_dataset_builder("imagefolder", data_dir=str(path), data_files=patterns)
-        else:
-            builder = datasets.load_dataset_builder(str(path) if path.exists() else source, config_name)
-        if path.exists():
-            check_label_order([str(file) for each in (builder.config.data_files or {}).values() for file in each])
-        builder.download_and_prepare()
-    except (OSError, ValueError, DatasetsError) as error:
-        missing = not path.exists() and files is None
-        where = "there is no such folder or file here, and as a Hub id it " if missing else "it "
-        raise ValueError(
-            "dataset must be a Hub id, a local image folder, a local parquet folder or file, or 'sample'. "
-            f"Got {source!r}: {where}cannot be opened: {error}"
-            + (" (Name a configuration with --dataset_config.)" if "onfig" in str(error) else "")
-        ) from error
-    if folders is not None:
-        _check_counts(source, image_counts(path, folders), builder)
-    return builder
-
-
-def _check_counts(source: str, expected: dict[str, int] | None, builder: datasets.DatasetBuilder) -> None:
-    """Raises ValueError unless each split holds as many images as lie in its folders."""
-    loaded = {name: split.num_examples for name, split in builder.info.splits.items()}
-    if expected is not None and loaded != expected:
-        raise ValueError(
-            f"Every image of {source!r} must be loaded once, in its split. Got {loaded}, where {expected} lie."
-        )
-
-
-def _split_of(path: Path) -> str:
-    """The split that a single file holds, by its name."""
-    for prefix, split in (("test", "test"), ("val", "validation")):
-        if path.stem.lower().startswith(prefix):
-            return split
-    return "train"
-
-
-def _name(source: str | datasets.Dataset) -> str:
-    return repr(source) if isinstance(source, str) else "the dataset in memory"
-
-
 def _source_index(dataset: datasets.Dataset) -> np.ndarray:
     """Row numbers; those of a dataset that `load_images` made are kept."""
     if set(dataset.column_names) == {"image", "label", "source_index"}:
@@ -346,9 +339,14 @@ def _check_sizes(widths: np.ndarray, heights: np.ndarray, rows: np.ndarray) -> N
 
 
 def _to_one_mode(
-    images: datasets.Dataset, modes: np.ndarray, readable: np.ndarray, source_index: np.ndarray
-) -> datasets.Dataset:
-    """Images that decode as grey (L) if all are grey, else as RGB."""
+    images: datasets.Dataset,
+    modes: np.ndarray,
+    highest: np.ndarray,
+    readable: np.ndarray,
+    source_index: np.ndarray,
+    bit_depth: int | None,
+) -> tuple[datasets.Dataset, int | None]:
+    """Images that decode as grey (L) if all are grey, else as RGB; and the bits of 16-bit images, None without any."""
     unbounded = np.flatnonzero(np.isin(modes, ("I", "F")))
     if len(unbounded):
         row = source_index[readable[unbounded[0]]]
@@ -358,6 +356,30 @@ def _to_one_mode(
         )
     wide = np.flatnonzero([mode.startswith("I;16") for mode in modes])
     if len(wide):
-        images = to_eight_bits(images, readable[wide].tolist())
+        bit_depth = _bit_depth(highest[wide], source_index[readable[wide]], bit_depth)
+        images = to_eight_bits(images, readable[wide].tolist(), bit_depth)
     grey = all(mode in ("1", "L", "LA") or mode.startswith("I;16") for mode in set(modes))
-    return images.cast_column("image", datasets.Image(mode="L" if grey else "RGB"))
+    return images.cast_column("image", datasets.Image(mode="L" if grey else "RGB")), bit_depth if len(wide) else None
+
+
+def _bit_depth(highest: np.ndarray, rows: np.ndarray, given: int | None) -> int:
+    """The bits of the range of 16-bit images: as given, else the fewest of `BIT_DEPTHS` that hold all values.
+
+    Raises:
+        ValueError: If a value is above the range that is given.
+    """
+    largest = int(highest.max())
+    if given is None:
+        measured = next(depth for depth in BIT_DEPTHS if largest < 2**depth)
+        logger.warning(
+            "%d images of 16 bits have values up to %d, so that their range is taken to be %d bits; --bit_depth says "
+            "another.",
+            len(highest), largest, measured,
+        )  # fmt: skip
+        return measured
+    if largest >= 2**given:
+        raise ValueError(
+            f"bit_depth must hold all values of 16-bit images. Got {given}, and {largest} in row "
+            f"{rows[int(highest.argmax())]}."
+        )
+    return given

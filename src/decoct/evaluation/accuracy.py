@@ -12,6 +12,7 @@ from torch import nn
 
 from decoct.config import config_hash
 from decoct.evaluation.run import Evaluation, Setting, Unit
+from decoct.models.classifier import Classifier
 from decoct.models.zoo import architecture_of, build_classifier
 from decoct.results.ranking import dd_ranking
 from decoct.results.statistics import place_of, verdict
@@ -83,9 +84,14 @@ class AccuracyEvaluation(Evaluation[Unit]):
         given, teacher = self.config.real_accuracies(), self.teachers.converged()
         # Protocols with instance norm name the student that was asked for anew.
         named = next((name for name in (student, student.replace("_instance", "")) if name in given), None)
-        if named is not None or isinstance(teacher, str) or architecture_of(teacher) != student:
+        if named is not None or isinstance(teacher, str) or not is_student(teacher, student):
             return None if named is None else given[named]
         return self.teacher_accuracy(teacher, device)
+
+
+def is_student(teacher: Classifier, student: str) -> bool:
+    """Whether a teacher is such a student trained on all real images; one that knows more classes was on more."""
+    return teacher.classes is None and architecture_of(teacher) == student
 
 
 def format_accuracy(records: Sequence[dict[str, Any]]) -> str:

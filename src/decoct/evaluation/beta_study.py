@@ -29,6 +29,7 @@ from decoct.igds.measuring import embed, measure
 from decoct.igds.subsets import ScoredImages, distilled_set, score_images
 from decoct.models.accuracy import accuracy
 from decoct.models.classifier import Classifier, fingerprint_of
+from decoct.models.label_map import teacher_for
 from decoct.models.zoo import build_classifier, load_classifier
 from decoct.results.figures import save_beta_study
 from decoct.results.statistics import mean_and_std
@@ -114,8 +115,10 @@ class Study(Grid[Subset]):
         self.teacher: Classifier | None = load_classifier(config.teacher) if config.teacher is not None else None
         self.images = load_split(config, config.train_split)
         eval_split = eval_split_name(config.dataset, config.dataset_config, config.eval_split, config.label_column)
-        self.eval_images = load_split(config, eval_split)
+        self.eval_images = load_split(config, eval_split, label_names=self.images.features["label"].names)
         self.spec = measure_spec(self.images, config.image_size)
+        if self.teacher is not None:
+            self.teacher = teacher_for(self.teacher, self.spec.label_names, config.dataset)
         self.labels = torch.tensor(self.images["label"][:], dtype=torch.int64)
         self.students = list(dict.fromkeys(student_name(self.protocol, name) for name in config.students))
         seeds, targets = range(config.seed, config.seed + config.seeds), range(config.targets)
@@ -127,8 +130,6 @@ class Study(Grid[Subset]):
         config, names = self.config, self.spec.label_names
         check_label_names(label_names(self.estimator), names, config.estimator, config.dataset)
         check_label_names(names, self.eval_images.features["label"].names, config.train_split, "the evaluation split")
-        if self.teacher is not None:
-            check_label_names(names, self.teacher.spec.label_names, config.dataset, str(config.teacher))
         require_class_count(self.images, max(config.ipc))
         self.protocol.check_labels(config.labels)
         for student in self.students:

@@ -32,6 +32,7 @@ from decoct.data.spec import ImageSpec
 from decoct.distilled.dataset import read_manifest, spec_of
 from decoct.evaluation.accuracy import AccuracyEvaluation
 from decoct.evaluation.run import share_out
+from decoct.models.label_map import teacher_for
 from decoct.models.zoo import build_classifier, load_classifier
 from decoct.results.records import read_results
 from decoct.run.folder import write_json
@@ -60,7 +61,7 @@ MEASURED = (
 # What tells the images of a source, and the teacher that looks at them, from others.
 SOURCE = (
     *("dataset", "dataset_config", "train_split", "validation_fraction"),
-    *("image_column", "label_column", "image_size", "skip_unreadable"),
+    *("image_column", "label_column", "image_size", "skip_unreadable", "bit_depth"),
     "teacher",
 )
 
@@ -164,6 +165,7 @@ class DistilledGrid(Grid[Cell]):
             teacher = load_classifier(config.teacher)
             with self.accelerator.main_process_first():
                 images = load_split(config, config.train_split, config.image_size or teacher.spec.image_size)
+            teacher = teacher_for(teacher, images.features["label"].names, config.dataset)
             self._sources[key] = SharedScores(self.folder, images, teacher, self.accelerator)
         return self._sources[key]
 

@@ -28,7 +28,7 @@ __all__ = ["SOURCE_FIELDS", "RandomBaseline"]
 # What names a source's images; their size is the distilled set's.
 SOURCE_FIELDS = (
     *("dataset", "dataset_config", "train_split", "eval_split", "validation_fraction"),
-    *("image_column", "label_column", "skip_unreadable"),
+    *("image_column", "label_column", "skip_unreadable", "bit_depth"),
 )
 
 # Fixed, since the fastest one differs from run to run, and logits with it in their last digits.
@@ -135,6 +135,8 @@ class RandomBaseline:
                 label_column=source["label_column"],
                 image_size=self.spec.image_size,
                 skip_unreadable=source["skip_unreadable"],
+                bit_depth=source["bit_depth"],
+                label_names=self.spec.label_names,
             )
             if source["validation_fraction"]:
                 images, _ = split_off_validation(images, source["validation_fraction"])

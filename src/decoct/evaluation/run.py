@@ -32,7 +32,10 @@ from decoct.distilled.dataset import DistilledSet, commit_of, load_distilled, re
 from decoct.evaluation.random_baseline import SOURCE_FIELDS, RandomBaseline
 from decoct.evaluation.teachers import Teachers
 from decoct.models.accuracy import accuracy
+from decoct.models.chance import weakness
 from decoct.models.classifier import Classifier
+from decoct.models.label_map import read_label_map
+from decoct.models.weak_teacher import sample_accuracy
 from decoct.models.zoo import architecture_of, build_classifier
 from decoct.results.statistics import mean_and_std
 from decoct.run.folder import read_json, write_json
@@ -120,7 +123,8 @@ class Evaluation(ABC, Generic[UnitType]):
         self.settings = self._settings()
         self.sets: dict[int, DistilledSet] = {ipc: load_distilled(config.distilled, ipc, revision) for ipc in self.ipcs}
         self.fingerprints = {ipc: distilled.fingerprint() for ipc, distilled in self.sets.items()}
-        self.teachers = Teachers(config.distilled, self.manifest, self.spec, config.teacher)
+        label_map = read_label_map(config.label_map)
+        self.teachers = Teachers(config.distilled, self.manifest, self.spec, config.teacher, label_map)
         draws = None if config.baseline_dir is None else Path(config.baseline_dir)
         self.baseline = RandomBaseline(self.source, self.manifest, self.sets, self.teachers, self.folder, draws)
 
@@ -148,7 +152,25 @@ class Evaluation(ABC, Generic[UnitType]):
             for ipc in self.ipcs:
                 self.teachers.online(ipc)
         self.check_data()
+        for fault in self.weak_teachers():
+            logger.warning(fault)
         _ = self.notes
+
+    def weak_teachers(self) -> list[str]:
+        """What is to be said of teachers that hardly know the classes: by the stored labels, and where one is asked."""
+        faults, classes = [], self.spec.num_classes
+        for ipc, distilled in self.sets.items():
+            if distilled.tile_logits is not None:
+                right = distilled.tile_logits.argmax(dim=-1) == distilled.labels[:, None]
+                whose, what = f"The teacher that labelled {self.config.distilled}", f"its tiles (IPC {ipc})"
+                faults.append(weakness(float(right.double().mean()), classes, whose, what))
+        asked = "online" in self.config.labels or self.config.teacher is not None
+        if asked and self.config.task != "transfer":  # which reads no images of the source's classes
+            for teacher in {id(each): each for each in map(self.teachers.online, self.ipcs)}.values():
+                found, count = sample_accuracy(teacher, self.images, "cpu", "no")
+                what = f"{count:,} images of the split {self.eval_split!r}"
+                faults.append(weakness(found, classes, f"The teacher {teacher.name}", what))
+        return [fault for fault in faults if fault is not None]
 
     # What a task may say otherwise
 
@@ -214,7 +236,7 @@ class Evaluation(ABC, Generic[UnitType]):
     @cached_property
     def images(self) -> Dataset:
         """The evaluation split."""
-        return load_split(self.config, self.eval_split, self.spec.image_size)
+        return load_split(self.config, self.eval_split, self.spec.image_size, self.spec.label_names)
 
     @cached_property
     def data_fingerprint(self) -> str:
@@ -453,7 +475,11 @@ class Evaluation(ABC, Generic[UnitType]):
             teacher.to(device)
             same = (teacher.spec.image_size, teacher.spec.channels) == (self.spec.image_size, self.spec.channels)
             pixels = self.pixels if same else PixelDataset(self.images, teacher.spec.image_size, teacher.spec.channels)
-            write_json(file, {"teacher": teacher.name, "accuracy": self.measure(teacher, pixels, device)})
+            found = self.measure(teacher, pixels, device)
+            what = f"the images of the split {self.eval_split!r}"
+            if fault := weakness(found, self.spec.num_classes, f"The teacher {teacher.name}", what):
+                logger.warning(fault)
+            write_json(file, {"teacher": teacher.name, "accuracy": found})
         return read_json(file)["accuracy"]
 
     # Dry run
@@ -495,7 +521,7 @@ class Evaluation(ABC, Generic[UnitType]):
 
 
 def with_held_out(config: EvaluateConfig, manifest: dict[str, Any]) -> EvaluateConfig:
-    """The configuration, with the validation images held out that the distilled set was made without.
+    """The configuration, with the validation images held out that the distilled set was made without, and its depth.
 
     Raises:
         ValueError: If another share is asked for, so that images of the set would be measured on.
@@ -507,7 +533,9 @@ def with_held_out(config: EvaluateConfig, manifest: dict[str, Any]) -> EvaluateC
         f"{made or 0.0:g}, the share held out when the set {config.distilled} was made",
         config.validation_fraction,
     )
-    return dataclasses.replace(config, validation_fraction=made)
+    return dataclasses.replace(
+        config, validation_fraction=made, bit_depth=config.bit_depth or manifest.get("bit_depth")
+    )
 
 
 def load_protocols(names: Iterable[str]) -> dict[str, Protocol]:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
-from decoct.data.loading import check_label_names
 from decoct.data.spec import ImageSpec
 from decoct.models.classifier import Classifier
 from decoct.models.ensemble import Ensemble
+from decoct.models.label_map import teacher_for
 from decoct.models.zoo import load_classifier
 
 __all__ = ["Teachers"]
@@ -21,10 +22,19 @@ class Teachers:
         manifest: The set's manifest.
         spec: The set's images and label names.
         asked: Folder or Hub id of a network to ask for labels in place of those in the manifest.
+        label_map: A teacher's name of a class of the set, where it is another one. Default: the manifest's.
     """
 
-    def __init__(self, distilled: str, manifest: dict[str, Any], spec: ImageSpec, asked: str | None = None) -> None:
+    def __init__(
+        self,
+        distilled: str,
+        manifest: dict[str, Any],
+        spec: ImageSpec,
+        asked: str | None = None,
+        label_map: Mapping[str, str] | None = None,
+    ) -> None:
         self.distilled, self.manifest, self.spec, self.asked = distilled, manifest, spec, asked
+        self.label_map = label_map or manifest.get("label_map")
         self._loaded: dict[str, Classifier | str] = {}
         self._fingerprints: dict[str, str] = {}
 
@@ -92,6 +102,7 @@ class Teachers:
             except (OSError, ValueError) as error:
                 self._loaded[name] = str(error).removesuffix(".")  # it becomes part of a sentence
             else:
-                check_label_names(self.spec.label_names, teacher.spec.label_names, self.distilled, name)
-                self._loaded[name] = teacher
+                names = self.spec.label_names
+                label_map = None if teacher.spec.label_names == names else self.label_map
+                self._loaded[name] = teacher_for(teacher, names, self.distilled, label_map)
         return self._loaded[name]

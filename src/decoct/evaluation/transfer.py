@@ -92,6 +92,7 @@ class TransferEvaluation(Evaluation[FineTuned]):
                 label_column=config.target_label_column,
                 image_size=self.spec.image_size,
                 skip_unreadable=config.skip_unreadable,
+                bit_depth=config.bit_depth,
             )
             for kind, split in (("train", config.target_train_split), ("eval", self.target_eval_split))
         }

@@ -7,7 +7,7 @@ import json
 import struct
 import zlib
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from decoct.distilled.manifest import shown
 from decoct.distilled.parquet import open_parquet
 from decoct.distilled.schema import SLOT_COLUMNS, expected_features
 
-__all__ = ["check_parquet"]
+__all__ = ["check_parquet", "tile_accuracy"]
 
 ROWS = 32  # read at a time
 ROWS_SHOWN = 10
@@ -65,6 +65,22 @@ def check_parquet(path: Path, manifest: dict[str, Any]) -> tuple[list[Problem], 
         more = f" and {len(rows) - ROWS_SHOWN:,} more" if len(rows) > ROWS_SHOWN else ""
         problems.append((check, f"{what}: {', '.join(rows[:ROWS_SHOWN])}{more}"))
     return problems, counts
+
+
+def tile_accuracy(paths: Sequence[Path]) -> float | None:
+    """Share of tiles whose largest logit is their label's, of files without problems; None without logits."""
+    right = total = 0
+    for path in paths:
+        with open_parquet(path) as file:
+            if "tile_logits" not in file.schema_arrow.names:
+                return None
+            shape = file.schema_arrow.field("tile_logits").type.shape
+            for batch in file.iter_batches(batch_size=ROWS, columns=["label", "tile_logits"]):
+                logits, _ = stacked(batch.column("tile_logits").storage, shape)
+                labels = batch.column("label").to_numpy(zero_copy_only=False)
+                right += int((logits.argmax(-1) == labels[:, None]).sum())
+                total += logits.shape[0] * logits.shape[1]
+    return right / total if total else None
 
 
 def check_schema(schema: pa.Schema, expected: Features) -> tuple[list[str], list[Problem]]:

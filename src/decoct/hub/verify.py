@@ -20,7 +20,8 @@ from decoct.distilled.manifest import check_manifest, parse_manifest, shown, uns
 from decoct.hub.card_header import card_problems
 from decoct.hub.contents import PICKLES
 from decoct.hub.errors import is_sendable
-from decoct.hub.rows import check_parquet
+from decoct.hub.rows import check_parquet, tile_accuracy
+from decoct.models.chance import weakness
 from decoct.run.folder import sha256
 
 __all__ = ["CHECKS", "Problem", "Report", "verify", "verify_folder"]
@@ -80,6 +81,7 @@ class Report:
         problems: All that were found.
         checked: The names of the checks that could be made.
         files, size, images: Files that were hashed, their bytes, and images that were read.
+        warnings: What is no fault of the files.
     """
 
     source: str
@@ -89,6 +91,7 @@ class Report:
     files: int = 0
     size: int = 0
     images: int = 0
+    warnings: list[str] = field(default_factory=list)
 
     @property
     def ok(self) -> bool:
@@ -108,7 +111,7 @@ class Report:
             lines += [f"  {check:<9} {verdict:<12} {meaning}", *(f"    {problem}" for problem in found)]
         total = len(self.problems)
         verdict = "Everything is as it should be." if self.ok else f"{total} problem{'s' if total != 1 else ''}."
-        return "\n".join([*lines, verdict])
+        return "\n".join([*lines, *(f"WARNING: {warning}" for warning in self.warnings), verdict])
 
 
 def verify(config: VerifyConfig) -> Report:
@@ -301,3 +304,8 @@ def check_contents(files: dict[str, Path], listed: dict[str, str], manifest: dic
         if shares:
             more = f" and {len(wrong) - CLASSES_SHOWN:,} more classes differ" if len(wrong) > CLASSES_SHOWN else ""
             report.add("counts", folder, f"must have {ipc:,} images of every class: {', '.join(shares)}{more}.")
+        if complete and not report.problems:
+            paths = [files[name] for name in listed if str(PurePosixPath(name).parent) == folder]
+            share = tile_accuracy(paths)
+            if share is not None and (fault := weakness(share, len(names), "The teacher", f"the tiles of {folder}")):
+                report.warnings.append(fault)

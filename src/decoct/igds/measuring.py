@@ -21,11 +21,12 @@ from decoct.config import InformationConfig, to_dict
 from decoct.data.loading import check_label_names, load_split
 from decoct.data.mosaic import unpack
 from decoct.data.pixels import to_pixels
-from decoct.distilled.dataset import commit_of, read_manifest, spec_of
+from decoct.distilled.dataset import DistilledSet, commit_of, load_distilled, read_manifest, spec_of
 from decoct.igds.estimator import VariationalEstimator
 from decoct.igds.information import class_references, contextual_score, label_entropy, prototype_information
 from decoct.igds.loading import label_names, load_estimator
 from decoct.pipelines.igds.guidance import estimator_input
+from decoct.run.finite import require_finite
 from decoct.run.folder import write_json
 from decoct.run.precision import autocast
 from decoct.run.processes import close, open_accelerator
@@ -125,7 +126,7 @@ def report_of(embedded: Embedded, temperature: float, reference: Tensor | None =
 
 @torch.no_grad()
 def embed(
-    images: datasets.Dataset,
+    images: datasets.Dataset | DistilledSet,
     estimator: VariationalEstimator,
     *,
     batch_size: int = 256,
@@ -138,7 +139,7 @@ def embed(
     """Embeddings and logits of every image, or of every tile of composites, image by image; pixels are not kept.
 
     Args:
-        images: Dataset with columns `image` and `label`.
+        images: Dataset with columns `image` and `label`, or a distilled set.
         estimator: In eval mode; it is moved to the device. Images are resized and normalised as its config says.
         batch_size: Tiles per forward pass, at least one image's.
         image_size: Side in pixels to which images are resized first. Default: that of the first image.
@@ -155,17 +156,32 @@ def embed(
     device = torch.device(device)
     estimator.to(device).eval()  # type: ignore[arg-type]
     config: Any = estimator.config
-    side = image_size or images[0]["image"].size[0]
     per_pass = max(1, batch_size // tiles_per_image)
-    embeddings, logits, labels = [], [], []
-    for pixels, given in _batches(images, per_pass, side, config.num_channels, num_workers):
+    if isinstance(images, DistilledSet):
+        batches = _batches_of_set(images, per_pass, image_size, config.num_channels)
+    else:
+        side = image_size or images[0]["image"].size[0]
+        batches = _batches(images, per_pass, side, config.num_channels, num_workers)
+    embeddings: list[Tensor] = []
+    logits: list[Tensor] = []
+    labels: list[Tensor] = []
+    names = label_names(estimator)
+    for pixels, given in batches:
         tiles = unpack(pixels, tiles_per_image).flatten(0, 1).to(device)
         with autocast(device, mixed_precision):
             output = estimator(estimator_input(tiles.float() / 127.5 - 1, config))
+        classes = given.repeat_interleave(tiles_per_image)
+        place_of = partial(_place_of_tile, sum(len(each) for each in labels), classes, names)
+        require_finite(output.embeddings, "embeddings of the estimator", place_of)
+        require_finite(output.logits, "logits of the estimator", place_of)
         embeddings.append(output.embeddings.float().cpu())
         logits.append(output.logits.float().cpu())
-        labels.append(given.repeat_interleave(tiles_per_image))
+        labels.append(classes)
     return Embedded(torch.cat(embeddings), torch.cat(logits), torch.cat(labels))
+
+
+def _place_of_tile(first: int, classes: Tensor, names: list[str], row: int) -> str:
+    return f"tile {first + row} of class {names[int(classes[row])]!r}"
 
 
 def _batches(
@@ -176,6 +192,21 @@ def _batches(
     decode = partial(_decode, side=side, channels=channels)
     loader = DataLoader(rows, batch_size=size, collate_fn=decode, num_workers=num_workers)
     yield from tqdm(loader, desc="Measuring information", unit="batch")
+
+
+def _batches_of_set(
+    distilled: DistilledSet, size: int, side: int | None, channels: int
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Likewise of a distilled set, whose images are read already."""
+    spec = distilled.spec
+    if spec.channels not in (1, channels) or side not in (None, spec.image_size):
+        raise ValueError(
+            f"A distilled set must have images of {channels} channels, as the estimator, and its own size. Got "
+            f"{spec.channels} channels, and {side} px for {spec.image_size} px."
+        )
+    images = distilled.images.expand(-1, channels, -1, -1)
+    parts = zip(images.split(size), distilled.labels.split(size), strict=True)
+    yield from tqdm(parts, desc="Measuring information", unit="batch")
 
 
 def _decode(rows: list[dict[str, Any]], side: int, channels: int) -> tuple[Tensor, Tensor]:
@@ -230,7 +261,7 @@ def _one_process(mixed_precision: str) -> Accelerator:
 
 def _load(
     config: InformationConfig,
-) -> tuple[VariationalEstimator, datasets.Dataset, dict[int, datasets.Dataset], int]:
+) -> tuple[VariationalEstimator, datasets.Dataset, dict[int, DistilledSet], int]:
     """The estimator, the dataset, the distilled sets by IPC and their tiles per image, with label names that agree."""
     estimator = load_estimator(config.estimator)
     images = load_split(config, config.train_split)
@@ -239,29 +270,22 @@ def _load(
     return estimator, images, *_distilled_sets(config.distilled, names, config.dataset)
 
 
-def _distilled_sets(
-    folder_or_hub_id: str | None, names: list[str], source: str
-) -> tuple[dict[int, datasets.Dataset], int]:
+def _distilled_sets(folder_or_hub_id: str | None, names: list[str], source: str) -> tuple[dict[int, DistilledSet], int]:
     """The images of a distilled set by IPC, and its tiles per image; none without a set."""
     if folder_or_hub_id is None:
         return {}, 1
     revision = commit_of(folder_or_hub_id)
     manifest = read_manifest(folder_or_hub_id, revision)
     check_label_names(names, spec_of(manifest).label_names, source, folder_or_hub_id)
-    sets = {
-        ipc: datasets.load_dataset(folder_or_hub_id, f"ipc_{ipc}", split="train", revision=revision).select_columns(
-            ["image", "label"]
-        )
-        for ipc in manifest["ipcs"]
-    }
-    return sets, int(manifest["config"]["tiles_per_image"])
+    sets = {ipc: load_distilled(folder_or_hub_id, ipc, revision) for ipc in manifest["ipcs"]}
+    return sets, next(iter(sets.values())).tiles_per_image
 
 
 def _measure_all(
     config: InformationConfig,
     estimator: VariationalEstimator,
     images: datasets.Dataset,
-    distilled: dict[int, datasets.Dataset],
+    distilled: dict[int, DistilledSet],
     tiles: int,
     device: torch.device,
 ) -> dict[str, Any]:

@@ -6,12 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import diffusers
+import torch
 from diffusers import (
     AutoencoderKL,
     DDIMScheduler,
     DDPMScheduler,
     DiTTransformer2DModel,
     DPMSolverMultistepScheduler,
+    ModelMixin,
     SchedulerMixin,
     UNet2DModel,
 )
@@ -20,6 +22,7 @@ from decoct.data.source import SAMPLE, model_location
 from decoct.data.spec import ImageSpec
 from decoct.igds.estimator import VariationalEstimator
 from decoct.models.classifier import fingerprint_of
+from decoct.models.weights import check_finite, check_loaded
 from decoct.pipelines.igds.pipeline import IGDSPipeline
 from decoct.run.folder import read_json
 
@@ -70,19 +73,36 @@ def _open(name_or_path: str | Path, estimator: VariationalEstimator | None) -> I
             f"{unknown}."
         )
     scheduler = _scheduler_class(index.get("scheduler"), name_or_path)
-    if not isinstance(index["_class_name"], list):
-        return IGDSPipeline.from_pretrained(
-            name_or_path, estimator=estimator, use_safetensors=True, low_cpu_mem_usage=False
-        )
     components: dict[str, Any] = {
-        name: network.from_pretrained(name_or_path, subfolder=name, use_safetensors=True, low_cpu_mem_usage=False)
-        if index.get(name, [None])[0] is not None
-        else None
+        name: _load_network(network, name_or_path, name) if index.get(name, [None])[0] is not None else None
         for name, network in NETWORKS.items()
     }
+    if not isinstance(index["_class_name"], list):
+        present = {name: network for name, network in components.items() if network is not None}
+        return IGDSPipeline.from_pretrained(name_or_path, estimator=estimator, use_safetensors=True, **present)
     return IGDSPipeline(
         scheduler=scheduler.from_pretrained(name_or_path, subfolder="scheduler"), estimator=estimator, **components
     )
+
+
+def _load_network(kind: type[ModelMixin], name_or_path: str | Path, part: str) -> ModelMixin:
+    """A network of a prior, in float32; raises ValueError unless its weights are all there and finite."""
+    loaded: Any = kind.from_pretrained(
+        name_or_path,
+        subfolder=part,
+        use_safetensors=True,
+        low_cpu_mem_usage=False,
+        output_loading_info=True,
+        ignore_mismatched_sizes=True,  # they are in the info, and refused with their names
+        torch_dtype=torch.float32,
+    )
+    network, info = loaded
+    where = f"{part} of the prior {str(name_or_path)!r}"
+    # Buffers that are computed anew were stored by older versions.
+    buffers = dict(network.named_buffers())
+    check_loaded({**info, "unexpected_keys": [name for name in info["unexpected_keys"] if name not in buffers]}, where)
+    check_finite(network, where)
+    return network
 
 
 def _scheduler_class(entry: Any, name_or_path: str | Path) -> type[SchedulerMixin]:

@@ -19,10 +19,13 @@ from decoct.infoutil.cropping import distinct_boxes, pad_to, random_boxes, windo
 from decoct.infoutil.utility import cross_entropy_loss, grad_norm, grad_norm_last, gradient_flow
 from decoct.models.classifier import Classifier
 from decoct.models.throughput import calibrated_batch_size, teacher_forward
+from decoct.run.finite import require_finite
 from decoct.run.precision import DTYPES, autocast
 from decoct.run.seeding import item_seed, numpy_generator
 
 __all__ = ["Attribution", "CropSettings", "HeatmapSettings", "InfoUtilProcessor", "Reference", "build_attribution"]
+
+LAST_LAYER_SCORES = ("grad_norm_last", "gradient_flow")
 
 
 class Attribution(Protocol):
@@ -107,7 +110,8 @@ class InfoUtilProcessor:
             computed, where crops need them.
 
     Raises:
-        ValueError: If `gradient_flow` lacks its reference, or `forgetting` its scores.
+        ValueError: If `gradient_flow` lacks its reference, `forgetting` its scores, or features are needed of a teacher
+            that has none (`Classifier.linear_heads`).
     """
 
     def __init__(
@@ -126,6 +130,8 @@ class InfoUtilProcessor:
         self.teacher, self.reference, self.forgetting, self.heatmaps = teacher, reference, forgetting, heatmaps
         self.crops = values_for(CropSettings, config)
         self.utility, self.diverse = config.utility, config.selection != "top"
+        if self.diverse or self.utility in LAST_LAYER_SCORES:
+            teacher.linear_heads()
         self.seed, self.mixed_precision = config.seed, config.mixed_precision
         self.side = teacher.spec.image_size
         self.batch_size = batch_size or calibrated_batch_size(teacher, config.mixed_precision)
@@ -155,9 +161,19 @@ class InfoUtilProcessor:
         source = batch.get("source_index", indices)
         pixels = to_pixels(batch["image"], self.side, self.teacher.spec.channels).to(device).float() / 255
         labels = torch.tensor(batch["label"], device=device)
+        names = self.teacher.spec.label_names
+
+        def place_of(row: int) -> str:
+            return f"image {source[row]} of class {names[batch['label'][row]]!r}"
+
         heatmaps = self._heatmaps(pixels, labels, source)
+        if heatmaps is not None:
+            require_finite(heatmaps, "values of heat maps", place_of)
         boxes = self._boxes(heatmaps, source)
         utility, features = self._score(pixels, labels, boxes, source)
+        require_finite(utility, f"scores ({self.utility})", place_of)
+        if self.diverse:
+            require_finite(features, "features of the teacher", place_of, half=True)
         result: dict[str, Any] = {
             "label": batch["label"],
             "source_index": source,
@@ -229,17 +245,22 @@ class InfoUtilProcessor:
         score = features = torch.zeros(len(crops), 0)
         if self.utility == "grad_norm":
             score = grad_norm(self.teacher, crops, labels, min(self.batch_size, 64), DTYPES.get(self.mixed_precision))
-        if not self.diverse and self.utility in ("grad_norm", "random", "forgetting"):
+        needs_features = self.diverse or self.utility in LAST_LAYER_SCORES
+        if not needs_features and self.utility != "loss":
             return score, features
         with torch.no_grad(), autocast(self.teacher.device, self.mixed_precision):
-            features, logits = (part.float() for part in self.teacher.features_and_logits(crops))
+            if needs_features:
+                features, logits = (part.float() for part in self.teacher.features_and_logits(crops))
+            else:
+                logits = self.teacher(crops).float()
         if self.utility == "grad_norm_last":
-            score = grad_norm_last(features, logits, labels)
+            score = grad_norm_last(features, logits, labels, self.teacher.bias_factor)
         elif self.utility == "loss":
             score = cross_entropy_loss(logits, labels)
         elif self.reference is not None and self.utility == "gradient_flow":
             reference = self.reference
-            score = gradient_flow(features, logits, labels, reference.features, reference.logits, reference.labels)
+            others = (reference.features, reference.logits, reference.labels)
+            score = gradient_flow(features, logits, labels, *others, self.teacher.bias_factor)
         return score, features
 
 

@@ -40,15 +40,16 @@ def residual(logits: Tensor, labels: Tensor) -> Tensor:
     return torch.where(chosen, -others.sum(dim=1, keepdim=True), others)
 
 
-def grad_norm_last(features: Tensor, logits: Tensor, labels: Tensor) -> Tensor:
+def grad_norm_last(features: Tensor, logits: Tensor, labels: Tensor, bias_factor: float = 1.0) -> Tensor:
     """Gradient norm over the last linear layer's weight and bias: ||p - e_y|| sqrt(||h||^2 + 1).
 
     Args:
         features: `(batch, width)`, h, the last layer's input.
         logits: `(batch, classes)`, its output.
         labels: `(batch,)` int64.
+        bias_factor: In the place of 1, where the layer has no bias, or there are several (`Classifier.bias_factor`).
     """
-    return residual(logits, labels).norm(dim=1) * (features.float().square().sum(dim=1) + 1).sqrt()
+    return residual(logits, labels).norm(dim=1) * (features.float().square().sum(dim=1) + bias_factor).sqrt()
 
 
 def gradient_flow(
@@ -58,6 +59,7 @@ def gradient_flow(
     reference_features: Tensor,
     reference_logits: Tensor,
     reference_labels: Tensor,
+    bias_factor: float = 1.0,
 ) -> Tensor:
     """InfoUtil's Definition 3 with last-layer gradients: max_j |(p_i - e_i).(p_j - e_j) (h_i.h_j + 1)|.
 
@@ -65,13 +67,13 @@ def gradient_flow(
     gradients; the maximum is over the references j.
 
     Args:
-        features, logits, labels: As in `grad_norm_last`.
+        features, logits, labels, bias_factor: As in `grad_norm_last`.
         reference_features: `(references, width)`.
         reference_logits: `(references, classes)`.
         reference_labels: `(references,)` int64.
     """
     residuals = residual(logits, labels) @ residual(reference_logits, reference_labels).T
-    return (residuals * (features.float() @ reference_features.float().T + 1)).abs().amax(dim=1)
+    return (residuals * (features.float() @ reference_features.float().T + bias_factor)).abs().amax(dim=1)
 
 
 def grad_norm(
@@ -116,11 +118,11 @@ def grad_norms_by_func(
 ) -> Tensor:
     """Per-sample gradient norms by `torch.func`, for any network; holds every sample's gradient."""
     parameters = {name: parameter.detach() for name, parameter in classifier.model.named_parameters()}
-    inputs = normalise(classifier, pixels)
+    inputs = classifier.normalised(pixels)
 
     def along_residual(weights: dict[str, Tensor], image: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
         with torch.autocast(pixels.device.type, autocast_dtype, enabled=autocast_dtype is not None):
-            logits = torch.func.functional_call(classifier.model, weights, (image[None],)).logits
+            logits = classifier.logits_of(torch.func.functional_call(classifier.model, weights, (image[None],)))
         direction, length = unit_residual(logits.detach(), label[None])
         return (logits.float() * direction).sum(), length[0]
 
@@ -173,9 +175,9 @@ def grad_norms_by_layer(
     hooks = [layer.register_forward_hook(watch) for layer in layers]
     try:
         with torch.inference_mode(False), torch.enable_grad():
-            inputs = normalise(classifier, pixels)
+            inputs = classifier.normalised(pixels)
             with torch.autocast(pixels.device.type, autocast_dtype, enabled=autocast_dtype is not None):
-                logits = torch.func.functional_call(model, parameters, (inputs,)).logits
+                logits = classifier.logits_of(torch.func.functional_call(model, parameters, (inputs,)))
             if set(calls.values()) != {1}:
                 return None
             direction, length = unit_residual(logits.detach(), labels)
@@ -184,11 +186,6 @@ def grad_norms_by_layer(
         for hook in hooks:
             hook.remove()
     return torch.stack(squares).sum(0).clamp_min(0).sqrt() * length
-
-
-def normalise(classifier: Classifier, pixels: Tensor) -> Tensor:
-    """The network's own input for pixels in [0, 1]."""
-    return ((pixels - classifier.mean) / classifier.std).contiguous(memory_format=torch.channels_last)
 
 
 def is_supported(layer: nn.Module) -> bool:

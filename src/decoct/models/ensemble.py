@@ -35,6 +35,7 @@ class Ensemble(Classifier):
                 )
         self.members = nn.ModuleList(members)
         self.spec = first.spec
+        self.classes = None
         self.name = " + ".join(each.name for each in members)
         self.register_buffer("mean", first.mean.clone(), persistent=False)  # says which device it is on
 
@@ -44,12 +45,9 @@ class Ensemble(Classifier):
 
     def fingerprint(self) -> str:
         """Sha256 over the members' fingerprints, in their order."""
-        return hashlib.sha256(" ".join(each.fingerprint() for each in self._classifiers).encode()).hexdigest()
+        return hashlib.sha256(" ".join(each.fingerprint() for each in self.classifiers).encode()).hexdigest()
 
     @property
-    def _classifiers(self) -> list[Classifier]:
+    def classifiers(self) -> list[Classifier]:
+        """The members."""
         return [each for each in self.members if isinstance(each, Classifier)]
-
-    def records(self) -> list[dict[str, str]]:
-        """Name and fingerprint of each member, as a manifest has them."""
-        return [{"name": each.name, "fingerprint": each.fingerprint()} for each in self._classifiers]

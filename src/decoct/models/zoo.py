@@ -105,7 +105,7 @@ def load_classifier(name_or_path: str | Path, trust_remote_code: bool = False) -
         trust_remote_code: Run model code that comes with the checkpoint. Not needed for decoct's own networks.
 
     Raises:
-        ValueError: If the folder does not exist, or the checkpoint names no image size or normalisation.
+        ValueError: If there is no such folder, its weights cannot be used, or it names no image size or normalisation.
     """
     location = model_location(name_or_path, "teacher")
     try:
@@ -164,11 +164,6 @@ def _spec_of(
     """
     config: Any = model.config
     names = tuple(config.id2label[index] for index in range(config.num_labels))
-    if len(set(names)) < len(names):
-        twice = sorted({name for name in names if names.count(name) > 1})
-        raise ValueError(
-            f"teacher must have labels of different names. Got {twice[:5]} twice in {str(name_or_path)!r}."
-        )
     mean, std = getattr(config, "image_mean", None), getattr(config, "image_std", None)
     if mean is not None and std is not None:
         if not all(math.isfinite(value) and value > 0 for value in std) or not all(map(math.isfinite, mean)):

@@ -10,14 +10,16 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from decoct.config import TrainingConfig, fields_that_matter_for
+from decoct.config import DistillConfig, TrainingConfig, fields_that_matter_for
 
 __all__ = ["claim_folder", "identity_of", "json_text", "read_json", "sha256", "write_json", "write_text"]
 
 RUN_FILE = "run.json"
 
 # Fields that change how a run is carried out, never what comes out of it. Training has them all.
-VOLATILE = fields_that_matter_for(TrainingConfig, "command", "publishing")
+VOLATILE = {
+    name for each in (TrainingConfig, DistillConfig) for name in fields_that_matter_for(each, "command", "publishing")
+}
 
 
 def identity_of(config: dict[str, Any], **extra: Any) -> dict[str, Any]:

@@ -11,9 +11,11 @@ from decoct.config import DistillConfig
 from decoct.data.held_out import HELD_OUT
 from decoct.data.loading import load_split
 from decoct.models.classifier import Classifier
+from decoct.models.label_map import read_label_map, teacher_for
+from decoct.models.weak_teacher import check_teachers
 from decoct.models.zoo import load_classifier
 from decoct.run.processes import close, open_accelerator
-from decoct.synthesis.run import with_held_out
+from decoct.synthesis.run import check_source, label_teacher, with_held_out
 
 __all__ = ["distill", "plan_distill"]
 
@@ -29,7 +31,7 @@ def distill(config: DistillConfig) -> dict[str, Any]:
             configuration.
     """
     config = with_held_out(config)
-    images, teacher, accelerator = _open(config)
+    images, teacher, accelerator, _ = _open(config)
     # Imported here, since each of them takes time to import and only one is needed.
     if config.method == "igds":
         from decoct.synthesis.sampled import distill_samples
@@ -46,7 +48,7 @@ def distill(config: DistillConfig) -> dict[str, Any]:
 def plan_distill(config: DistillConfig) -> dict[str, Any]:
     """What `distill` would compute and about how long it would take; nothing is written."""
     config = with_held_out(config)
-    images, teacher, accelerator = _open(config)
+    images, teacher, accelerator, teacher_accuracy = _open(config)
     _validation_images(config, teacher)
     if config.method == "igds":
         from decoct.synthesis.sampled import plan_sampled
@@ -57,16 +59,26 @@ def plan_distill(config: DistillConfig) -> dict[str, Any]:
 
         plan = plan_selection(config, images, teacher, accelerator)
     close(accelerator)
-    return plan
+    return {**plan, "teacher_accuracy": round(teacher_accuracy, 3)}
 
 
-def _open(config: DistillConfig) -> tuple[Dataset, Classifier, Accelerator]:
-    """The source, the teacher, and the processes that share the work."""
+def _open(config: DistillConfig) -> tuple[Dataset, Classifier, Accelerator, float]:
+    """The source, the teacher with its classes, the processes that share the work, and the teacher's accuracy.
+
+    Raises:
+        ValueError: If teachers do not have the source's classes, or do not know them.
+    """
     accelerator = open_accelerator(config.mixed_precision)
     teacher = load_classifier(config.teacher)
     with accelerator.main_process_first():
         images = load_split(config, config.train_split, config.image_size or teacher.spec.image_size)
-    return images, teacher, accelerator
+    names, label_map = images.features["label"].names, read_label_map(config.label_map)
+    teacher = teacher_for(teacher, names, config.dataset, label_map)
+    check_source(images, config.dataset, teacher, config.tile_rows)
+    teachers = [teacher, *(label_teacher(config.label_teacher, teacher, ipc, label_map) for ipc in config.ipc)]
+    allow, precision = config.allow_weak_teacher, config.mixed_precision
+    accuracies = check_teachers(teachers, images, accelerator.device, precision, allow)
+    return images, teacher, accelerator, accuracies[0]
 
 
 def _validation_images(config: DistillConfig, teacher: Classifier) -> Dataset | None:

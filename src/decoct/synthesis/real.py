@@ -26,11 +26,12 @@ from decoct.synthesis.run import (
     DistillRun,
     StoredLabels,
     check_source,
+    in_memory,
     label_bytes,
     label_passes,
-    label_teacher,
     read_ipc,
     run_folder,
+    with_options,
 )
 from decoct.synthesis.selection import draw_candidates
 from decoct.synthesis.tiles import Mosaics, SelectionSettings, Tile, cut_mosaics, images_of, select_tiles
@@ -46,23 +47,32 @@ class InfoUtil:
     Args:
         teacher: In eval mode (`load_classifier`).
         options: Fields of `DistillConfig`.
+
+    Raises:
+        ValueError: For an option that there is not, or that has another type or range.
     """
 
     def __init__(self, teacher: Classifier, **options: Any) -> None:
-        self.teacher, self.options = teacher, options
+        self.teacher = teacher
+        self.options = {"method": "infoutil", "dataset": "in memory", "teacher": teacher.name, **options}
+        with_options(self.options)
 
     def distill(self, images: Dataset, ipc: int, output_dir: str | Path | None = None) -> Dataset:
         """The distilled dataset of one IPC, with the columns of the run folder.
 
         Args:
-            images: From `load_images`.
+            images: From `load_images`, or as it takes them.
             ipc: Images per class.
             output_dir: Run folder to keep. Default: a temporary one, removed afterwards.
+
+        Raises:
+            ValueError: As `load_images` and `decoct.synthesis.distill.distill`.
         """
-        options = {"method": "infoutil", "dataset": "in memory", "teacher": self.teacher.name, **self.options}
         with run_folder(output_dir) as folder:
-            config = DistillConfig(ipc=[ipc], output_dir=str(folder), **options)
-            distill_images(config, images, self.teacher, Accelerator())
+            config = with_options({**self.options, "ipc": [ipc], "output_dir": str(folder)})
+            accelerator = Accelerator()
+            images, teacher = in_memory(config, images, self.teacher, accelerator)
+            distill_images(config, images, teacher, accelerator)
             return read_ipc(folder, ipc)
 
 
@@ -103,8 +113,8 @@ def distill_images(
     if attribution is not None:  # the crops did not need the heat maps; those of the chosen images are kept
         rows = sorted({tile.row for each in tiles.values() for members in each for tile in members})
         size = config.shard_size
-        found = heatmaps_of(rows, attribution, candidates, spec, size, size, accelerator, run.shards)
-        tiles = {ipc: with_heatmaps(each, found) for ipc, each in tiles.items()}
+        maps = heatmaps_of(rows, attribution, candidates, spec, size, size, accelerator, run.shards)
+        tiles = {ipc: with_heatmaps(each, maps) for ipc, each in tiles.items()}
     accuracies = {}
     for ipc in config.ipc:
         members = images_of(tiles[ipc], config.tiles_per_image, strided=config.method == "rded")
@@ -230,8 +240,6 @@ def plan_selection(
 ) -> dict[str, Any]:
     """What `--dry_run` shows: images, forward passes, and the seconds they take at the measured throughput."""
     candidates = candidates_of(config, images, teacher)
-    for ipc in config.ipc:
-        label_teacher(config.label_teacher, teacher, ipc)
     spec = teacher.spec
     per_second = throughput(teacher.to(accelerator.device), config.mixed_precision, config.batch_size)
     passes = forward_passes(config, len(candidates), spec.num_classes)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import difflib
 import logging
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -22,17 +23,20 @@ from datasets import Dataset
 
 from decoct.config import DistillConfig, to_dict, values_for
 from decoct.config.options import require
-from decoct.data.loading import check_label_names
+from decoct.data.loading import bit_depth_of, check_label_names, loaded_images
 from decoct.data.mixed_views import mixed_views
 from decoct.data.source import dataset_fingerprint, source_record
 from decoct.distilled.logit_codes import code_width, encode_logits, encode_top_k, kept_classes
 from decoct.distilled.schema import SLOT_COLUMNS, image_features, slot_features
 from decoct.models.classifier import Classifier
 from decoct.models.ensemble import Ensemble
+from decoct.models.label_map import read_label_map, teacher_for
 from decoct.models.throughput import calibrated_batch_size, teacher_forward
+from decoct.models.weak_teacher import check_teachers
 from decoct.models.zoo import load_classifier
 from decoct.pages.report import write_report
 from decoct.pages.sources import collect_sources
+from decoct.run.finite import require_finite
 from decoct.run.folder import claim_folder, identity_of, read_json, write_json
 from decoct.run.processes import device_name
 from decoct.run.shards import run_shards
@@ -45,6 +49,7 @@ __all__ = [
     "DistillRun",
     "StoredLabels",
     "check_source",
+    "in_memory",
     "label_bytes",
     "label_passes",
     "label_teacher",
@@ -52,6 +57,7 @@ __all__ = [
     "run_folder",
     "shared_batch_size",
     "with_held_out",
+    "with_options",
 ]
 
 logger = logging.getLogger(__name__)
@@ -86,7 +92,10 @@ class DistillRun:
         self.config, self.teacher, self.accelerator = config, teacher, accelerator
         self.folder = Path(config.output_dir)
         self.shards = self.folder / "shards"
-        self.label_teachers = {ipc: label_teacher(config.label_teacher, teacher, ipc) for ipc in config.ipc}
+        self.label_map = read_label_map(config.label_map)
+        self.label_teachers = {
+            ipc: label_teacher(config.label_teacher, teacher, ipc, self.label_map) for ipc in config.ipc
+        }
         self.networks: dict[str, Any] = {"teacher": network_record(teacher)}
         self.networks["label_teachers"] = {str(ipc): network_record(each) for ipc, each in self.label_teachers.items()}
 
@@ -141,6 +150,7 @@ class DistillRun:
             return label_mosaics(
                 mosaics_of(start, end),
                 features,
+                spec.label_names,
                 settings,
                 teacher_forward(self.label_teachers[ipc], precision),
                 teacher_forward(self.teacher, precision),
@@ -173,9 +183,14 @@ class DistillRun:
 
         def compute(start: int, end: int) -> Dataset:
             device, rows = self.accelerator.device, range(start, end)
-            logits = mixed_logits(forward, images, views_of, rows, config.slots, device, self.batch_size).numpy()
-            bits = config.label_bits
-            codes, scales, *rest = encode_top_k(logits, bits, kept) if kept else encode_logits(logits, bits)
+            logits = mixed_logits(forward, images, views_of, rows, config.slots, device, self.batch_size)
+
+            def place_of(row: int) -> str:
+                label, number = divmod(start + row, ipc)
+                return f"image {number} of class {spec.label_names[label]!r}"
+
+            values, bits = require_finite(logits, "logits of mixed views", place_of).numpy(), config.label_bits
+            codes, scales, *rest = encode_top_k(values, bits, kept) if kept else encode_logits(values, bits)
             columns = [codes, scales[..., None], *(each if each.ndim == 3 else each[..., None] for each in rest)]
             return Dataset.from_dict(dict(zip(SLOT_COLUMNS, columns, strict=False)), features=features)
 
@@ -204,6 +219,8 @@ class DistillRun:
             "batch_size": self.batch_size,
             "versions": versions,
             **self.networks,
+            **({"label_map": self.label_map} if self.label_map else {}),
+            **({"bit_depth": depth} if (depth := bit_depth_of(self.images)) else {}),
             **measured,
             "tile_accuracy": {str(ipc): accuracy for ipc, accuracy in accuracies.items()},
             "seconds": round(time.perf_counter() - self._started, 1),
@@ -275,20 +292,26 @@ def check_source(images: Dataset, dataset: str, teacher: Classifier, tile_rows: 
         raise ValueError(f"tiles_per_image must be 1 for images of odd size ({side} px). Got 4.")
 
 
-def label_teacher(asked: Sequence[str], teacher: Classifier, ipc: int) -> Classifier:
+def label_teacher(
+    asked: Sequence[str], teacher: Classifier, ipc: int, label_map: Mapping[str, str] | None = None
+) -> Classifier:
     """The teacher that labels an IPC's images, an `Ensemble` where there are several.
 
     Args:
         asked: Each of them `converged`, `early`, `by_ipc`, or a folder or Hub id.
+        teacher: With the dataset's label names.
+        label_map: The teacher's name of a class of the dataset, where it is another one.
 
     Raises:
         ValueError: If an early teacher is asked for and none lies beside the teacher, or label names or images differ.
     """
-    members = [one_label_teacher(each, teacher, ipc) for each in asked]
+    members = [one_label_teacher(each, teacher, ipc, label_map) for each in asked]
     return members[0] if len(members) == 1 else Ensemble(members)
 
 
-def one_label_teacher(asked: str, teacher: Classifier, ipc: int) -> Classifier:
+def one_label_teacher(
+    asked: str, teacher: Classifier, ipc: int, label_map: Mapping[str, str] | None = None
+) -> Classifier:
     """One of the teachers that label an IPC's images; arguments and errors as for `label_teacher`."""
     choice = asked
     if choice == "by_ipc":
@@ -304,14 +327,45 @@ def one_label_teacher(asked: str, teacher: Classifier, ipc: int) -> Classifier:
             )
         choice = str(early[0])
     chosen = load_classifier(choice)
-    check_label_names(teacher.spec.label_names, chosen.spec.label_names, teacher.name, f"the label teacher {choice}")
-    return chosen
+    names = teacher.spec.label_names
+    return teacher_for(chosen, names, "to distil", None if chosen.spec.label_names == names else label_map)
+
+
+def with_options(options: Mapping[str, Any]) -> DistillConfig:
+    """A configuration from Python; raises ValueError for an option that there is not, with the nearest one."""
+    fields = [each.name for each in dataclasses.fields(DistillConfig)]
+    for name in options:
+        if name not in fields:
+            near = difflib.get_close_matches(name, fields, n=1, cutoff=0)[0]
+            raise ValueError(f"Options must be fields of DistillConfig. Got {name!r}; the nearest is {near!r}.")
+    return DistillConfig(**options)
+
+
+def in_memory(
+    config: DistillConfig, images: Dataset, teacher: Classifier, accelerator: Accelerator
+) -> tuple[Dataset, Classifier]:
+    """Images and teacher that were given as objects, checked as those of the command line are.
+
+    Raises:
+        ValueError: As `load_images`, or if the teacher does not have the images' classes, or does not know them.
+    """
+    images = loaded_images(images, config.image_size or teacher.spec.image_size, config)
+    label_map = read_label_map(config.label_map)
+    teacher = teacher_for(teacher, images.features["label"].names, config.dataset, label_map)
+    precision, allow = config.mixed_precision, config.allow_weak_teacher
+    check_teachers([teacher], images, accelerator.device, precision, allow)
+    return images, teacher
 
 
 def network_record(classifier: Classifier) -> dict[str, Any]:
-    """A network's name and fingerprint; of an ensemble, also those of its members."""
-    members = {"members": classifier.records()} if isinstance(classifier, Ensemble) else {}
-    return {"name": classifier.name, "fingerprint": classifier.fingerprint(), **members}
+    """A network's name and fingerprint, and which of its outputs are the classes, where not all are.
+
+    Of an ensemble, also those of its members.
+    """
+    record: dict[str, Any] = {"name": classifier.name, "fingerprint": classifier.fingerprint()}
+    if isinstance(classifier, Ensemble):
+        return {**record, "members": [network_record(each) for each in classifier.classifiers]}
+    return record if classifier.classes is None else {**record, "classes": list(classifier.classes)}
 
 
 @dataclass(frozen=True)

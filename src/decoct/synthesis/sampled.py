@@ -28,6 +28,7 @@ from decoct.igds.prior import SCHEDULERS, check_prior, load_pipeline, prior_fing
 from decoct.models.classifier import Classifier, fingerprint_of
 from decoct.models.throughput import throughput
 from decoct.pipelines.igds.pipeline import IGDSPipeline
+from decoct.run.finite import require_finite
 from decoct.run.precision import autocast
 from decoct.run.seeding import item_seed
 from decoct.run.shards import run_shards
@@ -36,11 +37,12 @@ from decoct.synthesis.run import (
     DistillRun,
     StoredLabels,
     check_source,
+    in_memory,
     label_bytes,
     label_passes,
-    label_teacher,
     read_ipc,
     run_folder,
+    with_options,
 )
 from decoct.synthesis.tiles import Mosaics, pixels_of, png_bytes
 
@@ -157,7 +159,13 @@ def sample_chunk(pipeline: IGDSPipeline, chunk: Chunk, settings: SamplingSetting
         generator=[torch.Generator().manual_seed(seed) for seed in seeds],
         output_type="pt",
     )
-    images = output.images.float()
+
+    def place_of(tile: int) -> str:
+        return f"tile {chunk.first + tile} of class {chunk.label} (seed {seeds[tile]})"
+
+    images = require_finite(output.images.float(), "pixels of the prior's samples", place_of)
+    for name in ("prototype", "contextual"):
+        require_finite(getattr(output, name), f"estimates of the {name} information", place_of)
     if images.shape[-1] != side:
         images = F.interpolate(images, (side, side), mode="bilinear", align_corners=False, antialias=True)
     pixels = (images * 255).round().clamp(0, 255).to(torch.uint8).cpu()
@@ -179,28 +187,38 @@ class IGDS:
         pipeline: Prior and estimator (`load_pipeline`), with the scheduler to sample with.
         teacher: In eval mode (`load_classifier`); labels the samples.
         options: Fields of `DistillConfig`.
+
+    Raises:
+        ValueError: For an option that there is not, or that has another type or range, and a scheduler that is none of
+            `SCHEDULERS`.
     """
 
     def __init__(self, pipeline: IGDSPipeline, teacher: Classifier, **options: Any) -> None:
-        self.pipeline, self.teacher, self.options = pipeline, teacher, options
+        samplers = [name for name, kind in SCHEDULERS.items() if isinstance(pipeline.scheduler, kind)]
+        if not samplers:
+            found = type(pipeline.scheduler).__name__
+            raise ValueError(f"The pipeline's scheduler must be one of {list(SCHEDULERS)}. Got {found}.")
+        self.pipeline, self.teacher = pipeline, teacher
+        names = {**dict.fromkeys(("dataset", "prior", "estimator"), "in memory"), "scheduler": samplers[0]}
+        self.options = {**names, "teacher": teacher.name, **options, "method": "igds"}
+        with_options(self.options)
 
     def distill(self, images: Dataset, ipc: int, output_dir: str | Path | None = None) -> Dataset:
         """The distilled dataset of one IPC, with the columns of the run folder.
 
         Args:
-            images: The source, from `load_images`.
+            images: The source, from `load_images`, or as it takes them.
             ipc: Images per class.
             output_dir: Run folder to keep. Default: a temporary one, removed afterwards.
+
+        Raises:
+            ValueError: As `load_images` and `decoct.synthesis.distill.distill`.
         """
-        samplers = [name for name, kind in SCHEDULERS.items() if isinstance(self.pipeline.scheduler, kind)]
-        if not samplers:
-            found = type(self.pipeline.scheduler).__name__
-            raise ValueError(f"The pipeline's scheduler must be one of {list(SCHEDULERS)}. Got {found}.")
-        in_memory = {**dict.fromkeys(("dataset", "prior", "estimator"), "in memory"), "scheduler": samplers[0]}
-        options = {**in_memory, "teacher": self.teacher.name, **self.options, "method": "igds"}
         with run_folder(output_dir) as folder:
-            config = DistillConfig(ipc=[ipc], output_dir=str(folder), **options)
-            distill_samples(config, images, self.teacher, Accelerator(), self.pipeline)
+            config = with_options({**self.options, "ipc": [ipc], "output_dir": str(folder)})
+            accelerator = Accelerator()
+            images, teacher = in_memory(config, images, self.teacher, accelerator)
+            distill_samples(config, images, teacher, accelerator, self.pipeline)
             return read_ipc(folder, ipc)
 
 
@@ -343,8 +361,6 @@ def plan_sampled(
     settings = values_for(SamplingSettings, config)
     check_source(images, config.dataset, teacher, config.tile_rows)
     check_pipeline(pipeline, settings, teacher, config.prior, config.estimator)
-    for ipc in config.ipc:
-        label_teacher(config.label_teacher, teacher, ipc)
     betas = betas_of(config.ipc, config.beta)
     tiles = spec.num_classes * max(config.ipc) * config.tiles_per_image
     distilled = spec.num_classes * sum(config.ipc)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -20,6 +20,7 @@ from decoct.data.mosaic import compose, cut_tile, tile_ranks
 from decoct.data.pixels import to_pixels
 from decoct.data.spec import ImageSpec
 from decoct.models.throughput import Forward
+from decoct.run.finite import require_finite
 from decoct.run.seeding import numpy_generator
 from decoct.synthesis.relabel import draw_views, tile_logits, view_logits
 from decoct.synthesis.selection import select_class
@@ -209,6 +210,7 @@ def cut_mosaics(
 def label_mosaics(
     mosaics: Mosaics,
     features: Features,
+    label_names: Sequence[str],
     settings: LabelSettings,
     label_forward: Forward,
     teacher_forward: Forward,
@@ -219,16 +221,23 @@ def label_mosaics(
 
     Args:
         features: Of the result (`image_features`).
+        label_names: For messages.
         label_forward: Pixels in [0, 1] to logits of the teacher that labels.
         teacher_forward: Likewise of the teacher that scored; it says which tiles it gets right.
     """
     pixels = mosaics.pixels.to(device).float() / 255
     labels = torch.tensor(mosaics.labels)
-    verdicts = tile_logits(teacher_forward, pixels, settings.tiles_per_image, batch_size).argmax(-1).cpu()
+
+    def place_of(image: int) -> str:
+        return place_of_image(mosaics, image, label_names)
+
+    own = tile_logits(teacher_forward, pixels, settings.tiles_per_image, batch_size)
+    verdicts = require_finite(own, "logits of the teacher", place_of).argmax(-1).cpu()
+    stored = tile_logits(label_forward, pixels, settings.tiles_per_image, batch_size)
     columns: dict[str, Any] = {
         "image": [{"bytes": png_bytes(each), "path": None} for each in mosaics.pixels],
         "label": mosaics.labels,
-        "tile_logits": as_float16(tile_logits(label_forward, pixels, settings.tiles_per_image, batch_size)),
+        "tile_logits": as_float16(stored, "logits of tiles", place_of),
         "tiles": mosaics.provenance,
         "correct": (verdicts == labels[:, None]).tolist(),
     }
@@ -240,13 +249,22 @@ def label_mosaics(
             ]
         )
         columns["view_boxes"] = list(boxes)
-        columns["view_logits"] = as_float16(view_logits(label_forward, pixels, torch.from_numpy(boxes), batch_size))
+        logits = view_logits(label_forward, pixels, torch.from_numpy(boxes), batch_size)
+        columns["view_logits"] = as_float16(logits, "logits of views", place_of)
     return Dataset.from_dict(columns, features=features)
 
 
-def as_float16(logits: Tensor) -> list[np.ndarray]:
-    """Rows as float16 arrays."""
-    return list(logits.cpu().half().numpy())
+def place_of_image(mosaics: Mosaics, image: int, label_names: Sequence[str]) -> str:
+    """A packed image for a message: its number, its class and what its tiles were made of."""
+    tiles = mosaics.provenance[image]
+    kind = "source image" if "source_index" in tiles[0] else "seed"
+    made_of = ", ".join(str(tile["source_index" if kind == "source image" else "seed"]) for tile in tiles)
+    return f"image {mosaics.numbers[image]} of class {label_names[mosaics.labels[image]]!r} ({kind} {made_of})"
+
+
+def as_float16(logits: Tensor, what: str, place_of: Callable[[int], str]) -> list[np.ndarray]:
+    """Rows as float16 arrays; raises ValueError for logits that are none there."""
+    return list(require_finite(logits, what, place_of, half=True).cpu().half().numpy())
 
 
 def pixels_of(encoded: Sequence[bytes], channels: int) -> Tensor:

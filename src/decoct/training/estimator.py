@@ -58,7 +58,7 @@ def train_estimator(config: EstimatorConfig) -> dict[str, Any]:
     """
     folder = Path(config.output_dir)
     accelerator = open_accelerator(config.mixed_precision, config.report_to, folder / "trackers")
-    images, eval_images, side, estimator = _prepare(config, accelerator)
+    config, images, eval_images, side, estimator = _prepare(config, accelerator)
     if (finished := claim_training(accelerator, config, images, WRITTEN)) is not None:
         return finished
     channels = estimator.config.num_channels
@@ -81,7 +81,7 @@ def train_estimator(config: EstimatorConfig) -> dict[str, Any]:
 def plan_estimator(config: EstimatorConfig) -> dict[str, Any]:
     """What `train_estimator` would do; an image pass is one image through an encoder, forward or with backward."""
     accelerator = open_accelerator(config.mixed_precision)
-    images, eval_images, _, estimator = _prepare(config, accelerator)
+    config, images, eval_images, _, estimator = _prepare(config, accelerator)
     close(accelerator)
     trained = is_trained_here(config.encoder)
     steps = config.epochs * steps_per_epoch(len(images), config.batch_size) if trained else 0
@@ -97,8 +97,10 @@ def plan_estimator(config: EstimatorConfig) -> dict[str, Any]:
     }
 
 
-def _prepare(config: EstimatorConfig, accelerator: Accelerator) -> tuple[Dataset, Dataset, int, VariationalEstimator]:
-    """Images to train on and to measure on, their side, and the new estimator.
+def _prepare(
+    config: EstimatorConfig, accelerator: Accelerator
+) -> tuple[EstimatorConfig, Dataset, Dataset, int, VariationalEstimator]:
+    """The configuration with its batch size, images to train on and to measure on, their side, the new estimator.
 
     Raises:
         ValueError: For what would keep the estimator from being trained.
@@ -107,12 +109,13 @@ def _prepare(config: EstimatorConfig, accelerator: Accelerator) -> tuple[Dataset
         images, eval_images = load_train_and_eval(config)
         require_class_count(images, 1)
         spec = measure_spec(images, config.image_size)
+        config = config.with_batch_size(len(images), accelerator.num_processes)
         if not is_trained_here(config.encoder):
             wrapped = wrap_encoder(config.encoder, spec.label_names, config.seed)
-            return images, eval_images, spec.image_size, wrapped
+            return config, images, eval_images, spec.image_size, wrapped
         estimator = build_estimator(config.encoder, spec, config.projection_dim, config.seed)
     steps_per_epoch(len(images), config.batch_size, accelerator.num_processes)
-    return images, eval_images, spec.image_size, estimator
+    return config, images, eval_images, spec.image_size, estimator
 
 
 def _train_encoder(

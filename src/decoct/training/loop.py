@@ -24,6 +24,7 @@ from torch.utils.data import DataLoader, Sampler
 from tqdm.auto import tqdm
 
 from decoct.config import TrainingConfig, to_dict
+from decoct.data.loading import bit_depth_of
 from decoct.data.source import dataset_fingerprint, source_record
 from decoct.data.spec import ImageSpec
 from decoct.run.folder import claim_folder, identity_of, read_json
@@ -267,6 +268,7 @@ def provenance(
         "config": to_dict(config),
         "source": source_record(config.dataset, images.info),
         "spec": spec.to_dict(),
+        **({"bit_depth": depth} if (depth := bit_depth_of(images)) else {}),
         "versions": installed_versions(),
         "device": str(device),
     }

@@ -53,7 +53,7 @@ def train_prior(config: PriorConfig) -> dict[str, Any]:
         ValueError: If the data or the configuration cannot be used, or the folder belongs to another configuration.
     """
     accelerator = open_accelerator(config.mixed_precision, config.report_to, Path(config.output_dir) / "trackers")
-    images, spec, unet = _prepare(config, accelerator)
+    config, images, spec, unet = _prepare(config, accelerator)
     if (finished := claim_training(accelerator, config, images, WRITTEN)) is not None:
         return finished
     return _train(accelerator, config, images, spec, unet)
@@ -62,7 +62,7 @@ def train_prior(config: PriorConfig) -> dict[str, Any]:
 def plan_prior(config: PriorConfig) -> dict[str, Any]:
     """What `train_prior` would do; nothing is written."""
     accelerator = open_accelerator(config.mixed_precision)
-    images, spec, unet = _prepare(config, accelerator)
+    config, images, spec, unet = _prepare(config, accelerator)
     close(accelerator)
     return {
         "parameters": unet.num_parameters(),
@@ -75,14 +75,19 @@ def plan_prior(config: PriorConfig) -> dict[str, Any]:
     }
 
 
-def _prepare(config: PriorConfig, accelerator: Accelerator) -> tuple[Dataset, ImageSpec, UNet2DModel]:
-    """Images to train on, what they are like, and the new network; raises what would keep it from being trained."""
+def _prepare(config: PriorConfig, accelerator: Accelerator) -> tuple[PriorConfig, Dataset, ImageSpec, UNet2DModel]:
+    """The configuration with its batch size, images to train on, what they are like, and the new network.
+
+    Raises:
+        ValueError: For what would keep it from being trained.
+    """
     with accelerator.main_process_first():
         images = load_split(config, config.train_split)
         spec = measure_spec(images, config.image_size)
     unet = build_unet(config, spec)
+    config = config.with_batch_size(len(images), accelerator.num_processes)
     steps_per_epoch(len(images), config.batch_size)
-    return images, spec, unet
+    return config, images, spec, unet
 
 
 def build_unet(config: PriorConfig, spec: ImageSpec) -> UNet2DModel:

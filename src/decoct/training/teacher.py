@@ -64,7 +64,7 @@ def train_teacher(config: TeacherConfig) -> dict[str, Any]:
         ValueError: If the data or the configuration cannot be used, or the folder belongs to another configuration.
     """
     accelerator = open_accelerator(config.mixed_precision, config.report_to, Path(config.output_dir) / "trackers")
-    images, eval_images, classifier = _prepare(config, accelerator)
+    config, images, eval_images, classifier = _prepare(config, accelerator)
     if (finished := claim_training(accelerator, config, images, WRITTEN)) is not None:
         return finished
     return _train(accelerator, config, images, eval_images, classifier)
@@ -73,7 +73,7 @@ def train_teacher(config: TeacherConfig) -> dict[str, Any]:
 def plan_teacher(config: TeacherConfig) -> dict[str, Any]:
     """What `train_teacher` would do; nothing is written."""
     accelerator = open_accelerator(config.mixed_precision)
-    images, _, classifier = _prepare(config, accelerator)
+    config, images, _, classifier = _prepare(config, accelerator)
     close(accelerator)
     return {
         "model": config.model,
@@ -87,13 +87,18 @@ def plan_teacher(config: TeacherConfig) -> dict[str, Any]:
     }
 
 
-def _prepare(config: TeacherConfig, accelerator: Accelerator) -> tuple[Dataset, Dataset, Classifier]:
-    """Images to train on and to measure on, and the new network; raises what would keep it from being trained."""
+def _prepare(config: TeacherConfig, accelerator: Accelerator) -> tuple[TeacherConfig, Dataset, Dataset, Classifier]:
+    """The configuration with its batch size, images to train on and to measure on, and the new network.
+
+    Raises:
+        ValueError: For what would keep it from being trained.
+    """
     with accelerator.main_process_first():
         images, eval_images = load_train_and_eval(config)
         spec = measure_spec(images, config.image_size)
+    config = config.with_batch_size(len(images), accelerator.num_processes)
     steps_per_epoch(len(images), config.batch_size)
-    return images, eval_images, build_classifier(config.model, spec, config.seed)
+    return config, images, eval_images, build_classifier(config.model, spec, config.seed)
 
 
 def _train(

@@ -1,0 +1,188 @@
+"""Opening a dataset by its name: a Hub id, a folder of images, a table of paths, parquet, or the sample."""
+
+from __future__ import annotations
+
+import glob
+import os
+from pathlib import Path
+from typing import Any
+
+import datasets
+from datasets.exceptions import DatasetsError
+from datasets.fingerprint import Hasher
+
+from decoct.data.folders import (
+    IMAGES,
+    METADATA,
+    check_label_order,
+    class_folders,
+    image_counts,
+    image_splits,
+    labels_by_folder,
+    split_of,
+)
+from decoct.data.source import SAMPLE
+
+__all__ = ["builder_of", "name_of", "open_split"]
+
+# Files that list images by their paths, and the builder that reads them.
+TABLES = {".csv": "csv", ".tsv": "csv", ".jsonl": "json", ".json": "json"}
+EXPECTED = "a Hub id, a local image folder, a local parquet folder or file, a .csv, .tsv or .jsonl file, or 'sample'"
+
+
+def open_split(source: str, split: str, config_name: str | None) -> datasets.Dataset:
+    """The rows of a split, not checked yet.
+
+    Raises:
+        ValueError: If there is no such dataset or split, or it cannot be opened.
+    """
+    builder = builder_of(source, config_name)
+    names = list(builder.info.splits)
+    if any(part.split("[")[0] not in names for part in split.split("+")):
+        raise ValueError(f"split must be one of {names}, the splits of {name_of(source)}. Got {split!r}.")
+    rows = builder.as_dataset(split=split)
+    path = Path(source).expanduser()
+    if source == "sample" or not path.exists():
+        return rows
+    if path.suffix.lower() in TABLES or (path.is_dir() and tables_in(path)):
+        return with_images(rows, path if path.is_dir() else path.parent)
+    folders = image_splits(path) if path.is_dir() else None
+    if folders is None or image_counts(path, folders) is None:
+        return rows
+    return labels_by_folder(rows, path, class_folders(path, folders))
+
+
+def builder_of(source: str, config_name: str | None) -> datasets.DatasetBuilder:
+    """What makes the splits of a dataset, prepared; what it loads from disk is what lies there.
+
+    Raises:
+        ValueError: If there is no such dataset, or it cannot be opened.
+    """
+    path = Path(source).expanduser()
+    kind = "parquet"
+    files: dict[str, str] | None = None
+    options: dict[str, Any] = {}
+    if source == "sample":
+        files = {name: str(SAMPLE / f"{name}.parquet") for name in ("train", "test")}
+    elif path.is_file():
+        if path.suffix.lower() not in (".parquet", *TABLES):
+            raise ValueError(f"A dataset file must be one of {['.parquet', *TABLES]}. Got {source!r}.")
+        files = {split_of_file(path): str(path)}
+    elif path.is_dir():
+        files = {split: str(file) for split, file in tables_in(path).items()} or None
+    suffixes = {Path(file).suffix.lower() for file in (files or {}).values()}
+    if suffixes & set(TABLES):
+        if len(suffixes) > 1:
+            raise ValueError(f"The tables in a folder must be of one kind. Got {sorted(suffixes)} in {source!r}.")
+        kind = TABLES[suffix := suffixes.pop()]
+        options = {"sep": "\t"} if suffix == ".tsv" else {}
+    folders = image_splits(path) if files is None and path.is_dir() else None
+    try:
+        if files is not None:
+            escaped = {split: glob.escape(file) for split, file in files.items()}
+            builder = datasets.load_dataset_builder(kind, data_files=escaped, **options)
+        elif folders is not None:
+            here = glob.escape(str(path.absolute()))
+            patterns = {
+                split: [f"{here}/{glob.escape(top)}/**" if top else f"{here}/**" for top in tops]
+                for split, tops in folders.items()
+            }
+            # Class folders are named by `labels_by_folder`; a metadata file says it otherwise.
+            named = {"drop_labels": True} if image_counts(path, folders) is not None else {}
+            builder = datasets.load_dataset_builder("imagefolder", data_files=patterns, **named)
+        else:
+            builder = datasets.load_dataset_builder(str(path) if path.exists() else source, config_name)
+        if path.exists():
+            check_label_order([str(file) for each in (builder.config.data_files or {}).values() for file in each])
+        builder.download_and_prepare()
+    except (OSError, ValueError, DatasetsError) as error:
+        missing = not path.exists() and files is None
+        where = "there is no such folder or file here, and as a Hub id it " if missing else "it "
+        raise ValueError(
+            f"dataset must be {EXPECTED}. Got {source!r}: {where}cannot be opened: {error}"
+            + (" (Name a configuration with --dataset_config.)" if "onfig" in str(error) else "")
+            + (
+                " (Brackets, * and ? in a path are read as patterns: rename the folder.)"
+                if path.exists() and glob.has_magic(str(path.absolute()))
+                else ""
+            )
+        ) from error
+    if folders is not None:
+        _check_counts(source, image_counts(path, folders), builder)
+    return builder
+
+
+def tables_in(folder: Path) -> dict[str, Path]:
+    """The tables at the top of a folder that are named by a split, as `train.csv` and `test.csv`."""
+    found: dict[str, Path] = {}
+    for file in sorted(folder.iterdir()):
+        split = split_of(file.stem)
+        if split is not None and file.suffix.lower() in TABLES and file.name not in METADATA and file.is_file():
+            if split in found:
+                raise ValueError(f"A split must have one table. Got {found[split].name} and {file.name} in {folder}.")
+            found[split] = file
+    return found
+
+
+def with_images(rows: datasets.Dataset, folder: Path) -> datasets.Dataset:
+    """Columns of a table that hold paths of images, which count from the folder, as columns of images."""
+    found: dict[str, list[str | None]] = {}
+    for name, feature in rows.features.items():
+        if isinstance(feature, datasets.Value) and feature.dtype in ("string", "large_string"):
+            paths = rows.select_columns([name]).with_format("arrow")[:][name].to_pylist()
+            if Path(next((path for path in paths if path is not None), "")).suffix.lower() in IMAGES:
+                found[name] = [None if path is None else str(folder.absolute() / path) for path in paths]
+    if not found:
+        return rows
+    places = {name: datasets.Image(decode=False) for name in found}
+
+    def entries_of(batch: dict[str, Any], indices: list[int]) -> dict[str, list[Any]]:
+        return {
+            name: [paths[row] and {"bytes": None, "path": paths[row]} for row in indices]
+            for name, paths in found.items()
+        }
+
+    # What is computed of the images is cached, until one changes.
+    states = [state_of(path) for paths in found.values() for path in paths]
+    rows = rows.map(
+        entries_of,
+        batched=True,
+        with_indices=True,
+        features=datasets.Features({**rows.features, **places}),
+        new_fingerprint=Hasher.hash(["decoct paths of images", rows._fingerprint, found, states]),
+        desc="Reading paths",
+    )
+    for name in found:
+        rows = rows.cast_column(name, datasets.Image())
+    return rows
+
+
+def state_of(path: str | None) -> tuple[int, int] | None:
+    """Size and time of the last change of a file; None for none."""
+    try:
+        status = os.stat(path or "")
+    except OSError:
+        return None
+    return status.st_size, status.st_mtime_ns
+
+
+def _check_counts(source: str, expected: dict[str, int] | None, builder: datasets.DatasetBuilder) -> None:
+    """Raises ValueError unless each split holds as many images as lie in its folders."""
+    loaded = {name: split.num_examples for name, split in builder.info.splits.items()}
+    if expected is not None and loaded != expected:
+        raise ValueError(
+            f"Every image of {source!r} must be loaded once, in its split. Got {loaded}, where {expected} lie."
+        )
+
+
+def split_of_file(path: Path) -> str:
+    """The split that a single file holds, by its name."""
+    for prefix, split in (("test", "test"), ("val", "validation")):
+        if path.stem.lower().startswith(prefix):
+            return split
+    return "train"
+
+
+def name_of(source: str | datasets.Dataset) -> str:
+    """A dataset's name, for messages."""
+    return repr(source) if isinstance(source, str) else "the dataset in memory"
