@@ -45,7 +45,7 @@ IDENTITIES = {
         *DATA,
         *SAMPLING,
         *SELECTION,
-        *"method teacher label_teacher ipc tiles_per_image beta views slots label_bits view_scale".split(),
+        *"method teacher label_teacher ipc tiles_per_image beta views slots label_bits label_top_k view_scale".split(),
         *"batch_size shard_size".split(),
     ],
     "SampleConfig": [*RUN.split(), *SAMPLING, *"betas classes images_per_class".split()],
