@@ -94,7 +94,7 @@ def test_igds_adam_has_the_papers_numbers(igds):
 def test_strong_kd_trains_as_many_steps_by_stored_labels_as_by_others(strong):
     assert (strong.optimizer, strong.matrix_learning_rate, strong.rrc_scale) == ("muon", 0.02, 0.08)
     assert set(strong.labels) == set(LABEL_MODES) and strong.ema_warmup and 0 < strong.ema_decay < 1
-    for ipc, steps, batch in ((1, 3000, 10), (10, 4000, 25), (50, 4000, 50)):
+    for ipc, steps, batch in ((1, 3000, 10), (10, 6000, 25), (50, 6000, 50)):
         assert batch_size(strong, ipc, 10, 10 * ipc) == batch
         assert epoch_count(strong, ipc, 10, 10 * ipc) * 10 * ipc == steps * batch
 
