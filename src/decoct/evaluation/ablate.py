@@ -24,7 +24,8 @@ from decoct.data.source import dataset_fingerprint
 from decoct.evaluation.grid import Cell, DistilledGrid
 from decoct.results.claims import format_ablation
 from decoct.results.factors import KEY, RANDOM_IMAGES, Factors, combinations_of
-from decoct.run.folder import claim_folder, identity_of
+from decoct.run.folder import claim_folder, identity_of, write_text
+from decoct.run.lock import writes_alone
 from decoct.run.processes import close, open_accelerator
 from decoct.synthesis.run import shared_batch_size, with_held_out
 from decoct.training.protocols import load_protocol, student_name
@@ -33,11 +34,12 @@ __all__ = ["ablate", "plan_ablate"]
 
 VIEWS = 50  # for students with labels `views`, whether they are asked for now or later
 WRITTEN = (
-    *("heatmaps", "scores", "sets", "students", "batch_size.json"),
     *("ablation.json", "ablation.lock", "ablation.md"),
+    *("heatmaps", "scores", "sets", "students", "batch_size.json"),
 )
 
 
+@writes_alone
 def ablate(config: AblateConfig) -> list[dict[str, Any]]:
     """Fills the cells of the chosen tables: distils every setting, trains students on it, and compares them.
 
@@ -115,7 +117,7 @@ class Ablation(DistilledGrid):
 
     def write_tables(self, records: list[dict[str, Any]]) -> None:
         """Writes ablation.md."""
-        (self.folder / "ablation.md").write_text(format_ablation(records), encoding="utf-8")
+        write_text(self.folder / "ablation.md", format_ablation(records))
 
 
 def cells_of(config: AblateConfig) -> list[Cell]:

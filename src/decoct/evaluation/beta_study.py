@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import logging
-import os
 import time
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,7 +13,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 from tqdm.auto import tqdm
 
@@ -33,7 +32,9 @@ from decoct.models.label_map import teacher_for
 from decoct.models.zoo import build_classifier, load_classifier
 from decoct.results.figures import save_beta_study
 from decoct.results.statistics import mean_and_std
+from decoct.run.files import write_tensors
 from decoct.run.folder import read_json, write_json
+from decoct.run.lock import writes_alone
 from decoct.run.processes import close, open_accelerator
 from decoct.run.versions import installed_versions
 from decoct.training.protocols import epoch_count, load_protocol, student_name
@@ -57,6 +58,7 @@ class Subset:
     student: str
 
 
+@writes_alone
 def beta_study(config: BetaStudyConfig) -> dict[str, Any]:
     """Draws subsets with different contextual scores, trains students on them and compares their accuracies.
 
@@ -160,11 +162,8 @@ class Study(Grid[Subset]):
         """Scores all images, once per folder, and sets the targets."""
         names, file = self.spec.label_names, self.scores_file
         if not file.is_file():
-            self.folder.mkdir(parents=True, exist_ok=True)
             embedded = embed(self.images, self.estimator, **self.options)
-            temporary = file.with_name(file.name + ".tmp")
-            save_file({"scores": score_images(embedded, self.config.temperature, names).scores}, temporary)
-            os.replace(temporary, file)
+            write_tensors(file, {"scores": score_images(embedded, self.config.temperature, names).scores})
         self.scored = ScoredImages(load_file(file)["scores"], self.labels, names)
         self.scored.require(max(self.config.ipc))
         self.targets = self.scored.targets(self.config.targets)
@@ -269,7 +268,6 @@ class Study(Grid[Subset]):
             "versions": installed_versions(),
         }
         file = self.file(cell)
-        file.parent.mkdir(parents=True, exist_ok=True)
         write_json(file, result)
 
     def accuracy(self, network: Classifier) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 from accelerate import Accelerator
@@ -14,6 +15,7 @@ from decoct.evaluation.run import Evaluation
 from decoct.evaluation.transfer import TransferEvaluation, format_transfer
 from decoct.pages.report import write_report
 from decoct.results.records import merge_records
+from decoct.run.lock import one_writer
 from decoct.run.processes import close, open_accelerator
 
 __all__ = ["evaluate", "format_evaluation", "format_plan", "plan_evaluate"]
@@ -44,14 +46,16 @@ def evaluate(config: EvaluateConfig) -> list[dict[str, Any]]:
         ValueError: If the distilled set, the data and the teacher do not fit together, or lack what was asked for, or
             a protocol is defined for none of the label modes.
     """
-    accelerator = open_accelerator(config.mixed_precision)
-    evaluation = _checked(config, accelerator)
-    records = evaluation.run(accelerator)
-    if accelerator.is_main_process:
-        merge_records(evaluation.folder / "results.json", records)
-        if (evaluation.folder / "manifest.json").is_file() and (evaluation.folder / "data").is_dir():
-            write_report(evaluation.folder)
-    close(accelerator)
+    folder = Path(config.output_dir or config.distilled)
+    with one_writer(folder if config.output_dir is not None or folder.is_dir() else None):
+        accelerator = open_accelerator(config.mixed_precision)
+        evaluation = _checked(config, accelerator)
+        records = evaluation.run(accelerator)
+        if accelerator.is_main_process:
+            merge_records(folder / "results.json", records)
+            if (folder / "manifest.json").is_file() and (folder / "data").is_dir():
+                write_report(folder)
+        close(accelerator)
     return records
 
 

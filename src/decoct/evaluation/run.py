@@ -352,7 +352,6 @@ class Evaluation(ABC, Generic[UnitType]):
             "versions": installed_versions(),
         }
         file = self.file(unit)
-        file.parent.mkdir(parents=True, exist_ok=True)
         write_json(file, {**result, "seconds": round(result["seconds"], 2)})
 
     def fit(
@@ -471,7 +470,6 @@ class Evaluation(ABC, Generic[UnitType]):
         }
         file = self.folder / "evaluation" / f"teacher-{config_hash(identity)}.json"
         if not file.is_file():
-            file.parent.mkdir(parents=True, exist_ok=True)
             teacher.to(device)
             same = (teacher.spec.image_size, teacher.spec.channels) == (self.spec.image_size, self.spec.channels)
             pixels = self.pixels if same else PixelDataset(self.images, teacher.spec.image_size, teacher.spec.channels)

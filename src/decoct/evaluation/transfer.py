@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,7 +14,6 @@ import torch
 from accelerate import Accelerator
 from datasets import Dataset
 from safetensors import safe_open
-from safetensors.torch import save_file
 from tqdm.auto import tqdm
 
 from decoct.config import EvaluateConfig, config_hash
@@ -30,6 +28,7 @@ from decoct.models.zoo import build_classifier
 from decoct.results.records import setting_of
 from decoct.results.statistics import place_of, verdict
 from decoct.results.tables import accuracy_cell, text_table
+from decoct.run.files import write_tensors
 from decoct.training.finetuning import MOMENTUM, WEIGHT_DECAY, fine_tune, replace_head
 
 __all__ = ["TransferEvaluation", "format_transfer"]
@@ -186,11 +185,8 @@ class TransferEvaluation(Evaluation[FineTuned]):
                 return student, float(saved.metadata()["seconds"])
         title = f"Pre-training: {unit.title}, seed {unit.seed}"
         seconds = self.fit(student, self.images_of(unit), unit, self.teacher(unit.setting), accelerator, title)
-        file.parent.mkdir(parents=True, exist_ok=True)
         weights = {name: tensor.cpu().contiguous() for name, tensor in student.model.state_dict().items()}
-        temporary = file.with_name(file.name + ".tmp")
-        save_file(weights, temporary, metadata={"seconds": str(seconds)})
-        os.replace(temporary, file)
+        write_tensors(file, weights, {"seconds": str(seconds)})
         return student, seconds
 
     def train_and_measure(self, unit: FineTuned, accelerator: Accelerator) -> dict[str, Any]:

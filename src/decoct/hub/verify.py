@@ -23,6 +23,7 @@ from decoct.hub.errors import is_sendable
 from decoct.hub.rows import check_parquet, tile_accuracy
 from decoct.models.chance import weakness
 from decoct.run.folder import sha256
+from decoct.run.lock import LOCK_FILE
 
 __all__ = ["CHECKS", "Problem", "Report", "verify", "verify_folder"]
 
@@ -43,7 +44,10 @@ CHECKS = {
     "tiles": "every tile says where it comes from",
 }
 # Written beside the listed files, or added by the Hub; no dataset loads from them.
-UNLISTED = ("manifest.json", "report.html", "results.json", "run.json", "evaluation/*", ".gitattributes", "LICENSE*")
+UNLISTED = (
+    *("manifest.json", "report.html", "results.json", "run.json", "evaluation/*", LOCK_FILE),
+    *(".gitattributes", "LICENSE*"),
+)
 CODE_SUFFIXES = {
     *PICKLES,
     *".pt2 .joblib .dill .npy .npz .h5 .keras .py .pyc .pyo .pyd .pyw .ipynb .js .so .dylib .dll .exe".split(),

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from decoct.data.spec import ImageSpec
 from decoct.pipelines.igds.pipeline import IGDSPipeline
+from decoct.run.files import written_whole
 from decoct.run.seeding import torch_generator
 
 __all__ = ["sample_grid", "save_grid"]
@@ -57,5 +58,5 @@ def save_grid(path: str | os.PathLike[str], images: Tensor) -> None:
             top, left = GAP + row * pitch, GAP + column * pitch
             canvas[:, top : top + side, left : left + side] = images[row, column].cpu()
     array = canvas.permute(1, 2, 0).numpy()
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(array[..., 0] if channels == 1 else array).save(path)
+    with written_whole(Path(path)) as temporary:
+        Image.fromarray(array[..., 0] if channels == 1 else array).save(temporary, "PNG")

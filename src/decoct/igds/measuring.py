@@ -28,6 +28,7 @@ from decoct.igds.loading import label_names, load_estimator
 from decoct.pipelines.igds.guidance import estimator_input
 from decoct.run.finite import require_finite
 from decoct.run.folder import write_json
+from decoct.run.lock import writes_alone
 from decoct.run.precision import autocast
 from decoct.run.processes import close, open_accelerator
 from decoct.run.versions import installed_versions
@@ -214,6 +215,7 @@ def _decode(rows: list[dict[str, Any]], side: int, channels: int) -> tuple[Tenso
     return to_pixels([row["image"] for row in rows], side, channels), labels
 
 
+@writes_alone
 def information(config: InformationConfig) -> dict[str, Any]:
     """Both estimates of a dataset and, with `config.distilled`, of every IPC of a distilled set beside it.
 
@@ -230,9 +232,7 @@ def information(config: InformationConfig) -> dict[str, Any]:
     result = _measure_all(config, estimator, images, distilled, tiles, accelerator.device)
     close(accelerator)
     if config.output_dir is not None:
-        folder = Path(config.output_dir)
-        folder.mkdir(parents=True, exist_ok=True)
-        write_json(folder / "information.json", result)
+        write_json(Path(config.output_dir) / "information.json", result)
     return result
 
 

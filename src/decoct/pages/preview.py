@@ -6,6 +6,7 @@ import os
 import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,8 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
+
+from decoct.run.files import written_whole
 
 __all__ = ["PreviewRow", "save_preview", "save_strips"]
 
@@ -75,7 +78,8 @@ def save_preview(path: str | os.PathLike[str], rows: Sequence[PreviewRow]) -> No
     for panels in axes[0]:
         for axis, heading in zip(panels, headings, strict=True):
             axis.set_title(heading, fontsize=8, color="0.3")
-    figure.savefig(path, format="png", dpi=100, facecolor="white", metadata={"Software": None})
+    with written_whole(Path(path)) as temporary:
+        figure.savefig(temporary, format="png", dpi=100, facecolor="white", metadata={"Software": None})
 
 
 def grid(lines: int, groups: int, panels: int, color_bar: bool) -> tuple[Figure, list[list[list[Any]]]]:
@@ -177,7 +181,8 @@ def save_strips(
         place = height - top - (row + 0.5) * STRIP_TILE
         figure.text((left - 0.1) / width, place / height, wrap(name), ha="right", va="center", fontsize=8,
                     parse_math=False)  # fmt: skip
-    figure.savefig(path, format="png", dpi=120, facecolor="white", metadata={"Software": None})
+    with written_whole(Path(path)) as temporary:
+        figure.savefig(temporary, format="png", dpi=120, facecolor="white", metadata={"Software": None})
 
 
 def _check_strips(arrays: Sequence[np.ndarray], label_names: Sequence[str] | None) -> None:

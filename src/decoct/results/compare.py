@@ -34,6 +34,9 @@ from decoct.results.records import group_by_setting, is_accuracy_record, read_re
 from decoct.results.reported import Reported, load_reported
 from decoct.results.statistics import verdict
 from decoct.results.tables import escape_markdown, percent
+from decoct.run.files import written_whole
+from decoct.run.folder import write_text
+from decoct.run.lock import writes_alone
 
 __all__ = ["Collection", "collect_records", "compare", "format_csv"]
 
@@ -57,6 +60,7 @@ class Collection:
     notes: list[str]
 
 
+@writes_alone
 def compare(config: CompareConfig) -> str:
     """Writes `compare.md`, `compare.csv` and `figures/*.png` into the output folder; nothing else there is touched.
 
@@ -75,7 +79,7 @@ def compare(config: CompareConfig) -> str:
             f"output_dir must not hold a compare.md that decoct did not write. Got {document}. "
             "Nothing was touched; use another --output_dir."
         )
-    (folder / "figures").mkdir(parents=True, exist_ok=True)
+    (folder / "figures").mkdir(exist_ok=True)
     shown, written = [], []
     for setting, records in group_by_setting(collection.records).items():
         series = series_of(with_baselines(records))
@@ -85,8 +89,9 @@ def compare(config: CompareConfig) -> str:
         shown.append(text)
         written.append("\n\n".join([text, *links]))
     notes = "\n".join(f"- {escape_markdown(note)}" for note in collection.notes)
-    document.write_text("\n\n".join([MARK, "# Comparison", *written, *([notes] if notes else [])]) + "\n", "utf-8")
-    (folder / "compare.csv").write_text(format_csv(collection.records), encoding="utf-8", newline="")
+    write_text(document, "\n\n".join([MARK, "# Comparison", *written, *([notes] if notes else [])]) + "\n")
+    with written_whole(folder / "compare.csv") as temporary:
+        temporary.write_text(format_csv(collection.records), encoding="utf-8", newline="")
     files = [f"See   {document.resolve()}", f"Data  {(folder / 'compare.csv').resolve()}"]
     return "\n\n".join([*shown, *([notes] if notes else []), "\n".join(files)])
 

@@ -7,6 +7,7 @@ import itertools
 import os
 import textwrap
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from matplotlib.figure import Figure
 
 from decoct.results.comparison import Series, series_of, with_baselines
 from decoct.results.statistics import mean_and_std
+from decoct.run.files import written_whole
 
 __all__ = [
     "accuracy_figure",
@@ -333,4 +335,5 @@ def _figure(width: float, height: float) -> Figure:
 
 
 def _save(figure: Figure, path: str | os.PathLike[str]) -> None:
-    figure.savefig(path, format="png", dpi=120, facecolor="white", metadata={"Software": None})
+    with written_whole(Path(path)) as temporary:
+        figure.savefig(temporary, format="png", dpi=120, facecolor="white", metadata={"Software": None})

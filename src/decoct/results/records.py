@@ -78,7 +78,6 @@ def _read(file: Path) -> list[dict[str, Any]]:
 
 def merge_records(file: Path, records: Iterable[dict[str, Any]]) -> None:
     """Writes records into results.json; those with the same `config_hash` are replaced, all others stay."""
-    file.parent.mkdir(parents=True, exist_ok=True)
     merged = {record.get("config_hash", f"unknown {row}"): record for row, record in enumerate(read_results(file))}
     merged.update({record["config_hash"]: record for record in records})
     write_json(file, list(merged.values()))

@@ -4,17 +4,37 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import shutil
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from decoct.config import DistillConfig, TrainingConfig, fields_that_matter_for
+from decoct.run.files import remove_leftovers, remove_written, written_whole
+from decoct.run.lock import LOCK_FILE
 
-__all__ = ["claim_folder", "identity_of", "json_text", "read_json", "sha256", "write_json", "write_text"]
+__all__ = [
+    "check_folder",
+    "claim_folder",
+    "identity_of",
+    "json_text",
+    "read_json",
+    "sha256",
+    "write_json",
+    "write_text",
+]
 
 RUN_FILE = "run.json"
+
+# A field that the identities of one kind of run alone have.
+KINDS = {
+    "method": "a distilled dataset",
+    "encoder": "an estimator",
+    "channels": "a prior",
+    "model": "a teacher",
+    "betas": "samples of a prior",
+    "weights": "an ablation",
+}
 
 # Fields that change how a run is carried out, never what comes out of it. Training has them all.
 VOLATILE = {
@@ -33,35 +53,81 @@ def claim_folder(folder: Path, identity: dict[str, Any], overwrite: bool, writte
     Args:
         identity: JSON-ready values (`identity_of`).
         overwrite: Remove what an earlier run with another identity wrote, and start again.
-        written: Glob patterns, relative to the folder, of everything such a run writes.
+        written: Glob patterns, relative to the folder, of everything such a run writes; first what says that a run is
+            finished, so that a kill on the way leaves none that says so and is not.
 
     Raises:
-        ValueError: If the folder belongs to another configuration (the difference is shown), or holds files that no
-            run wrote.
+        ValueError: As `check_folder`.
+    """
+    check_folder(folder, identity, overwrite)
+    if folder.is_dir():
+        remove_leftovers(folder)
+    if (folder / RUN_FILE).is_file():
+        if not differences(read_run(folder / RUN_FILE), identity):
+            return
+        remove_written(folder, written)
+    write_json(folder / RUN_FILE, identity)
+
+
+def check_folder(folder: Path, identity: dict[str, Any], overwrite: bool) -> None:
+    """What `claim_folder` would say; nothing is touched.
+
+    Raises:
+        ValueError: If the folder belongs to another configuration (the difference is shown) and is not to be
+            overwritten, or to another kind of run, or holds files that no run wrote.
     """
     run_file = folder / RUN_FILE
     if run_file.is_file():
-        earlier = read_json(run_file)
-        different = sorted(key for key in {*earlier, *identity} if earlier.get(key) != identity.get(key))
-        if not different:
-            return
-        if not overwrite:
+        earlier = read_run(run_file)
+        different = differences(earlier, identity)
+        if different and kind_of(earlier) != kind_of(identity):
+            raise ValueError(
+                f"output_dir must be empty or hold {kind_of(identity)}. Got {folder}, which holds {kind_of(earlier)}. "
+                "Nothing was touched; use another --output_dir."
+            )
+        if different and not overwrite:
             lines = "\n".join(f"  {key}: {earlier.get(key)!r} there, {identity.get(key)!r} now" for key in different)
             raise ValueError(
                 f"output_dir must be empty or hold a run with the same configuration. Got {folder}, which differs in\n"
                 f"{lines}\nUse another --output_dir, or --overwrite to start again there."
             )
-        for pattern in [*written, RUN_FILE]:
-            for path in folder.glob(pattern):
-                shutil.rmtree(path) if path.is_dir() else path.unlink()
-    elif folder.exists() and any(folder.iterdir()):
-        names = sorted(path.name for path in folder.iterdir())[:5]
+    elif names := foreign_names(folder):
         raise ValueError(
-            f"output_dir must be empty or hold an earlier run. Got {folder}, which holds {names} and no {RUN_FILE}. "
-            "Nothing was touched; use another --output_dir."
+            f"output_dir must be empty or hold an earlier run. Got {folder}, which holds {names[:5]} and no "
+            f"{RUN_FILE}. Nothing was touched; use another --output_dir."
         )
-    folder.mkdir(parents=True, exist_ok=True)
-    write_json(run_file, identity)
+
+
+def foreign_names(folder: Path) -> list[str]:
+    """What lies in a folder, but for the lock and what a process left that was killed while it claimed the folder."""
+    names = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
+    left = re.compile(rf"{re.escape(LOCK_FILE)}|{re.escape(RUN_FILE)}\.\d+\.tmp")
+    return [name for name in names if not left.fullmatch(name)]
+
+
+def differences(earlier: dict[str, Any], identity: dict[str, Any]) -> list[str]:
+    """Names of what two runs' identities do not share."""
+    return sorted(key for key in {*earlier, *identity} if earlier.get(key) != identity.get(key))
+
+
+def kind_of(identity: dict[str, Any]) -> str:
+    """What a run makes, in words."""
+    return next((kind for field, kind in KINDS.items() if field in identity), "another kind of run")
+
+
+def read_run(run_file: Path) -> dict[str, Any]:
+    """The identity of the run in a folder.
+
+    Raises:
+        ValueError: If the file is damaged.
+    """
+    try:
+        earlier = read_json(run_file)
+    except ValueError as error:
+        raise ValueError(f"{run_file} must be JSON. {error}. Use another --output_dir.") from None
+    if not isinstance(earlier, dict):
+        raise ValueError(f"{run_file} must be the configuration of a run. Got {earlier!r}. Use another --output_dir.")
+    return earlier
 
 
 def read_json(path: Path) -> Any:
@@ -80,10 +146,9 @@ def json_text(content: Any) -> str:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Writes a file under a temporary name and renames it, so that a kill leaves the old file or the new one."""
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")  # other commands may write the same file
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
+    """Writes a file whole or not at all; its folder is made if need be."""
+    with written_whole(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
 
 
 def sha256(path: Path) -> str:

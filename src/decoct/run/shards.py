@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -12,6 +11,8 @@ import pyarrow.parquet as pq
 from accelerate import Accelerator
 from datasets import Dataset, are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
 from tqdm.auto import tqdm
+
+from decoct.run.files import written_whole
 
 __all__ = ["quiet_datasets", "run_shards", "write_parquet"]
 
@@ -29,10 +30,9 @@ def quiet_datasets() -> Iterator[None]:
 
 
 def write_parquet(table: pa.Table, path: Path) -> None:
-    """Writes a parquet file under a temporary name of this process and renames it."""
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    pq.write_table(table, temporary)
-    os.replace(temporary, path)
+    """Writes a parquet file whole or not at all."""
+    with written_whole(path) as temporary:
+        pq.write_table(table, temporary)
 
 
 def run_shards(
@@ -53,7 +53,6 @@ def run_shards(
     Returns:
         The paths of all shards, in row order.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     starts = range(0, rows, shard_size)
     paths = [folder / f"{name}-{index:05d}-of-{len(starts):05d}.parquet" for index in range(len(starts))]
     mine = list(enumerate(starts))[accelerator.process_index :: accelerator.num_processes]

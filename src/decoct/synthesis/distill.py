@@ -14,12 +14,14 @@ from decoct.models.classifier import Classifier
 from decoct.models.label_map import read_label_map, teacher_for
 from decoct.models.weak_teacher import check_teachers
 from decoct.models.zoo import load_classifier
+from decoct.run.lock import writes_alone
 from decoct.run.processes import close, open_accelerator
 from decoct.synthesis.run import check_source, label_teacher, with_held_out
 
 __all__ = ["distill", "plan_distill"]
 
 
+@writes_alone
 def distill(config: DistillConfig) -> dict[str, Any]:
     """Distils `config.dataset` into the run folder `config.output_dir`; a rerun of a killed run continues.
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,8 @@ from decoct.data.pixels import to_pixels
 from decoct.data.spec import ImageSpec
 from decoct.pages.dataset_card import dataset_card
 from decoct.pages.preview import IMAGES_PER_CLASS, MAX_CLASSES, PreviewRow, save_preview, save_strips
-from decoct.run.folder import sha256, write_json
+from decoct.run.files import written_whole
+from decoct.run.folder import sha256, write_json, write_text
 
 __all__ = ["merge_shards", "write_card", "write_pixels", "write_preview", "write_samples_preview"]
 
@@ -36,15 +36,13 @@ def merge_shards(shards: Sequence[Path], folder: Path, features: Features, slot_
     """
     kept = Features({name: feature for name, feature in features.items() if name != "correct"})
     schema = kept.arrow_schema
-    folder.mkdir(parents=True, exist_ok=True)
     beside = dict(zip(shards, slot_shards, strict=True)) if slot_shards else {}
     sizes = {shard: sum(file.stat().st_size for file in (shard, beside.get(shard)) if file) for shard in shards}
     groups = group_by_bytes(sizes, BYTES_PER_FILE)
     right: list[bool] = []
     for number, group in enumerate(groups):
         path = folder / f"train-{number:05d}-of-{len(groups):05d}.parquet"
-        temporary = path.with_name(path.name + ".tmp")
-        with pq.ParquetWriter(temporary, schema) as writer:
+        with written_whole(path) as temporary, pq.ParquetWriter(temporary, schema) as writer:
             for shard in group:
                 table = pq.read_table(shard)
                 if shard in beside:
@@ -53,23 +51,21 @@ def merge_shards(shards: Sequence[Path], folder: Path, features: Features, slot_
                         table = table.append_column(name, labels[name])
                 right += [verdict for row in table["correct"].to_pylist() for verdict in row]
                 writer.write_table(table.select(list(kept)).cast(schema))
-        os.replace(temporary, path)
     return float(np.mean(right))
 
 
 def write_pixels(file: Path, shards: Sequence[Path], count: int, spec: ImageSpec) -> None:
     """The pixels of all images in label shards, `(count, channels, side, side)` uint8, as a file to be mapped."""
-    temporary = file.with_name(f"{file.name}.tmp")
     shape = (count, spec.channels, spec.image_size, spec.image_size)
-    pixels = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.uint8, shape=shape)
-    start = 0
-    for shard in shards:
-        encoded = pq.read_table(shard, columns=["image"])["image"].to_pylist()
-        images = [PILImage.open(io.BytesIO(each["bytes"])) for each in encoded]
-        pixels[start : start + len(images)] = to_pixels(images, spec.image_size, spec.channels).numpy()
-        start += len(images)
-    pixels.flush()
-    os.replace(temporary, file)
+    with written_whole(file) as temporary:
+        pixels = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.uint8, shape=shape)
+        start = 0
+        for shard in shards:
+            encoded = pq.read_table(shard, columns=["image"])["image"].to_pylist()
+            images = [PILImage.open(io.BytesIO(each["bytes"])) for each in encoded]
+            pixels[start : start + len(images)] = to_pixels(images, spec.image_size, spec.channels).numpy()
+            start += len(images)
+        pixels.flush()
 
 
 def group_by_bytes(sizes: Mapping[Path, int], most: int) -> list[list[Path]]:
@@ -89,7 +85,7 @@ def write_card(folder: Path, manifest: dict[str, Any]) -> None:
     """Writes README.md, and last of all manifest.json with the sha256 of every other file of the distilled dataset."""
     names = ["preview.png", *sorted(str(path.relative_to(folder)) for path in folder.glob("data/*/*.parquet"))]
     hashes = {name: sha256(folder / name) for name in names}
-    (folder / "README.md").write_text(dataset_card({**manifest, "files": hashes}, folder.name), encoding="utf-8")
+    write_text(folder / "README.md", dataset_card({**manifest, "files": hashes}, folder.name))
     write_json(folder / "manifest.json", {**manifest, "files": {"README.md": sha256(folder / "README.md"), **hashes}})
 
 

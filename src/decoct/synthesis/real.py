@@ -168,8 +168,8 @@ def check_windows(config: DistillConfig, side: int) -> None:
     fraction = config.crop_fraction or 1.0
     if config.attribution != "random" and not config.whole_images and window_side(side, fraction) == side:
         raise ValueError(
-            f"crop_fraction must leave more than one window of an image of {side} px. Got {fraction}, whose only window "
-            "is the whole image. Use a smaller one, or 1, which needs no heat map to choose."
+            f"crop_fraction must leave more than one window of an image of {side} px. Got {fraction}, whose only "
+            "window is the whole image. Use a smaller one, or 1, which needs no heat map to choose."
         )
 
 

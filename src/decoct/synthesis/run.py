@@ -38,6 +38,7 @@ from decoct.pages.report import write_report
 from decoct.pages.sources import collect_sources
 from decoct.run.finite import require_finite
 from decoct.run.folder import claim_folder, identity_of, read_json, write_json
+from decoct.run.lock import one_writer
 from decoct.run.processes import device_name
 from decoct.run.shards import run_shards
 from decoct.run.versions import installed_versions
@@ -63,14 +64,15 @@ __all__ = [
 logger = logging.getLogger(__name__)
 
 WRITTEN = (
-    "shards",
-    "data/ipc_*",
-    "README.md",
     "manifest.json",
+    "README.md",
     "preview.png",
     "report.html",
     "results.json",
-    "evaluation",
+    "data/ipc_*/train-*.parquet",
+    "evaluation/*.json",
+    "evaluation/*.safetensors",
+    "shards",
 )
 EARLY_IPC = 10  # InfoUtil, App. B.2: early teachers label up to this IPC
 
@@ -117,6 +119,8 @@ class DistillRun:
         self.accelerator.wait_for_everyone()
         if (self.folder / "manifest.json").is_file():
             logger.info("%s holds this run already.", self.folder)
+            if self.accelerator.is_main_process:
+                shutil.rmtree(self.shards, ignore_errors=True)  # a kill may have kept the run from it
             return read_json(self.folder / "manifest.json")
         self.source = source_record(self.config.dataset, images.info)
         self._started = time.perf_counter()
@@ -242,7 +246,6 @@ def shared_batch_size(
     sizes = [asked]
     if asked is None and accelerator.is_main_process:
         if not kept.is_file():
-            kept.parent.mkdir(parents=True, exist_ok=True)
             write_json(kept, calibrated_batch_size(teacher, mixed_precision))
         sizes = [read_json(kept)]
     if accelerator.num_processes > 1:
@@ -396,7 +399,9 @@ def label_passes(images: int, teachers: int, stored: StoredLabels) -> int:
 def run_folder(kept: str | Path | None) -> Iterator[Path]:
     """The folder to keep a run in or, without one, a temporary one that is removed afterwards."""
     with tempfile.TemporaryDirectory() as temporary:
-        yield Path(kept or Path(temporary) / "run")
+        folder = Path(kept or Path(temporary) / "run")
+        with one_writer(folder):
+            yield folder
 
 
 def read_ipc(folder: Path, ipc: int) -> Dataset:

@@ -18,6 +18,7 @@ from decoct.models.classifier import fingerprint_of
 from decoct.pages.preview import MAX_CLASSES, save_strips
 from decoct.pipelines.igds.pipeline import IGDSPipeline
 from decoct.run.folder import claim_folder, identity_of, read_json, write_json
+from decoct.run.lock import writes_alone
 from decoct.run.precision import autocast
 from decoct.run.versions import installed_versions
 from decoct.synthesis.sampled import Chunk, SamplingSettings, sample_chunk
@@ -25,9 +26,10 @@ from decoct.synthesis.tiles import pixels_of
 
 __all__ = ["draw_samples", "plan_samples"]
 
-WRITTEN = ("samples.png", "samples.json")
+WRITTEN = ("samples.json", "samples.png")
 
 
+@writes_alone
 def draw_samples(config: SampleConfig) -> dict[str, Any]:
     """Samples the same seeds at each beta, and writes `samples.png` and `samples.json` into `config.output_dir`.
 

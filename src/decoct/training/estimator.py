@@ -21,7 +21,9 @@ from decoct.igds.estimator import VariationalEstimator
 from decoct.igds.loading import build_estimator, is_trained_here, label_names, wrap_encoder
 from decoct.igds.probe import classifier_rank, extract_features, fit_linear_classifier, full_rank, knn_accuracy
 from decoct.pipelines.igds.guidance import estimator_input
+from decoct.run.files import named_errors
 from decoct.run.folder import read_json, write_json
+from decoct.run.lock import writes_alone
 from decoct.run.processes import close, open_accelerator
 from decoct.run.seeding import numpy_generator
 from decoct.training.loop import (
@@ -39,10 +41,11 @@ __all__ = ["plan_estimator", "train_estimator"]
 
 logger = logging.getLogger(__name__)
 
-WRITTEN = ("checkpoints", "config.json", "model.safetensors", "estimator.py", "training.json", "trackers")
+WRITTEN = ("training.json", "config.json", "model*.safetensors*", "estimator.py", "checkpoints", "trackers")
 REFERENCE_BATCH = 512  # the batch that `learning_rate` is for
 
 
+@writes_alone
 def train_estimator(config: EstimatorConfig) -> dict[str, Any]:
     """Trains an estimator into `config.output_dir`; a rerun of a killed run continues and ends bit for bit the same.
 
@@ -71,7 +74,8 @@ def train_estimator(config: EstimatorConfig) -> dict[str, Any]:
         eval_dataset = PixelDataset(eval_images, side, channels)
         measured = _fit_classifier(estimator, dataset, eval_dataset, accelerator.device, config.num_workers)
         made = provenance(config, images, spec_of(estimator), accelerator.device)
-        estimator.save_pretrained(folder)
+        with named_errors(folder):
+            estimator.save_pretrained(folder)
         write_json(folder / "training.json", {**measured, "epochs": history, **made})
 
     finish_training(accelerator, folder, save)

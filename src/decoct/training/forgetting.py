@@ -14,10 +14,10 @@ import numpy as np
 import torch
 from datasets import Dataset
 from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from decoct.data.source import dataset_fingerprint
+from decoct.run.files import write_tensors
 
 __all__ = [
     "FORGETTING_FILE",
@@ -82,7 +82,7 @@ def write_forgetting_events(folder: Path, counted: ForgettingEvents, images: Dat
     tensors = {"source_index": source, "events": counted.events.cpu(), "learned": counted.learned.cpu()}
     # One entry alone: safetensors writes several in an order that changes from run to run.
     training = {"data": dataset_fingerprint(images), "epochs": epochs}
-    save_file(tensors, folder / FORGETTING_FILE, metadata={"training": json.dumps(training)})
+    write_tensors(folder / FORGETTING_FILE, tensors, {"training": json.dumps(training)})
 
 
 def check_forgetting_events(teacher: str, images: Dataset) -> None:

@@ -27,6 +27,7 @@ from decoct.config import TrainingConfig, to_dict
 from decoct.data.loading import bit_depth_of
 from decoct.data.source import dataset_fingerprint, source_record
 from decoct.data.spec import ImageSpec
+from decoct.run.files import named_errors
 from decoct.run.folder import claim_folder, identity_of, read_json
 from decoct.run.processes import close
 from decoct.run.seeding import item_seed, torch_generator
@@ -212,7 +213,8 @@ def _save(
     if accelerator.is_main_process:
         shutil.rmtree(temporary, ignore_errors=True)
     accelerator.wait_for_everyone()
-    accelerator.save_state(str(temporary))
+    with named_errors(temporary):
+        accelerator.save_state(str(temporary))
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
         progress = {"history": history, "epoch": epoch, "step": step, "loss_sum": loss_sum}
@@ -253,6 +255,8 @@ def claim_training(
     accelerator.wait_for_everyone()
     if (folder / "training.json").is_file():
         logger.info("%s is finished already.", folder)
+        if accelerator.is_main_process:
+            shutil.rmtree(folder / "checkpoints", ignore_errors=True)  # a kill may have kept the run from it
         close(accelerator)
         return read_json(folder / "training.json")
     if config.report_to is not None:

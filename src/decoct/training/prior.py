@@ -20,7 +20,9 @@ from decoct.data.loading import load_split, measure_spec
 from decoct.data.spec import ImageSpec
 from decoct.data.tensors import PixelDataset
 from decoct.igds.grids import sample_grid
+from decoct.run.files import named_errors
 from decoct.run.folder import write_json
+from decoct.run.lock import writes_alone
 from decoct.run.processes import close, open_accelerator
 from decoct.run.seeding import torch_generator
 from decoct.training.loop import (
@@ -36,10 +38,11 @@ from decoct.training.loop import (
 
 __all__ = ["build_unet", "plan_prior", "train_prior"]
 
-WRITTEN = ("checkpoints", "samples", "unet", "scheduler", "model_index.json", "training.json", "trackers")
+WRITTEN = ("training.json", "model_index.json", "unet", "scheduler", "samples/epoch_*.png", "checkpoints", "trackers")
 GROUPS = 8  # of the group norms
 
 
+@writes_alone
 def train_prior(config: PriorConfig) -> dict[str, Any]:
     """Trains a prior into `config.output_dir`; a rerun of a killed run continues and ends bit for bit the same.
 
@@ -178,7 +181,8 @@ def _train(
     }
 
     def save() -> None:
-        DDPMPipeline(averaged(unet, average), scheduler).save_pretrained(folder)
+        with named_errors(folder):
+            DDPMPipeline(averaged(unet, average), scheduler).save_pretrained(folder)
         write_json(folder / "training.json", record)
 
     finish_training(accelerator, folder, save)

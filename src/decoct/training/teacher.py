@@ -20,7 +20,9 @@ from decoct.data.tensors import PixelDataset
 from decoct.models.accuracy import accuracy
 from decoct.models.classifier import Classifier
 from decoct.models.zoo import build_classifier
+from decoct.run.files import named_errors
 from decoct.run.folder import write_json
+from decoct.run.lock import writes_alone
 from decoct.run.processes import close, open_accelerator
 from decoct.training.forgetting import FORGETTING_FILE, ForgettingEvents, write_forgetting_events
 from decoct.training.loop import (
@@ -37,20 +39,17 @@ from decoct.training.loop import (
 
 __all__ = ["plan_teacher", "train_teacher"]
 
+NETWORK_FILES = ("training.json", "config.json", "model*.safetensors*", "convnet.py", "resnet.py", "vgg.py")
 WRITTEN = (
-    "checkpoints",
-    "epoch_*",
-    "config.json",
-    "model.safetensors",
-    "convnet.py",
-    "resnet.py",
-    "vgg.py",
+    *NETWORK_FILES,
+    *(f"epoch_*/{name}" for name in NETWORK_FILES),
     FORGETTING_FILE,
-    "training.json",
+    "checkpoints",
     "trackers",
 )
 
 
+@writes_alone
 def train_teacher(config: TeacherConfig) -> dict[str, Any]:
     """Trains a teacher into `config.output_dir`; a rerun of a killed run continues and ends bit for bit the same.
 
@@ -166,6 +165,7 @@ def _augmentation(side: int, padding: int | None, flip: bool) -> torch.nn.Module
 
 def _save(classifier: Classifier, folder: Path, record: dict[str, Any]) -> None:
     """Saves the network with its code as safetensors, then its training record."""
-    folder.mkdir(parents=True, exist_ok=True)
-    classifier.model.save_pretrained(folder)
+    with named_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        classifier.model.save_pretrained(folder)
     write_json(folder / "training.json", record)
