@@ -24,6 +24,7 @@ from decoct.config import (
     TeacherConfig,
 )
 from decoct.methods import METHODS
+from decoct.run.supervision import supervise
 
 SCRIPTS = Path(__file__).parents[1] / "scripts"
 
@@ -265,11 +266,9 @@ def test_the_launcher_starts_that_many_processes(tmp_path, processes):
         f"open(os.path.join({str(tmp_path)!r}, f'{{accelerator.process_index}}.json'), 'w').write(json.dumps(record))\n"
         "accelerator.end_training()\n"
     )
-    words, environment = launch_command(str(tmp_path / "world.py"), ["--ipc", "1", "10"], processes)
-    environment |= {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
-    result = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=120)
-    assert result.returncode == 0, result.stderr
-    assert "had defaults used instead" not in result.stderr
+    words, environments = launch_command(str(tmp_path / "world.py"), ["--ipc", "1", "10"], processes)
+    environments = [{**each, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"} for each in environments]
+    assert supervise(words, environments, "") == 0
     worlds = [World(**json.loads(path.read_text())) for path in sorted(tmp_path.glob("*.json"))]
     assert worlds == [World(processes, 1, ["--ipc", "1", "10"])] * processes
 
@@ -279,8 +278,8 @@ def test_more_processes_than_gpus_is_an_error(monkeypatch):
     monkeypatch.delenv("ACCELERATE_USE_CPU", raising=False)
     with pytest.raises(ValueError, match="--processes must be at most 2"):
         launch_command("script.py", [], 4)
-    words, environment = launch_command("script.py", [], 2)
-    assert "--multi_gpu" in words
-    assert "ACCELERATE_USE_CPU" not in environment
+    _, environments = launch_command("script.py", [], 2)
+    assert [each["RANK"] for each in environments] == ["0", "1"]
+    assert all("ACCELERATE_USE_CPU" not in each for each in environments)
     with pytest.raises(ValueError, match="at least 1"):
         launch_command("script.py", [], 0)

@@ -32,7 +32,7 @@ def launched(monkeypatch, tmp_path):
         assert Path(script).is_file()
         assert processes == 1
         titles.append(step.title)
-        return [sys.executable, "-c", WRITE, str(step.result)], {}
+        return [sys.executable, "-c", WRITE, str(step.result)], [{}]
 
     monkeypatch.setattr("decoct.demo.launch_command", launch_command)
     return titles
@@ -75,7 +75,7 @@ def test_a_second_run_does_nothing_and_a_lost_result_is_made_again_with_what_fol
 
 def test_a_failed_step_stops_the_demo_and_is_named(tmp_path, monkeypatch):
     command = [sys.executable, "-c", "raise SystemExit(3)"]
-    monkeypatch.setattr("decoct.demo.launch_command", lambda *arguments: (command, {}))
+    monkeypatch.setattr("decoct.demo.launch_command", lambda *arguments: (command, [{}]))
     with pytest.raises(ChildProcessError, match="'teacher' must end without an error. Got exit code 3"):
         run_steps(demo_steps(tmp_path), tmp_path)
 

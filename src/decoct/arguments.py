@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import difflib
+import errno
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -16,10 +17,18 @@ from typing import Any, TypeVar
 import yaml
 
 from decoct.pages.printed import format_settings
+from decoct.run.supervision import end_with_parent, keep_status
 
 __all__ = ["Stage", "parse_config", "read_preset", "run", "run_stage"]
 
 Config = TypeVar("Config")
+
+# What to do about what the operating system refuses.
+REMEDIES = {
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "Free some space"),
+    **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), "Make it writable, or use another folder"),
+    **dict.fromkeys((errno.EMFILE, errno.ENFILE), "Allow more open files (`ulimit -n`)"),
+}
 
 
 @dataclass(frozen=True)
@@ -190,16 +199,42 @@ def run(main: Callable[[], None]) -> None:
     # Python puts the script's folder first on the path, where scripts/evaluate.py hides the library `evaluate`.
     folder = Path(sys.argv[0]).resolve().parent
     sys.path[:] = [entry for entry in sys.path if not entry or Path(entry).resolve() != folder]
+    end_with_parent()
     try:
         main()
-    except (ValueError, OSError) as error:
-        if os.environ.get("DECOCT_TRACEBACK"):
+    except (ValueError, OSError, MemoryError, RuntimeError) as error:
+        known = isinstance(error, (ValueError, OSError)) or is_out_of_memory(error)
+        if os.environ.get("DECOCT_TRACEBACK") or not known:
             raise
-        sys.stderr.write(f"{Path(sys.argv[0]).name}: error: {error}\n")
+        sys.stderr.write(f"{Path(sys.argv[0]).name}: error: {message_of(error)}\n")
         raise SystemExit(1) from None
+    except SystemExit as error:
+        if isinstance(error.code, int) and error.code != 0:
+            keep_status(error.code)
+        raise
     except KeyboardInterrupt:
         sys.stderr.write(f"\n{Path(sys.argv[0]).name}: interrupted; a long run continues with the same command.\n")
         raise SystemExit(130) from None
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether an error says that there is not enough memory, of the machine or of a GPU."""
+    return isinstance(error, MemoryError) or any(
+        words in str(error) for words in ("can't allocate memory", "out of memory", "Cannot allocate memory")
+    )
+
+
+def message_of(error: Exception) -> str:
+    """An expected error as one sentence; one of the operating system names the file and says how to go on."""
+    if is_out_of_memory(error):
+        return (
+            "not enough memory. Lower --batch_size, or use a machine with more; a long run continues with the same "
+            "command."
+        )
+    if not isinstance(error, OSError) or error.filename is None or error.errno not in REMEDIES:
+        return str(error)
+    remedy = f"{REMEDIES[error.errno]}; a long run continues with the same command."
+    return f"{error.filename}: {error.strerror}. {remedy}"
 
 
 class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):

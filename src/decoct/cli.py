@@ -1,4 +1,4 @@
-"""`decoct COMMAND ...`: the scripts through `accelerate launch`, for people who prefer one command."""
+"""`decoct COMMAND ...`: the scripts in one or several processes, for people who prefer one command."""
 
 from __future__ import annotations
 
@@ -7,8 +7,10 @@ import os
 import sys
 from collections.abc import Sequence
 from importlib.resources import as_file, files
+from pathlib import Path
 
 from decoct import __version__
+from decoct.run.supervision import local_processes, supervise
 
 __all__ = ["main"]
 
@@ -31,12 +33,9 @@ COMMANDS = {
 # Commands that compute nothing on a GPU, so that they run as they are.
 UNLAUNCHED = ("publish", "verify", "compare")
 
-# Said once here, `accelerate launch` does not warn about having chosen them itself.
-LAUNCH_DEFAULTS = ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
-
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Replaces this process by the script that a command stands for."""
+    """Runs the script that a command stands for, and ends with its status."""
     parser = argparse.ArgumentParser(
         prog="decoct",
         usage="decoct COMMAND [--processes N] [--option value ...]",
@@ -58,23 +57,27 @@ def main(argv: Sequence[str] | None = None) -> None:
     launch, script_arguments = launcher.parse_known_args(options.arguments)
     with as_file(files("decoct.scripts") / f"{options.command.replace('-', '_')}.py") as script:
         if {"-h", "--help"} & set(script_arguments):
-            command, environment = [sys.executable, str(script), "--help"], dict(os.environ)
+            command, environments = [sys.executable, str(script), "--help"], [dict(os.environ)]
         elif options.command in UNLAUNCHED:
             if launch.processes is not None:
                 parser.error(f"--processes is not for `{options.command}`, which runs in one process.")
-            command, environment = [sys.executable, str(script), *script_arguments], dict(os.environ)
+            command, environments = [sys.executable, str(script), *script_arguments], [dict(os.environ)]
         else:
             try:
-                command, environment = launch_command(str(script), script_arguments, launch.processes)
+                command, environments = launch_command(str(script), script_arguments, launch.processes)
             except ValueError as error:
                 parser.error(str(error))
-        os.execve(command[0], command, environment)
+        stopped = f"{Path(script).name}: interrupted; a long run continues with the same command."
+        status = supervise(command, environments, stopped)
+    raise SystemExit(status)
 
 
 def launch_command(
     script: str, arguments: Sequence[str], processes: int | None = None
-) -> tuple[list[str], dict[str, str]]:
-    """The `accelerate launch` command and environment that run a script in one or several processes.
+) -> tuple[list[str], list[dict[str, str]]]:
+    """The command that runs a script, and the environment of each of its processes.
+
+    A machine's setting that `accelerate config` has stored is carried out by `accelerate launch`, as one process.
 
     Args:
         script: Path of the script.
@@ -85,17 +88,14 @@ def launch_command(
         ValueError: if there are fewer GPUs than processes, but not none.
     """
     environment = dict(os.environ)
-    command = [sys.executable, "-m", "accelerate.commands.launch"]
     if processes is None and has_accelerate_config():
-        return [*command, "--quiet", script, *arguments], environment
+        environment["TORCHELASTIC_SIGNALS_TO_HANDLE"] = "SIGTERM"  # Ctrl-C is for the supervising process
+        launcher = [sys.executable, "-m", "accelerate.commands.launch", "--quiet"]
+        return [*launcher, script, *arguments], [environment]
     processes = 1 if processes is None else processes
     if processes < 1:
         raise ValueError(f"--processes must be at least 1. Got {processes}.")
-    if processes == 1:
-        command.append("--quiet")
-    else:
-        command += ["--multi_gpu", "--main_process_port", "0"]
-        # `accelerate launch --cpu --num_processes 2` runs one process; this variable with --multi_gpu runs two.
+    if processes > 1:
         gpus = 0 if environment.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true", "yes") else gpu_count()
         if gpus == 0:
             environment["ACCELERATE_USE_CPU"] = "true"
@@ -104,9 +104,8 @@ def launch_command(
                 f"--processes must be at most {gpus}, the number of GPUs here. Got {processes}. "
                 "Set ACCELERATE_USE_CPU=true to run on the CPU."
             )
-    # Without it `accelerate launch` gives each process one thread.
     environment.setdefault("OMP_NUM_THREADS", str(max(1, cpu_count() // processes)))
-    return [*command, "--num_processes", str(processes), *LAUNCH_DEFAULTS, script, *arguments], environment
+    return [sys.executable, script, *arguments], local_processes(environment, processes)
 
 
 def has_accelerate_config() -> bool:

@@ -23,6 +23,7 @@ from decoct.config import (
     to_dict,
 )
 from decoct.run.folder import read_json, write_json
+from decoct.run.supervision import PARENT
 
 __all__ = ["METHODS", "Step", "demo_plan", "demo_steps", "demo_summary", "run_steps"]
 
@@ -156,9 +157,9 @@ def demo_summary(folder: Path) -> str:
 def _launch(step: Step) -> None:
     """Runs a script to its end. The tables of single evaluations are left out: the summary has them all."""
     with as_file(files("decoct.scripts") / f"{step.script}.py") as script:
-        command, environment = launch_command(str(script), step.arguments, 1)
+        command, (environment,) = launch_command(str(script), step.arguments, 1)
         output = subprocess.DEVNULL if step.script == "evaluate" else None
-        code = subprocess.run(command, env={**environment, **QUIET}, stdout=output).returncode
+        code = subprocess.run(command, env={**environment, **QUIET, PARENT: str(os.getpid())}, stdout=output).returncode
     if code:
         raise ChildProcessError(f"the step '{step.title}' must end without an error. Got exit code {code}; see above.")
 

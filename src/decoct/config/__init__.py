@@ -8,6 +8,7 @@ from __future__ import annotations
 from decoct.config.ablate import ABLATION_TABLES, AblateConfig, CompareConfig
 from decoct.config.data import DataConfig, RunConfig
 from decoct.config.distill import DistillConfig, default_values
+from decoct.config.effect import distill_without_effect, require_effect, without_effect
 from decoct.config.evaluate import LABEL_MODES, EvaluateConfig
 from decoct.config.options import (
     check_choice,
@@ -48,9 +49,12 @@ __all__ = [
     "check_choices",
     "config_hash",
     "default_values",
+    "distill_without_effect",
     "fields_that_matter_for",
     "option",
     "require",
+    "require_effect",
     "to_dict",
     "values_for",
+    "without_effect",
 ]

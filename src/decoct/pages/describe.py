@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from decoct.config import DistillConfig, default_values, fields_that_matter_for
+from decoct.config import DistillConfig, default_values, fields_that_matter_for, distill_without_effect
 from decoct.methods import METHODS, method_name
 from decoct.results.records import group_by_setting, is_accuracy_record
 from decoct.results.statistics import verdict
@@ -197,6 +197,7 @@ def run_settings(config: dict[str, Any]) -> list[tuple[str, str, str]]:
     """Name, value and meaning of every setting that the method depends on."""
     irrelevant = {"ipc", *fields_that_matter_for(DistillConfig, "command", "machine", "publishing")}
     irrelevant.update(fields_that_matter_for(DistillConfig, "selection" if config["method"] == "igds" else "sampling"))
+    irrelevant.update(distill_without_effect(config))
     helps = {field.name: field.metadata["help"] for field in dataclasses.fields(DistillConfig)}
     return [
         (name, json.dumps(value, ensure_ascii=False), helps.get(name, ""))
@@ -218,7 +219,7 @@ def command_of(config: dict[str, Any]) -> list[str] | None:
     tiles = config.get("tiles_per_image", 1)
     defaults = default_values(config["method"], tiles)
     always = [name for name in ("method", "dataset", "teacher", "ipc", "tiles_per_image") if name in config]
-    skipped = {*always, "output_dir", "overwrite", "dry_run"}
+    skipped = {*always, "output_dir", "overwrite", "dry_run", *distill_without_effect(config)}
     changed = [name for name, value in config.items() if name not in skipped and value != defaults.get(name, value)]
     parts = ["decoct distill"]
     for name in [*always, *changed, *(["output_dir"] if "output_dir" in config else [])]:
