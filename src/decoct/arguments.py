@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 
 import yaml
 
+from decoct.config import require_effect
 from decoct.pages.printed import format_settings
 from decoct.run.supervision import end_with_parent, keep_status
 
@@ -127,6 +128,8 @@ def parse_config(
     parser.add_argument("--preset", metavar="NAME_OR_PATH", help="Preset by name, or a YAML file; options override it.")
     arguments = list(sys.argv[1:] if argv is None else argv)
     fields = [field.name for field in dataclasses.fields(config_class)]  # type: ignore[arg-type]
+    words = {word.split("=", 1)[0] for word in arguments}
+    given = {action.dest for action in parser._actions if words & set(action.option_strings)}  # by presets: not meant
     try:
         preset = parser.parse_known_args(arguments)[0].preset
         if preset is not None:
@@ -139,6 +142,7 @@ def parse_config(
             raise ValueError(
                 f"unknown argument {unknown[0]!r}. The nearest option is '--{nearest(unknown[0], fields)}'."
             )
+        require_effect(config, given)
         return config
     except (ValueError, FileNotFoundError) as error:
         parser.exit(2, f"{parser.prog}: error: {error}\n")

@@ -47,7 +47,7 @@ def without_effect(config: Any) -> dict[str, str]:
 
 
 def distill_without_effect(values: Mapping[str, Any]) -> dict[str, str]:
-    """The fields of `DistillConfig` that change nothing, each with the reason, from values that a run has or records."""
+    """The fields of `DistillConfig` that change nothing, each with the reason, from the values of a run."""
     method, found = values["method"], dict[str, str]()
 
     def useless(names: Collection[str], why: str) -> None:

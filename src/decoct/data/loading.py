@@ -31,6 +31,7 @@ __all__ = [
     "load_train_and_eval",
     "measure_spec",
     "require_class_count",
+    "side_of",
     "unreadable_rows",
 ]
 
@@ -109,6 +110,13 @@ def load_images(
         notes = {"unreadable": skipped, **({"bit_depth": found} if found else {})}
         images.info.description = f"{NOTES}{json.dumps(notes)}"
     return images
+
+
+def side_of(asked: int | None, side: int, whose: str) -> int:
+    """The side of images that a network or a set gives; raises ValueError if another one is asked for."""
+    if asked not in (None, side):
+        raise ValueError(f"image_size must be that of {whose}, {side}, or be left out. Got {asked}.")
+    return side
 
 
 def load_split(

@@ -27,7 +27,7 @@ from accelerate.utils import broadcast_object_list
 from filelock import FileLock
 
 from decoct.config import DistillConfig, EvaluateConfig, default_values
-from decoct.data.loading import load_split
+from decoct.data.loading import load_split, side_of
 from decoct.data.spec import ImageSpec
 from decoct.distilled.dataset import read_manifest, spec_of
 from decoct.evaluation.accuracy import AccuracyEvaluation
@@ -120,6 +120,7 @@ class Cell:
         protocol: Training protocol.
         identity: Fields of its record, JSON-ready, that no other record of the grid shares all of.
         stated: Further fields of its record.
+        defaults: Options of distilling that are as they are unless said otherwise: a record that says so is another's.
     """
 
     distil: DistillConfig | None
@@ -127,6 +128,11 @@ class Cell:
     protocol: protocols.Protocol
     identity: Mapping[str, Any]
     stated: Mapping[str, Any] = field(default_factory=dict)
+    defaults: Mapping[str, Any] = field(default_factory=dict)
+
+    def is_recorded_by(self, known: Mapping[str, Any]) -> bool:
+        """Whether what is known of a record (`known_of`) is the result of this cell."""
+        return agrees(known, {**self.defaults, **self.identity})
 
     @property
     def seed(self) -> int:
@@ -164,7 +170,8 @@ class DistilledGrid(Grid[Cell]):
         if key not in self._sources:
             teacher = load_classifier(config.teacher)
             with self.accelerator.main_process_first():
-                images = load_split(config, config.train_split, config.image_size or teacher.spec.image_size)
+                side = side_of(config.image_size, teacher.spec.image_size, "the teacher")
+                images = load_split(config, config.train_split, side)
             teacher = teacher_for(teacher, images.features["label"].names, config.dataset)
             self._sources[key] = SharedScores(self.folder, images, teacher, self.accelerator)
         return self._sources[key]
@@ -235,7 +242,7 @@ class DistilledGrid(Grid[Cell]):
         record = self.record(cell, result, evaluation)
         self.file.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(self.file.with_suffix(".lock")):
-            others = [each for each in self.records() if not agrees(known_of(each), cell.identity)]
+            others = [each for each in self.records() if not cell.is_recorded_by(known_of(each))]
             write_json(self.file, self.ordered([*others, record]))
         self.recorded(record)
 
@@ -259,7 +266,7 @@ class DistilledGrid(Grid[Cell]):
 
     def missing(self) -> list[Cell]:
         known = list(map(known_of, self.records()))
-        return [cell for cell in self.cells if not any(agrees(each, cell.identity) for each in known)]
+        return [cell for cell in self.cells if not any(cell.is_recorded_by(each) for each in known)]
 
     def plan(self) -> dict[str, Any]:
         """What is missing, what its sets share, and the images that teachers and students would see."""

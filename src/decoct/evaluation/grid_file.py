@@ -50,7 +50,7 @@ from typing import Any
 
 import yaml
 
-from decoct.config import DistillConfig
+from decoct.config import DistillConfig, EvaluateConfig
 from decoct.training.protocols import Protocol
 
 __all__ = ["GridFile", "Variant", "read_grid", "varied"]
@@ -108,11 +108,15 @@ def read_grid(path: Path, vary: Mapping[str, Sequence[Any]] | None = None) -> Gr
     Raises:
         ValueError: If the file is no grid, names an option that there is not, or does not vary one of `vary`.
     """
-    content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path} must be YAML. {' '.join(str(error).split())}") from None
     known = {each.name for each in dataclasses.fields(GridFile)}
     if not isinstance(content, dict) or not {"records", "sets"} <= set(content) <= known:
         found = sorted(content) if isinstance(content, dict) else type(content).__name__
         raise ValueError(f"{path} must have records and sets, and no keys but {sorted(known)}. Got {found}.")
+    check_values(path, content)
     entries = {kind: {name: entry or {} for name, entry in (content.get(kind) or {}).items()} for kind in OPTIONS}
     for kind, members in entries.items():
         for entry in members.values():
@@ -123,10 +127,70 @@ def read_grid(path: Path, vary: Mapping[str, Sequence[Any]] | None = None) -> Gr
     if unknown := sorted(set(vary or ()) - lists):
         raise ValueError(f"vary must name options that {path} varies, {sorted(lists)}. Got {unknown}.")
     variants = {
-        kind: [each for name, entry in members.items() for each in variants_of(name, entry, vary or {})]
+        kind: [each for name, entry in members.items() for each in named_variants(path, name, entry, vary or {})]
         for kind, members in entries.items()
     }
     return GridFile(**{**content, **variants})
+
+
+def check_values(path: Path, content: Mapping[str, Any]) -> None:
+    """Raises ValueError for a value of a grid file that is not of its kind, with the file and the key."""
+
+    def expect(right: bool, key: str, expected: str, got: Any) -> None:
+        if not right:
+            raise ValueError(f"{path}: {key} must be {expected}. Got {got!r}.")
+
+    def whole(value: Any) -> bool:
+        return type(value) is int
+
+    for key in ("records", "protocol"):
+        expect(isinstance(content.get(key, ""), str), key, "text", content.get(key))
+    for key in ("fields", "distil", "evaluate", "figure"):
+        expect(isinstance(content.get(key, {}), dict), key, "a mapping of names to values", content.get(key))
+    for key in ("ipc", "seeds"):
+        values = content.get(key, [0])
+        expect(isinstance(values, list) and all(map(whole, values)), key, "a list of whole numbers", values)
+    for key in ("students", "labels", "networks"):
+        values = content.get(key, [""])
+        expect(
+            isinstance(values, list) and all(isinstance(each, str) for each in values), key, "a list of names", values
+        )
+    for key, config_class in (("distil", DistillConfig), ("evaluate", EvaluateConfig)):
+        options = {each.name for each in dataclasses.fields(config_class)}
+        for name in content.get(key, {}):
+            expect(name in options, key, f"options of {config_class.__name__}", name)
+    for kind in OPTIONS:
+        members = content.get(kind) or {}
+        expect(isinstance(members, dict), kind, "a mapping of names to options", members)
+        for name, entry in members.items():
+            place = f"{kind}, {name!r}"
+            expect(isinstance(name, str), kind, "a mapping with names of text", name)
+            expect(isinstance(entry or {}, dict), place, "a mapping of options", entry)
+            for limit in ("min_ipc", "max_ipc"):
+                expect(
+                    whole((entry or {}).get(limit, 1)), f"{place}, {limit}", "a whole number", (entry or {}).get(limit)
+                )
+            for lists in ("vary", "one_at_a_time"):
+                varied_options = (entry or {}).get(lists, {})
+                expect(
+                    isinstance(varied_options, dict),
+                    f"{place}, {lists}",
+                    "a mapping of options to lists",
+                    varied_options,
+                )
+                for option, values in varied_options.items():
+                    words = f"{place}, {lists}, {option}"
+                    expect(option != "seed", words, "among the grid's seeds", values)
+                    expect(isinstance(values, list) and bool(values), words, "a list of values", values)
+    expect(bool(content["sets"]), "sets", "one or more sets", content["sets"])
+
+
+def named_variants(path: Path, name: str, entry: Mapping[str, Any], vary: Mapping[str, Sequence[Any]]) -> list[Variant]:
+    """`variants_of`, with the file in the error of a name that cannot be filled in."""
+    try:
+        return variants_of(name, entry, vary)
+    except (KeyError, IndexError, ValueError) as error:
+        raise ValueError(f"{path}: the name {name!r} must be filled in by its options. Got {error!r}.") from None
 
 
 def variants_of(name: str, entry: Mapping[str, Any], vary: Mapping[str, Sequence[Any]]) -> list[Variant]:

@@ -25,7 +25,7 @@ from tqdm.auto import tqdm
 
 from decoct.config import EvaluateConfig, config_hash
 from decoct.config.options import require
-from decoct.data.loading import check_label_names, eval_split_name, load_split
+from decoct.data.loading import check_label_names, eval_split_name, load_split, side_of
 from decoct.data.source import dataset_fingerprint
 from decoct.data.tensors import PixelDataset
 from decoct.distilled.dataset import DistilledSet, commit_of, load_distilled, read_manifest, spec_of
@@ -236,6 +236,7 @@ class Evaluation(ABC, Generic[UnitType]):
     @cached_property
     def images(self) -> Dataset:
         """The evaluation split."""
+        side_of(self.config.image_size, self.spec.image_size, "the distilled set")
         return load_split(self.config, self.eval_split, self.spec.image_size, self.spec.label_names)
 
     @cached_property

@@ -14,10 +14,10 @@ from typing import Any
 from accelerate import Accelerator
 from datasets import Image
 
-from decoct.config import DistillConfig, EvaluateConfig, config_hash, fields_that_matter_for, to_dict
+from decoct.config import DistillConfig, EvaluateConfig, config_hash, default_values, fields_that_matter_for, to_dict
 from decoct.distilled.dataset import read_manifest
 from decoct.evaluation.accuracy import AccuracyEvaluation
-from decoct.evaluation.grid import Cell, DistilledGrid, agrees, known_of
+from decoct.evaluation.grid import SOURCE, Cell, DistilledGrid, known_of
 from decoct.evaluation.grid_file import GridFile, Variant, varied
 from decoct.igds.estimator import VariationalEstimator
 from decoct.igds.loading import load_estimator
@@ -96,7 +96,7 @@ class Sweep(DistilledGrid):
         return [
             {**{name: cell.identity[name] for name in NAMES if name in cell.identity}, **record}
             for record, known in records
-            if (cell := next((cell for cell in self.whole if agrees(known, cell.identity)), None)) is not None
+            if (cell := next((cell for cell in self.whole if cell.is_recorded_by(known)), None)) is not None
         ]
 
     def record(self, cell: Cell, result: dict[str, Any], evaluation: AccuracyEvaluation) -> dict[str, Any]:
@@ -209,8 +209,17 @@ def cells_of(grid: GridFile, inputs: Inputs, folder: Path) -> list[Cell]:
                 "student_seed": seed,
                 **({"teacher": public_name(inputs.teacher)} if inputs.teacher is not None else {}),
             }
-            cells.append(Cell(distil, evaluate, used, identity, stated))
+            defaults = {} if distil is None else defaults_of(distil)
+            cells.append(Cell(distil, evaluate, used, identity, stated, defaults))
     return cells
+
+
+def defaults_of(config: DistillConfig) -> dict[str, Any]:
+    """What a set has in the options that matter for what is made, but for those that name data and networks."""
+    apart = {*SOURCE, "eval_split", "method", "ipc", "seed", "mixed_precision", "label_teacher", "prior", "estimator"}
+    matter = fields_that_matter_for(DistillConfig, "result", "selection", "sampling")
+    values = default_values(config.method, config.tiles_per_image)
+    return {name: values[name] for name in matter if name not in apart}
 
 
 def part_of(cells: list[Cell], part: int, parts: int) -> list[Cell]:

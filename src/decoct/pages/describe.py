@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from decoct.config import DistillConfig, default_values, fields_that_matter_for, distill_without_effect
+from decoct.config import DistillConfig, default_values, distill_without_effect, fields_that_matter_for
 from decoct.methods import METHODS, method_name
 from decoct.results.records import group_by_setting, is_accuracy_record
 from decoct.results.statistics import verdict

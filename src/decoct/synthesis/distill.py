@@ -9,7 +9,7 @@ from datasets import Dataset
 
 from decoct.config import DistillConfig
 from decoct.data.held_out import HELD_OUT
-from decoct.data.loading import load_split
+from decoct.data.loading import load_split, side_of
 from decoct.models.classifier import Classifier
 from decoct.models.label_map import read_label_map, teacher_for
 from decoct.models.weak_teacher import check_teachers
@@ -73,7 +73,9 @@ def _open(config: DistillConfig) -> tuple[Dataset, Classifier, Accelerator, floa
     accelerator = open_accelerator(config.mixed_precision)
     teacher = load_classifier(config.teacher)
     with accelerator.main_process_first():
-        images = load_split(config, config.train_split, config.image_size or teacher.spec.image_size)
+        images = load_split(
+            config, config.train_split, side_of(config.image_size, teacher.spec.image_size, "the teacher")
+        )
     names, label_map = images.features["label"].names, read_label_map(config.label_map)
     teacher = teacher_for(teacher, names, config.dataset, label_map)
     check_source(images, config.dataset, teacher, config.tile_rows)
@@ -85,4 +87,8 @@ def _open(config: DistillConfig) -> tuple[Dataset, Classifier, Accelerator, floa
 
 def _validation_images(config: DistillConfig, teacher: Classifier) -> Dataset | None:
     """What `tune` looks at: the images held out of the teacher's training."""
-    return load_split(config, HELD_OUT, config.image_size or teacher.spec.image_size) if config.tune else None
+    return (
+        load_split(config, HELD_OUT, side_of(config.image_size, teacher.spec.image_size, "the teacher"))
+        if config.tune
+        else None
+    )

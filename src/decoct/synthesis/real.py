@@ -56,7 +56,7 @@ class InfoUtil:
     def __init__(self, teacher: Classifier, **options: Any) -> None:
         self.teacher = teacher
         self.options = {"method": "infoutil", "dataset": "in memory", "teacher": teacher.name, **options}
-        with_options(self.options)
+        with_options(self.options, options)
 
     def distill(self, images: Dataset, ipc: int, output_dir: str | Path | None = None) -> Dataset:
         """The distilled dataset of one IPC, with the columns of the run folder.

@@ -9,7 +9,7 @@ import logging
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -21,9 +21,9 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 from datasets import Dataset
 
-from decoct.config import DistillConfig, to_dict, values_for
+from decoct.config import DistillConfig, require_effect, to_dict, values_for, without_effect
 from decoct.config.options import require
-from decoct.data.loading import bit_depth_of, check_label_names, loaded_images
+from decoct.data.loading import bit_depth_of, check_label_names, loaded_images, side_of
 from decoct.data.mixed_views import mixed_views
 from decoct.data.source import dataset_fingerprint, source_record
 from decoct.distilled.logit_codes import code_width, encode_logits, encode_top_k, kept_classes
@@ -209,9 +209,10 @@ class DistillRun:
             measured: Further entries of the manifest.
         """
         versions, spec = installed_versions(), self.teacher.spec
+        unused = without_effect(self.config)
         manifest = {
             "decoct_version": versions.get("decoct", "unknown"),
-            "config": to_dict(self.config),
+            "config": {name: value for name, value in to_dict(self.config).items() if name not in unused},
             "dataset": self.config.dataset,
             "source": self.source,
             "label_names": list(spec.label_names),
@@ -334,14 +335,24 @@ def one_label_teacher(
     return teacher_for(chosen, names, "to distil", None if chosen.spec.label_names == names else label_map)
 
 
-def with_options(options: Mapping[str, Any]) -> DistillConfig:
-    """A configuration from Python; raises ValueError for an option that there is not, with the nearest one."""
+def with_options(options: Mapping[str, Any], given: Collection[str] = ()) -> DistillConfig:
+    """A configuration from Python.
+
+    Args:
+        given: Options that were asked for.
+
+    Raises:
+        ValueError: For an option that there is not, with the nearest one, and for one that was asked for and changes
+            nothing.
+    """
     fields = [each.name for each in dataclasses.fields(DistillConfig)]
     for name in options:
         if name not in fields:
             near = difflib.get_close_matches(name, fields, n=1, cutoff=0)[0]
             raise ValueError(f"Options must be fields of DistillConfig. Got {name!r}; the nearest is {near!r}.")
-    return DistillConfig(**options)
+    config = DistillConfig(**options)
+    require_effect(config, given)
+    return config
 
 
 def in_memory(
@@ -352,7 +363,7 @@ def in_memory(
     Raises:
         ValueError: As `load_images`, or if the teacher does not have the images' classes, or does not know them.
     """
-    images = loaded_images(images, config.image_size or teacher.spec.image_size, config)
+    images = loaded_images(images, side_of(config.image_size, teacher.spec.image_size, "the teacher"), config)
     label_map = read_label_map(config.label_map)
     teacher = teacher_for(teacher, images.features["label"].names, config.dataset, label_map)
     precision, allow = config.mixed_precision, config.allow_weak_teacher

@@ -201,7 +201,7 @@ class IGDS:
         self.pipeline, self.teacher = pipeline, teacher
         names = {**dict.fromkeys(("dataset", "prior", "estimator"), "in memory"), "scheduler": samplers[0]}
         self.options = {**names, "teacher": teacher.name, **options, "method": "igds"}
-        with_options(self.options)
+        with_options(self.options, options)
 
     def distill(self, images: Dataset, ipc: int, output_dir: str | Path | None = None) -> Dataset:
         """The distilled dataset of one IPC, with the columns of the run folder.
