@@ -18,6 +18,7 @@ import yaml
 
 from decoct.config import require_effect
 from decoct.pages.printed import format_settings
+from decoct.run.outputs import check_output
 from decoct.run.supervision import end_with_parent, keep_status
 
 __all__ = ["Stage", "parse_config", "read_preset", "run", "run_stage"]
@@ -71,6 +72,7 @@ def run_stage(
         if leading_words is not None and arguments and not arguments[0].startswith("-") and named not in arguments:
             arguments = [named, *arguments]
         config: Any = parse_config(config_class, arguments, description)
+        check_output(config)
         stage = stage_of(config)
         if stage.plan is not None and config.dry_run:
             show(stage.printed_plan, stage.plan(config))

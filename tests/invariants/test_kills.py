@@ -15,7 +15,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import pytest
 from worlds import contents, draw_no_pictures
 
 from decoct.config import DistillConfig, TeacherConfig
@@ -34,7 +33,9 @@ def look(event: str, arguments: tuple[Any, ...]) -> None:
     """An audit hook: takes a copy before an operation below the watched folder."""
     if not watching or event not in OPERATIONS or (event == "open" and not arguments[2] & WRITES):
         return
-    paths = [os.fsdecode(each) for each in arguments[: OPERATIONS[event]] if isinstance(each, str | bytes | os.PathLike)]
+    paths = [
+        os.fsdecode(each) for each in arguments[: OPERATIONS[event]] if isinstance(each, str | bytes | os.PathLike)
+    ]
     if any(os.path.abspath(path).startswith(watched[0]) for path in paths):
         copy, watching[:] = watching[0], []
         copy()

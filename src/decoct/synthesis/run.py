@@ -26,6 +26,7 @@ from decoct.config.options import require
 from decoct.data.loading import bit_depth_of, check_label_names, loaded_images, side_of
 from decoct.data.mixed_views import mixed_views
 from decoct.data.source import dataset_fingerprint, source_record
+from decoct.data.spec import ImageSpec
 from decoct.distilled.logit_codes import code_width, encode_logits, encode_top_k, kept_classes
 from decoct.distilled.schema import SLOT_COLUMNS, image_features, slot_features
 from decoct.models.classifier import Classifier
@@ -39,6 +40,7 @@ from decoct.pages.sources import collect_sources
 from decoct.run.finite import require_finite
 from decoct.run.folder import claim_folder, identity_of, read_json, write_json
 from decoct.run.lock import one_writer
+from decoct.run.outputs import require_space
 from decoct.run.processes import device_name
 from decoct.run.shards import run_shards
 from decoct.run.versions import installed_versions
@@ -51,6 +53,7 @@ __all__ = [
     "StoredLabels",
     "check_source",
     "in_memory",
+    "check_room",
     "label_bytes",
     "label_passes",
     "label_teacher",
@@ -113,6 +116,7 @@ class DistillRun:
         """
         self.images = images
         self.networks |= networks
+        check_room(self.config, self.teacher.spec)
         if self.accelerator.is_main_process:
             identity = identity_of(to_dict(self.config), data=dataset_fingerprint(images), **self.networks)
             claim_folder(self.folder, identity, self.config.overwrite, WRITTEN)
@@ -398,6 +402,13 @@ def label_bytes(images: int, classes: int, stored: StoredLabels) -> int:
     kept = kept_classes(stored.label_top_k, classes)
     mixed = stored.slots * (code_width(kept or classes, stored.label_bits) + 2 + (2 * kept + 2 if kept else 0))
     return images * (2 * classes * (stored.tiles_per_image + stored.views) + 10 * stored.views + mixed)
+
+
+def check_room(config: DistillConfig, spec: ImageSpec) -> None:
+    """Raises ValueError if the disk has no room for a run: images and labels, and the shards they come from."""
+    images = spec.num_classes * sum(config.ipc)
+    labels = label_bytes(images, spec.num_classes, values_for(StoredLabels, config))
+    require_space(Path(config.output_dir), 2 * (labels + images * spec.channels * spec.image_size**2))
 
 
 def label_passes(images: int, teachers: int, stored: StoredLabels) -> int:

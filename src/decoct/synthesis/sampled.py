@@ -36,6 +36,7 @@ from decoct.synthesis.output import write_samples_preview
 from decoct.synthesis.run import (
     DistillRun,
     StoredLabels,
+    check_room,
     check_source,
     in_memory,
     label_bytes,
@@ -357,6 +358,7 @@ def plan_sampled(
 ) -> dict[str, Any]:
     """What `--dry_run` shows: samples, passes, and the seconds they take at the measured speed of a step."""
     spec = teacher.spec
+    check_room(config, spec)
     pipeline = open_pipeline(config.prior, config.estimator, config.scheduler).to(accelerator.device)
     settings = values_for(SamplingSettings, config)
     check_source(images, config.dataset, teacher, config.tile_rows)
