@@ -73,7 +73,7 @@ def test_a_field_says_what_it_matters_for():
     assert set(fields_that_matter_for(config.PublishConfig, "publishing")) == publishing
     for name in config.__all__:
         if dataclasses.is_dataclass(each := getattr(config, name)):
-            assert all({"help", "matters"} == set(field.metadata) for field in dataclasses.fields(each)), name
+            assert all({"help", "matters", "group"} == set(field.metadata) for field in dataclasses.fields(each)), name
 
 
 @pytest.mark.parametrize("tiles", [1, 4])

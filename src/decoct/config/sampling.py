@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 from decoct.config.data import RunConfig
 from decoct.config.options import option, require
@@ -75,6 +75,10 @@ class SamplingConfig(RunConfig):
 @dataclass(kw_only=True)
 class SampleConfig(SamplingConfig):
     """A picture of samples over beta (IGDS, Fig. 4)."""
+
+    SHOWN_FIRST: ClassVar = (
+        "prior estimator betas classes images_per_class guidance_scale scheduler sampling_steps output_dir dry_run"
+    ).split()
 
     output_dir: str = option("runs/samples", "Folder for samples.png and samples.json.", matters="command")
     betas: list[float] = option([0.0, 1.0, 5.0], "Weights of the contextual information, side by side.")

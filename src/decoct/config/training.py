@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Literal, Self
+from typing import ClassVar, Literal, Self
 
 from decoct.config.data import DataConfig
 from decoct.config.options import option, require
@@ -17,19 +17,24 @@ __all__ = ["EstimatorConfig", "PriorConfig", "TeacherConfig", "TrainingConfig"]
 class TrainingConfig(PublishingConfig, DataConfig):
     """What all training shares: length, batches, learning rate, checkpoints, trackers."""
 
-    epochs: int = option(60, "Passes over the training split.")
+    epochs: int = option(60, "Passes over the training split.", group="training")
     batch_size: int = option(
-        0, "Images per step, over all processes. 0: 128, or all images of a smaller training split."
+        0, "Images per step, over all processes. 0: 128, or all images of a smaller training split.", group="training"
     )
-    learning_rate: float = option(1e-3, "Peak learning rate.")
-    weight_decay: float = option(0.01, "Weight decay; none on one-dimensional parameters.")
-    warmup_fraction: float = option(0.1, "Share of all steps that warm the learning rate up, before the cosine.")
+    learning_rate: float = option(1e-3, "Peak learning rate.", group="training")
+    weight_decay: float = option(0.01, "Weight decay; none on one-dimensional parameters.", group="training")
+    warmup_fraction: float = option(
+        0.1, "Share of all steps that warm the learning rate up, before the cosine.", group="training"
+    )
     checkpoint_every: int = option(1, "Epochs between checkpoints that a killed run resumes from.", matters="command")
     checkpoint_steps: int | None = option(
-        None, "Steps between checkpoints within an epoch, for long epochs.", matters="command"
+        None, "Steps between checkpoints within an epoch, for long epochs. Default: none.", matters="command"
     )
     compile: bool = option(
-        False, "Compile networks with torch.compile (about 16 s at start, then up to 1.7x faster).", matters="machine"
+        False,
+        "Compile networks with torch.compile (about 16 s at start, then up to 1.7x faster).",
+        matters="machine",
+        group="training",
     )
     report_to: str | None = option(
         None, "Tracker by name: tensorboard, trackio, wandb … Default: none.", matters="command"
@@ -58,6 +63,10 @@ class TrainingConfig(PublishingConfig, DataConfig):
 class TeacherConfig(TrainingConfig):
     """Training a teacher on the whole dataset with AdamW (InfoUtil, App. B.2)."""
 
+    SHOWN_FIRST: ClassVar = (
+        "dataset image_size model epochs batch_size learning_rate save_epochs output_dir report_to dry_run".split()
+    )
+
     output_dir: str = option(
         "runs/teacher", "Folder for the teacher: the converged one, and `epoch_N/` for early ones.", matters="command"
     )
@@ -67,9 +76,13 @@ class TeacherConfig(TrainingConfig):
         "(all with `_instance` for instance norm; ResNets with `_imagenet` for the large stem below 65 pixels), "
         "mobilenet_v2, efficientnet_b0, swin_v2_t.",
     )
-    save_epochs: list[int] = option([10], "Epochs after which an early teacher is saved as `epoch_N/`.")
-    crop_padding: int | None = option(None, "Pixels of padding for random crops. Default: an eighth of the side.")
-    flip: bool = option(True, "Flip images horizontally at random.")
+    save_epochs: list[int] = option(
+        [10], "Epochs after which an early teacher is saved as `epoch_N/`.", group="training"
+    )
+    crop_padding: int | None = option(
+        None, "Pixels of padding for random crops. Default: an eighth of the side.", group="training"
+    )
+    flip: bool = option(True, "Flip images horizontally at random.", group="training")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -83,19 +96,27 @@ class EstimatorConfig(TrainingConfig):
     The defaults are for small images; the preset `imagenette` has those of MoCo for large ones.
     """
 
+    SHOWN_FIRST: ClassVar = (
+        "dataset image_size encoder epochs batch_size learning_rate kl_weight output_dir report_to dry_run".split()
+    )
+
     output_dir: str = option("runs/estimator", "Folder for the estimator.", matters="command")
     encoder: str = option(
         "resnet18",
         "Encoder to train: resnet10, resnet18 or resnet50 (`_wN` sets the width of the first stage), or the folder or "
         "Hub id of an image model that is taken as it is, so that only the classifier is trained.",
     )
-    epochs: int = option(200, "Passes over the training split.")
+    epochs: int = option(200, "Passes over the training split.", group="training")
     batch_size: int = option(
-        0, "Images per step, over all processes. 0: 512, or all images of a smaller training split."
+        0, "Images per step, over all processes. 0: 512, or all images of a smaller training split.", group="training"
     )
-    learning_rate: float = option(0.06, "Peak learning rate of SGD at batch 512; scaled linearly with the batch.")
-    weight_decay: float = option(5e-4, "Weight decay; none on one-dimensional parameters.")
-    warmup_fraction: float = option(0.0, "Share of all steps that warm the learning rate up, before the cosine.")
+    learning_rate: float = option(
+        0.06, "Peak learning rate of SGD at batch 512; scaled linearly with the batch.", group="training"
+    )
+    weight_decay: float = option(5e-4, "Weight decay; none on one-dimensional parameters.", group="training")
+    warmup_fraction: float = option(
+        0.0, "Share of all steps that warm the learning rate up, before the cosine.", group="training"
+    )
     projection_dim: int = option(128, "Dimensions of the projection that keys and queries live in.")
     queue_size: int = option(
         0, "Keys in the queue (K), a multiple of the batch size. 0: the largest up to 4,096, at least one batch."
@@ -107,9 +128,13 @@ class EstimatorConfig(TrainingConfig):
     q_mode: Literal["two_view", "class_mean"] = option(
         "two_view", "Reference of the contextual term: the mean of an image's two views, or its class's mean."
     )
-    crop_scale: float = option(0.2, "Smallest area of a random-resized crop, as a share of the image's.")
-    flip: bool = option(True, "Flip images horizontally at random.")
-    color_jitter: float = option(0.4, "Strength of brightness, contrast and saturation changes; 0 leaves them out.")
+    crop_scale: float = option(
+        0.2, "Smallest area of a random-resized crop, as a share of the image's.", group="training"
+    )
+    flip: bool = option(True, "Flip images horizontally at random.", group="training")
+    color_jitter: float = option(
+        0.4, "Strength of brightness, contrast and saturation changes; 0 leaves them out.", group="training"
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -138,6 +163,10 @@ class EstimatorConfig(TrainingConfig):
 class PriorConfig(TrainingConfig):
     """Training a pixel diffusion prior with AdamW (DDPM, arXiv 2006.11239)."""
 
+    SHOWN_FIRST: ClassVar = (
+        "dataset image_size channels conditional epochs batch_size learning_rate output_dir report_to dry_run".split()
+    )
+
     output_dir: str = option("runs/prior", "Folder for the prior, a diffusers pipeline.", matters="command")
     conditional: bool = option(True, "Give the network the class; `--no_conditional` trains an unconditional prior.")
     channels: list[int] = option([64, 128, 128], "Channels of the U-Net's resolutions, a multiple of 8 each.")
@@ -147,14 +176,20 @@ class PriorConfig(TrainingConfig):
     train_steps: int = option(1000, "Diffusion steps of the noise schedule.")
     beta_schedule: Literal["squaredcos_cap_v2", "linear"] = option("squaredcos_cap_v2", "Noise schedule.")
     label_dropout: float = option(0.1, "Share of labels replaced by the null class, for classifier-free guidance.")
-    ema_decay: float = option(0.999, "Decay of the moving average of the weights, which is what is saved.")
-    flip: bool = option(True, "Flip images horizontally at random.")
-    epochs: int = option(200, "Passes over the training split.")
-    learning_rate: float = option(2e-4, "Peak learning rate of AdamW.")
-    weight_decay: float = option(0.0, "Weight decay; none on one-dimensional parameters.")
-    warmup_fraction: float = option(0.02, "Share of all steps that warm the learning rate up, before the cosine.")
-    sample_every: int = option(20, "Epochs between grids of samples, in `samples/`; 0 leaves them out.")
-    sample_steps: int = option(50, "DDIM steps of these samples.")
+    ema_decay: float = option(
+        0.999, "Decay of the moving average of the weights, which is what is saved.", group="training"
+    )
+    flip: bool = option(True, "Flip images horizontally at random.", group="training")
+    epochs: int = option(200, "Passes over the training split.", group="training")
+    learning_rate: float = option(2e-4, "Peak learning rate of AdamW.", group="training")
+    weight_decay: float = option(0.0, "Weight decay; none on one-dimensional parameters.", group="training")
+    warmup_fraction: float = option(
+        0.02, "Share of all steps that warm the learning rate up, before the cosine.", group="training"
+    )
+    sample_every: int = option(
+        20, "Epochs between grids of samples, in `samples/`; 0 leaves them out.", group="training"
+    )
+    sample_steps: int = option(50, "DDIM steps of these samples.", group="training")
 
     def __post_init__(self) -> None:
         super().__post_init__()
