@@ -1,4 +1,4 @@
-"""Writes every generated section of README.md and benchmarks/README.md from the records in benchmarks/results/.
+"""Writes every generated section of README.md, docs/ and benchmarks/README.md from the records in benchmarks/results/.
 
     python benchmarks/readme.py
     python benchmarks/readme.py --check     # exit code 1 if a section is not what the records say; writes nothing
@@ -19,7 +19,7 @@ from typing import Any
 
 from decoct.evaluation.continual import format_continual
 from decoct.evaluation.transfer import format_transfer
-from decoct.methods import method_name
+from decoct.methods import method_name, method_order
 from decoct.results.claims import format_ablation
 from decoct.results.comparison import format_matrix
 from decoct.results.reported import is_same_protocol, is_same_task, load_reported
@@ -46,6 +46,48 @@ LABELS = ("online", "views", "tiles", "hard")
 # The data of the sweeps over beta, and what stands in them beside guided samples.
 SWEEPS = {"sample": "Embedded sample (Fashion-MNIST, 28 px, 4,000 images)", "cifar10": "CIFAR-10"}
 UNGUIDED = {"random": "random real images", "guidance off": "prior alone"}
+
+
+# The table of the front page
+
+
+def headline_section(results: Path) -> str:
+    """Sets that need no teacher, a table a setting: accuracy beside random images and the paper's, bytes, seconds."""
+    records = read(results / "self_contained.json") or read(results / "mixed_labels.json")
+    parts = []
+    settings = grouped(records, "dataset", "student", "protocol", "labels", "epoch", "eval_split", "mixed_precision")
+    for (dataset, student, protocol, labels, epoch, split, precision), members in settings.items():
+        reported = {
+            ipc: percent(mean)
+            for row in load_reported("infoutil")
+            if row.method == "InfoUtil" and is_same_task(row, dataset, student)
+            for ipc, (mean, _) in row.accuracy.items()
+        }
+        columns: Columns = {
+            "images a class": lambda record: str(record["ipc"]),
+            "made by": lambda record: method_name(record["method"]),
+            "accuracy %": lambda record: accuracy([record]),
+            "random images %": lambda record: accuracy([record["baseline"]]),
+            "kB with labels": lambda record: f"{record['bytes'] / 1000:,.0f}",
+            "of which labels": lambda record: f"{record['label_bytes'] / 1000:,.0f}",
+            "seconds to make": lambda record: f"{record['distill_seconds']:,.0f}",
+            "InfoUtil reports %": lambda record, reported=reported: reported.get(record["ipc"], "–"),
+        }
+        # Earlier records do not say how many bytes are labels, or how long making took.
+        needed = {"of which labels": "label_bytes", "seconds to make": "distill_seconds"}
+        columns = {
+            title: cell
+            for title, cell in columns.items()
+            if all(needed.get(title, "ipc") in record for record in members)
+        }
+        parts.append(row_each(sorted(members, key=lambda each: (each["ipc"], method_order(each["method"]))), columns))
+        parts.append(
+            f"{dataset}, {split} split; student {student}, protocol `{protocol}`, labels `{labels}`, {epoch} epoch, "
+            f"{precision}. Random images have the same labels, teacher and training. Mean ± standard deviation over "
+            "students (their number) on one set of each method. InfoUtil's own numbers are of another recipe, whose "
+            "teacher labels throughout the training."
+        )
+    return "\n\n".join(parts) or NO_RECORDS
 
 
 # CIFAR-10
@@ -384,10 +426,15 @@ def span(values: Iterable[float], form: str = "g") -> str:
 
 SECTIONS = {
     "README.md": {
+        "headline": headline_section,
+    },
+    "docs/results.md": {
         "results": results_section,
         "mixed": mixed_section,
         "claims": claims_section,
         "igds": igds_section,
+    },
+    "docs/hub.md": {
         "hub": hub_section,
     },
     "benchmarks/README.md": {
@@ -418,7 +465,7 @@ def replace_section(text: str, name: str, content: str, where: Path) -> str:
 def main(argv: Sequence[str] | None = None) -> int:
     """Writes all sections, or compares them with the records."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--root", type=Path, default=ROOT, help="folder of README.md and benchmarks/")
+    parser.add_argument("--root", type=Path, default=ROOT, help="folder of README.md, docs/ and benchmarks/")
     parser.add_argument("--check", action="store_true", help="write nothing; exit code 1 if a section is out of date")
     options = parser.parse_args(argv)
     outdated = []
