@@ -41,9 +41,9 @@ def main() -> None:
     protocol, device = load_protocol(options.protocol), "cuda" if torch.cuda.is_available() else "cpu"
     torch.manual_seed(0)
     spec = spec_of(manifest)
-    network = build_classifier(student_name(options.student, protocol), spec)
+    network = build_classifier(student_name(protocol, options.student), spec)
     train_student(network, distilled, protocol, options.labels, device=device, epochs=options.epochs)
-    network.eval().save_pretrained(options.output_dir)
+    network.eval().model.save_pretrained(options.output_dir)
     print(f"trained on {len(distilled)} images; saved in {options.output_dir}")
     if options.test is not None:
         images = load_images(options.test, options.test_split, image_size=spec.image_size)

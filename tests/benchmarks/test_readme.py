@@ -99,8 +99,9 @@ FILES: dict[str, Any] = {
 
 @pytest.fixture
 def root(readme, tmp_path) -> Path:
-    """Both READMEs with their markers, and records."""
+    """The pages with their markers, and records."""
     (tmp_path / "benchmarks" / "results").mkdir(parents=True)
+    (tmp_path / "docs").mkdir()
     for name in FILES:
         write(tmp_path, name, FILES[name])
     for file, sections in readme.SECTIONS.items():
@@ -232,24 +233,39 @@ def test_costs_of_the_hub_are_medians_and_the_largest_peak(readme, root):
     assert row(section(readme, root, "hub"), "cifar10: 500 images of 32 px") == costs
 
 
+def test_the_front_page_has_a_table_for_each_split_with_the_columns_that_its_records_have(readme, root):
+    assert section(readme, root, "headline") == "No records yet."
+    fields = {"labels": "mixed", "protocol": "strong_kd", "bytes": 624_466, "baseline": strong(0.75)[0]}
+    validation = [{**record, **fields} for record in strong(0.76, dataset="cifar10", eval_split="validation")]
+    write(root, "mixed_labels", validation)
+    assert row(section(readme, root, "headline"), "10") == ["InfoUtil", "76.0 (1)", "75.0 (1)", "624", "54.1"]
+    costs = {"eval_split": "test", "label_bytes": 324_000, "distill_seconds": 61.4}
+    write(root, "self_contained", [*validation, *({**record, **costs, "method": "random"} for record in validation)])
+    first, second = section(readme, root, "headline").split("validation split")
+    assert row(first, "10") == ["InfoUtil", "76.0 (1)", "75.0 (1)", "624", "54.1"]
+    assert row(second, "10") == ["random images", "76.0 (1)", "75.0 (1)", "624", "324", "61", "54.1"]
+    assert rows(second)[0][5:7] == ["of which labels", "seconds to make"]
+    assert "cifar10, test split; student convnet3, protocol `strong_kd`, labels `mixed`" in second
+
+
 # The command
 
 
 def test_only_the_sections_are_written_and_check_tells_when_they_are_out_of_date(readme, root, capsys):
-    path = root / "README.md"
+    path = root / "docs" / "results.md"
     before = path.read_text()
     assert readme.main(["--root", str(root), "--check"]) == 1
     assert path.read_text() == before
-    assert "README.md, section igds: out of date" in capsys.readouterr().out
+    assert "docs/results.md, section igds: out of date" in capsys.readouterr().out
     assert readme.main(["--root", str(root)]) == 0
     written = path.read_text()
-    assert written.startswith("# Title\n<!-- results:begin -->") and written.endswith("<!-- hub:end -->\nafter")
+    assert written.startswith("# Title\n<!-- results:begin -->") and written.endswith("<!-- igds:end -->\nafter")
     assert "\nold\n" not in written + (root / "benchmarks" / "README.md").read_text()
     assert readme.main(["--root", str(root), "--check"]) == 0
     write(root, "cifar10", [*FILES["cifar10"], *final("rded", 0.4, 0.5, 0.6)])
     capsys.readouterr()
     assert readme.main(["--root", str(root), "--check"]) == 1
-    assert capsys.readouterr().out == "README.md, section results: out of date; run python benchmarks/readme.py\n"
+    assert capsys.readouterr().out == "docs/results.md, section results: out of date; run python benchmarks/readme.py\n"
 
 
 def test_without_records_the_sections_say_so(readme, root):
@@ -262,7 +278,7 @@ def test_without_records_the_sections_say_so(readme, root):
 
 def test_missing_markers_are_an_error_that_names_the_file(readme, root):
     (root / "README.md").write_text("# Title\n")
-    with pytest.raises(ValueError, match=r"README.md must hold the markers <!-- results:begin -->"):
+    with pytest.raises(ValueError, match=r"README.md must hold the markers <!-- headline:begin -->"):
         readme.main(["--root", str(root)])
 
 

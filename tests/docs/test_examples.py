@@ -45,7 +45,7 @@ def test_the_header_of_an_example_names_what_it_imports(script):
 
 def test_a_dataset_is_distilled_and_a_network_trained_on_the_set(sample_part, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("sys.argv", [])
-    job = ["--dataset", sample_part, "--model", "convnet3_w8", "--epochs", 1, "--ipc", 1, 2]
+    job = ["--dataset", sample_part, "--model", "convnet3_w8", "--epochs", 6, "--ipc", 1, 2]
     job += ["--batch_size", 16, "--output_dir", tmp_path]
     run(EXAMPLES / "distil_on_a_gpu_job.py", *job)
     assert verify(VerifyConfig(source=str(tmp_path / "distilled"))).ok
