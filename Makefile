@@ -40,12 +40,13 @@ wheel: venv ## build dist/decoct-*.whl and run its first commands outside the re
 	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .
 	$(PYTHON) -m venv build/wheel/venv
 	build/wheel/venv/bin/python -m pip install --quiet --no-deps dist/decoct-*.whl
-	$(BIN)/python -c "import sysconfig; print(sysconfig.get_path('purelib'))" \
-		> "$$(build/wheel/venv/bin/python -c "import sysconfig; print(sysconfig.get_path('purelib'))")/dependencies.pth"
-	cd build/wheel && venv/bin/python -c "import decoct; assert 'build/wheel/venv' in decoct.__file__, decoct.__file__"
-	cd build/wheel && venv/bin/decoct --version && venv/bin/decoct --help > help.txt
-	cd build/wheel && venv/bin/decoct train-teacher --preset demo --model convnet3_w16 --epochs 1 --output_dir teacher
-	cd build/wheel && venv/bin/decoct distill --preset demo --teacher teacher --allow_weak_teacher --dry_run
+	$(BIN)/python -c "import sys; print(*(path for path in sys.path if path.endswith('site-packages')), sep='\n')" \
+		> "$$(echo build/wheel/venv/lib/python3.*/site-packages)/dependencies.pth"
+	build/wheel/venv/bin/python -I -c "import decoct; assert 'build/wheel/venv' in decoct.__file__, decoct.__file__"
+	decoct="$$PWD/build/wheel/venv/bin/decoct" && outside="$$(mktemp -d)" && cd "$$outside" && \
+		"$$decoct" --version && "$$decoct" --help > help.txt && \
+		"$$decoct" train-teacher --preset demo --model convnet3_w16 --epochs 1 --output_dir teacher && \
+		"$$decoct" distill --preset demo --teacher teacher --allow_weak_teacher --dry_run && rm -rf "$$outside"
 
 # Full measurements: make bench DATASET=uoft-cs/cifar10 TEACHER=runs/teacher
 bench: venv ## run the benchmarks with DATASET= and TEACHER=, and write benchmarks/results/
