@@ -21,8 +21,9 @@ from decoct.data.pixels import to_pixels
 from decoct.data.source import location_of
 from decoct.data.spec import ImageSpec
 from decoct.distilled.logit_codes import code_width, decode_logits, kept_classes, spread
-from decoct.distilled.manifest import MANIFEST, check_fields, check_mixed_views, parse_manifest
+from decoct.distilled.manifest import MANIFEST, check_fields, check_mixed_views
 from decoct.distilled.schema import spec_of
+from decoct.files import read_json
 
 __all__ = ["DistilledSet", "Slots", "commit_of", "load_distilled", "read_manifest", "spec_of"]
 
@@ -256,7 +257,7 @@ def _manifest_file(folder_or_hub_id: str | Path, revision: str | None) -> Path:
 
 def _usable(file: Path, source: str | Path) -> dict[str, Any]:
     """The manifest in a file; raises ValueError unless it has what reading needs."""
-    manifest = parse_manifest(file)
+    manifest = read_json(file)
     if problems := check_fields(manifest):
         raise ValueError(f"{source}: manifest.json cannot be used. {problems[0]}")
     return manifest

@@ -11,7 +11,8 @@ from huggingface_hub.utils import validate_repo_id
 
 from decoct.config import PublishConfig, PublishingConfig, fields_that_matter_for
 from decoct.distilled.manifest import MANIFEST
-from decoct.hub.contents import CARD, Contents, contents_of, kind_of, read_checked, read_object, repo_type_of
+from decoct.files import read_json, read_object
+from decoct.hub.contents import CARD, Contents, contents_of, kind_of, repo_type_of
 from decoct.hub.errors import hub_errors, require_token
 from decoct.hub.upload import MAIN, Push, push
 from decoct.pages.dataset_card import dataset_card
@@ -130,7 +131,7 @@ def published(name: str, path: Path) -> Path | bytes:
     """
     if not name.endswith(".json"):
         return path
-    content = read_checked(path)
+    content = read_json(path)
     shown = without_local_paths(content)
     return path if shown == content else json_text(shown).encode()
 

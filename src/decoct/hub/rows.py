@@ -16,9 +16,9 @@ import pyarrow as pa
 from datasets import Array2D, Features
 from PIL import Image
 
-from decoct.distilled.manifest import shown
 from decoct.distilled.parquet import open_parquet
 from decoct.distilled.schema import SLOT_COLUMNS, expected_features
+from decoct.files import shown
 
 __all__ = ["check_parquet", "tile_accuracy"]
 

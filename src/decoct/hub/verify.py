@@ -16,7 +16,8 @@ from huggingface_hub.errors import HfHubHTTPError, HTTPError, RepositoryNotFound
 
 from decoct.config import VerifyConfig
 from decoct.data.source import location_of
-from decoct.distilled.manifest import check_manifest, parse_manifest, shown, unsafe_path
+from decoct.distilled.manifest import check_manifest, unsafe_path
+from decoct.files import read_json, shown
 from decoct.hub.card_header import card_problems
 from decoct.hub.contents import PICKLES
 from decoct.hub.errors import is_sendable
@@ -234,7 +235,7 @@ def read_checked_manifest(files: dict[str, Path], report: Report) -> dict[str, A
         report.add("manifest", "manifest.json", "is missing; distilling and publishing end with it.")
         return None
     try:
-        manifest = parse_manifest(files["manifest.json"])
+        manifest = read_json(files["manifest.json"])
     except ValueError as error:
         report.add("manifest", "manifest.json", str(error))
         return None
