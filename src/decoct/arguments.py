@@ -61,6 +61,9 @@ def run_stage(
             arguments = [named, *arguments]
         config: Any = parse_config(config_class, arguments, description)
         stage = stage_of(config)
+        from decoct.hub.errors import give_up_on_silence  # here, because the client takes long to import
+
+        give_up_on_silence()
         if stage.plan is not None and config.dry_run:
             show(stage.printed_plan, stage.plan(config))
             return

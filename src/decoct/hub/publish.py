@@ -13,7 +13,7 @@ from decoct.config import PublishConfig, PublishingConfig, fields_that_matter_fo
 from decoct.distilled.manifest import MANIFEST
 from decoct.files import read_json, read_object
 from decoct.hub.contents import CARD, Contents, contents_of, kind_of, repo_type_of
-from decoct.hub.errors import hub_errors, require_token
+from decoct.hub.errors import give_up_on_silence, hub_errors, require_token
 from decoct.hub.upload import MAIN, Push, push
 from decoct.pages.dataset_card import dataset_card
 from decoct.pages.local_paths import without_local_paths
@@ -57,6 +57,7 @@ def publish(config: PublishConfig, api: HfApi | None = None) -> str:
     if wanted.contents.left_out:
         logger.warning("Left out of the upload: %s", ", ".join(wanted.contents.left_out))
     token = api.token if api is not None and isinstance(api.token, str) else require_token(wanted.repo_id)
+    give_up_on_silence()
     with hub_errors(wanted.repo_id, token):
         return push(api or HfApi(token=token, library_name="decoct"), wanted)
 

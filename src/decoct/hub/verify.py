@@ -20,7 +20,7 @@ from decoct.distilled.manifest import check_manifest, unsafe_path
 from decoct.files import read_json, shown
 from decoct.hub.card_header import card_problems
 from decoct.hub.contents import PICKLES
-from decoct.hub.errors import is_sendable
+from decoct.hub.errors import give_up_on_silence, is_sendable
 from decoct.hub.rows import check_parquet, tile_accuracy
 from decoct.models.chance import weakness
 from decoct.run.folder import sha256
@@ -138,6 +138,7 @@ def download(repository: str, revision: str | None) -> Path:
     token = get_token() or ""
     if not is_sendable(token):
         raise PermissionError(f"{repository} could not be downloaded: HF_TOKEN is not a token. Set it again, or none.")
+    give_up_on_silence()
     try:
         # Asked first, since a snapshot alone would be taken from the cache where the Hub refuses or is down.
         commit = HfApi().dataset_info(repository, revision=revision).sha
