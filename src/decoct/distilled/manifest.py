@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from decoct.config import DistillConfig, check_choice
+from decoct.data.names import unshowable
 from decoct.files import shown
 
 __all__ = [
@@ -114,7 +115,7 @@ def check_manifest(manifest: Any) -> list[str]:
     """What is wrong with a parsed manifest, a sentence each; nothing of what it names is opened."""
     if problems := check_fields(manifest, FIELDS):
         return problems
-    unprintable = [name for name in manifest["label_names"] if not name.isprintable()]
+    unprintable = [name for name in manifest["label_names"] if unshowable(name)]
     names = [f"label_names must have no control characters. Got {shown(name)}." for name in unprintable]
     return names + check_settings(manifest["config"])
 

@@ -295,7 +295,7 @@ def check_contents(files: dict[str, Path], listed: dict[str, str], manifest: dic
             if name not in files:
                 complete = False
                 continue
-            problems, found = check_parquet(files[name], manifest)
+            problems, found = check_parquet(files[name], manifest, ipc)
             for check, what in problems:
                 report.add(check, name, what)
                 complete &= check not in ("parquet", "schema")
