@@ -30,6 +30,7 @@ FLOORS = (
     "data",
     "config",
     "methods",
+    "files",
     "pipelines",
 )
 

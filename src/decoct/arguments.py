@@ -13,9 +13,8 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
-import yaml
-
 from decoct.config.options import Group
+from decoct.files import read_yaml, shown
 from decoct.pages.printed import format_settings
 
 __all__ = ["Stage", "parse_config", "read_preset", "run", "run_stage"]
@@ -63,6 +62,9 @@ def run_stage(
             arguments = [named, *arguments]
         config: Any = parse_config(config_class, arguments, description)
         stage = stage_of(config)
+        from decoct.hub.errors import give_up_on_silence  # here, because the client takes long to import
+
+        give_up_on_silence()
         if stage.plan is not None and config.dry_run:
             show(stage.printed_plan, stage.plan(config))
             return
@@ -138,7 +140,7 @@ def parse_config(
         if unknown:
             raise ValueError(f"unknown argument {unknown[0]!r}. Options are written --option value; see --help.")
         return config
-    except (ValueError, FileNotFoundError) as error:
+    except (ValueError, OSError) as error:
         parser.exit(2, f"{parser.prog}: error: {error}\n")
         raise
 
@@ -176,18 +178,24 @@ def read_preset(name: str, section: str, fields: Sequence[str]) -> dict[str, Any
     path = Path(name) if Path(name).suffix in (".yaml", ".yml") else shipped.get(name)
     if path is None or not path.is_file():
         raise FileNotFoundError(f"preset must be one of {sorted(shipped)}, or an existing YAML file. Got {name!r}.")
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise ValueError(f"{path} must be valid YAML. {error}") from None
+    content = read_yaml(path)
     if not isinstance(content, dict) or not isinstance(content.get(section), dict):
-        found = list(content) if isinstance(content, dict) else type(content).__name__
-        raise ValueError(f"{path} must have a section `{section}:` with settings. Got {found}.")
-    for key in content[section]:
+        found = list(content) if isinstance(content, dict) else content
+        raise ValueError(f"{path} must have a section `{section}:` with settings. Got {shown(found)}.")
+    for key, value in content[section].items():
         if key not in fields:
             near = nearest(str(key), fields)
-            raise ValueError(f"{path}: unknown key {key!r} in section `{section}:`. The nearest key is {near!r}.")
+            raise ValueError(
+                f"{path}: unknown key {shown(str(key))!r} in section `{section}:`. The nearest key is {near!r}."
+            )
+        if not all(map(is_plain, value if isinstance(value, list) else [value])):
+            raise ValueError(f"{path}: {key} must be a plain value or a list of them. Got {shown(value)}.")
     return content[section]
+
+
+def is_plain(value: Any) -> bool:
+    """Whether a preset's value is one value, and no option when it stands among a command's arguments."""
+    return not isinstance(value, dict | list) and not str(value).startswith("--")
 
 
 def nearest(word: str, words: Sequence[str]) -> str:

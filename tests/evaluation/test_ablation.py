@@ -13,10 +13,10 @@ from worlds import draw_no_pictures
 from decoct.config import AblateConfig, DistillConfig, config_hash
 from decoct.data.loading import load_split
 from decoct.evaluation.ablate import ablate, cells_of, plan_ablate
+from decoct.files import read_json
 from decoct.models.zoo import load_classifier
 from decoct.results.claims import format_ablation, format_ablation_plan
 from decoct.results.factors import KEY, RANDOM_IMAGES, RDED, Factors, combinations_of, infoutil, table_combinations
-from decoct.run.folder import read_json
 from decoct.synthesis.real import distill_images
 from decoct.synthesis.shared import heatmap_settings, score_settings
 

@@ -16,6 +16,7 @@ from worlds import accuracy_record
 from decoct.config import PublishConfig, VerifyConfig
 from decoct.distilled.dataset import read_manifest, spec_of
 from decoct.evaluation.teachers import Teachers
+from decoct.files import read_json
 from decoct.hub.publish import publish
 from decoct.hub.verify import verify
 from decoct.igds.loading import load_estimator
@@ -23,7 +24,7 @@ from decoct.models.classifier import Classifier
 from decoct.pages.local_paths import without_local_paths
 from decoct.pages.report import write_report
 from decoct.pipelines.igds.pipeline import IGDSPipeline
-from decoct.run.folder import read_json, write_json
+from decoct.run.folder import write_json
 
 
 @pytest.mark.parametrize(

@@ -13,12 +13,13 @@ from PIL import Image
 
 import decoct
 from decoct.distilled.schema import SLOT_COLUMNS
+from decoct.files import read_json
 from decoct.pages.contents import soft_label
 from decoct.pages.describe import command_of, run_settings
 from decoct.pages.report import write_report
 from decoct.pages.shown import storage_of
 from decoct.pages.sources import encoded_bytes
-from decoct.run.folder import read_json, write_json
+from decoct.run.folder import write_json
 
 from .reading import NAMES, SIDE, Page, picture, real_pixels, rows_of
 

@@ -11,8 +11,8 @@ import torch
 from decoct.data.mixed_views import mixed_pixels, mixed_views
 from decoct.distilled.dataset import load_distilled
 from decoct.distilled.logit_codes import decode_logits
+from decoct.files import read_json
 from decoct.pages.dataset_card import dataset_card
-from decoct.run.folder import read_json
 
 
 def example_of(card, longest=40):

@@ -8,8 +8,8 @@ from worlds import without_times
 from decoct.arguments import parse_config
 from decoct.config import EvaluateConfig
 from decoct.evaluation.evaluate import evaluate
+from decoct.files import read_json
 from decoct.models.zoo import load_classifier
-from decoct.run.folder import read_json
 
 
 def test_teacher_distill_evaluate(launch, scripts, sample_part, monkeypatch, tmp_path):

@@ -10,7 +10,7 @@ from PIL import Image
 
 import decoct
 from decoct.config import SampleConfig
-from decoct.run.folder import read_json
+from decoct.files import read_json
 from decoct.synthesis import samples
 from decoct.synthesis.samples import draw_samples, plan_samples
 

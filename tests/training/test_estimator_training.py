@@ -14,10 +14,10 @@ from worlds import contents
 from decoct.config import EstimatorConfig
 from decoct.data.loading import load_images
 from decoct.data.tensors import PixelDataset
+from decoct.files import read_json
 from decoct.igds.contrastive import MomentumContrast
 from decoct.igds.loading import load_estimator
 from decoct.igds.probe import extract_features
-from decoct.run.folder import read_json
 from decoct.run.seeding import numpy_generator
 from decoct.training.estimator import plan_estimator, train_estimator
 from decoct.training.view_augment import ViewChoices, draw_choices, view_of

@@ -274,7 +274,7 @@ def test_unknown_protocols_and_fields_are_errors(tmp_path):
     with pytest.raises(ValueError, match="must have every field once"):
         load_protocol(file)
     file.write_text("name: [half")
-    with pytest.raises(ValueError, match=r"(?s)half.yaml must be YAML.*line 1"):
+    with pytest.raises(ValueError, match=r"(?s)half.yaml must be valid YAML.*Line 1"):
         load_protocol(file)
 
 

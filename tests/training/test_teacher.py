@@ -10,8 +10,8 @@ from safetensors.torch import load_file
 from worlds import contents
 
 from decoct.config import TeacherConfig
+from decoct.files import read_json
 from decoct.models.zoo import load_classifier
-from decoct.run.folder import read_json
 from decoct.training.teacher import plan_teacher, train_teacher
 
 from .interrupted import PowerCut, cut_power

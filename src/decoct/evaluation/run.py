@@ -31,6 +31,7 @@ from decoct.data.tensors import PixelDataset
 from decoct.distilled.dataset import DistilledSet, commit_of, load_distilled, read_manifest, spec_of
 from decoct.evaluation.random_baseline import SOURCE_FIELDS, RandomBaseline
 from decoct.evaluation.teachers import Teachers
+from decoct.files import read_object
 from decoct.models.accuracy import accuracy
 from decoct.models.chance import weakness
 from decoct.models.classifier import Classifier
@@ -38,7 +39,7 @@ from decoct.models.label_map import read_label_map
 from decoct.models.weak_teacher import sample_accuracy
 from decoct.models.zoo import architecture_of, build_classifier
 from decoct.results.statistics import mean_and_std
-from decoct.run.folder import read_json, write_json
+from decoct.run.folder import write_json
 from decoct.run.processes import device_name
 from decoct.run.versions import installed_versions
 from decoct.training.protocols import Protocol, batch_size, epoch_count, load_protocol, own_settings, student_name
@@ -458,7 +459,7 @@ class Evaluation(ABC, Generic[UnitType]):
 
     def results(self, units: Iterable[UnitType]) -> list[dict[str, Any]]:
         """What was saved of students."""
-        return [read_json(self.file(unit)) for unit in units]
+        return [read_object(self.file(unit)) for unit in units]
 
     def teacher_accuracy(self, teacher: Classifier | str, device: torch.device) -> float | None:
         """A teacher's accuracy on the evaluation split, measured once; None if the teacher is out of reach."""
@@ -480,7 +481,7 @@ class Evaluation(ABC, Generic[UnitType]):
             if fault := weakness(found, self.spec.num_classes, f"The teacher {teacher.name}", what):
                 logger.warning(fault)
             write_json(file, {"teacher": teacher.name, "accuracy": found})
-        return read_json(file)["accuracy"]
+        return read_object(file)["accuracy"]
 
     # Dry run
 

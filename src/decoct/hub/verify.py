@@ -16,10 +16,11 @@ from huggingface_hub.errors import HfHubHTTPError, HTTPError, RepositoryNotFound
 
 from decoct.config import VerifyConfig
 from decoct.data.source import location_of
-from decoct.distilled.manifest import check_manifest, parse_manifest, shown, unsafe_path
+from decoct.distilled.manifest import check_manifest, unsafe_path
+from decoct.files import read_json, shown
 from decoct.hub.card_header import card_problems
 from decoct.hub.contents import PICKLES
-from decoct.hub.errors import is_sendable
+from decoct.hub.errors import give_up_on_silence, is_sendable
 from decoct.hub.rows import check_parquet, tile_accuracy
 from decoct.models.chance import weakness
 from decoct.run.folder import sha256
@@ -137,6 +138,7 @@ def download(repository: str, revision: str | None) -> Path:
     token = get_token() or ""
     if not is_sendable(token):
         raise PermissionError(f"{repository} could not be downloaded: HF_TOKEN is not a token. Set it again, or none.")
+    give_up_on_silence()
     try:
         # Asked first, since a snapshot alone would be taken from the cache where the Hub refuses or is down.
         commit = HfApi().dataset_info(repository, revision=revision).sha
@@ -234,7 +236,7 @@ def read_checked_manifest(files: dict[str, Path], report: Report) -> dict[str, A
         report.add("manifest", "manifest.json", "is missing; distilling and publishing end with it.")
         return None
     try:
-        manifest = parse_manifest(files["manifest.json"])
+        manifest = read_json(files["manifest.json"])
     except ValueError as error:
         report.add("manifest", "manifest.json", str(error))
         return None
@@ -293,7 +295,7 @@ def check_contents(files: dict[str, Path], listed: dict[str, str], manifest: dic
             if name not in files:
                 complete = False
                 continue
-            problems, found = check_parquet(files[name], manifest)
+            problems, found = check_parquet(files[name], manifest, ipc)
             for check, what in problems:
                 report.add(check, name, what)
                 complete &= check not in ("parquet", "schema")

@@ -20,11 +20,11 @@ from diffusers import (
 
 from decoct.data.source import SAMPLE, model_location
 from decoct.data.spec import ImageSpec
+from decoct.files import read_object
 from decoct.igds.estimator import VariationalEstimator
 from decoct.models.classifier import fingerprint_of
 from decoct.models.weights import check_finite, check_loaded
 from decoct.pipelines.igds.pipeline import IGDSPipeline
-from decoct.run.folder import read_json
 
 __all__ = ["SCHEDULERS", "check_prior", "load_pipeline", "prior_fingerprint", "prior_label_names"]
 
@@ -123,7 +123,7 @@ def prior_fingerprint(pipeline: IGDSPipeline) -> str:
 def prior_label_names(name_or_path: str | Path) -> list[str] | None:
     """Label names that `train_prior` wrote beside a prior; None for others."""
     record = (SAMPLE / "prior" if name_or_path == "sample" else Path(name_or_path)) / "training.json"
-    return read_json(record).get("label_names") if record.is_file() else None
+    return read_object(record).get("label_names") if record.is_file() else None
 
 
 def check_prior(

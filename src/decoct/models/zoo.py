@@ -13,6 +13,7 @@ from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageClassi
 
 from decoct.data.source import model_location
 from decoct.data.spec import ImageSpec
+from decoct.files import read_object
 from decoct.models.classifier import Classifier
 from decoct.models.convnet import ConvNetConfig, ConvNetForImageClassification
 from decoct.models.ensemble import Ensemble
@@ -21,7 +22,6 @@ from decoct.models.published import PUBLISHED, train_as_published
 from decoct.models.resnet import BasicResNetConfig, BasicResNetForImageClassification
 from decoct.models.vgg import VGGConfig, VGGForImageClassification
 from decoct.models.weights import check_finite, check_loaded
-from decoct.run.folder import read_json
 from decoct.run.seeding import item_seed
 
 __all__ = ["ARCHITECTURES", "architecture_of", "build_classifier", "image_settings", "load_classifier"]
@@ -145,7 +145,7 @@ def architecture_of(teacher: Classifier) -> str | None:
     folder = Path(teacher.name)
     for candidate in [folder, *([folder.parent] if folder.name.startswith("epoch_") else [])]:
         if (candidate / "training.json").is_file():
-            model = read_json(candidate / "training.json").get("config", {}).get("model")
+            model = read_object(candidate / "training.json").get("config", {}).get("model")
             if model is not None:
                 return str(model)
     config = teacher.model.config

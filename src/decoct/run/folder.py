@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from decoct.config import DistillConfig, TrainingConfig, fields_that_matter_for
+from decoct.files import read_object
 
-__all__ = ["claim_folder", "identity_of", "json_text", "read_json", "sha256", "write_json", "write_text"]
+__all__ = ["claim_folder", "identity_of", "json_text", "sha256", "write_json", "write_text"]
 
 RUN_FILE = "run.json"
 
@@ -41,7 +42,7 @@ def claim_folder(folder: Path, identity: dict[str, Any], overwrite: bool, writte
     """
     run_file = folder / RUN_FILE
     if run_file.is_file():
-        earlier = read_json(run_file)
+        earlier = read_object(run_file)
         different = sorted(key for key in {*earlier, *identity} if earlier.get(key) != identity.get(key))
         if not different:
             return
@@ -62,11 +63,6 @@ def claim_folder(folder: Path, identity: dict[str, Any], overwrite: bool, writte
         )
     folder.mkdir(parents=True, exist_ok=True)
     write_json(run_file, identity)
-
-
-def read_json(path: Path) -> Any:
-    """The content of a JSON file."""
-    return json.loads(path.read_text(encoding="utf-8"))
 
 
 def write_json(path: Path, content: Any) -> None:

@@ -28,6 +28,7 @@ from decoct.data.mixed_views import mixed_views
 from decoct.data.source import dataset_fingerprint, source_record
 from decoct.distilled.logit_codes import code_width, encode_logits, encode_top_k, kept_classes
 from decoct.distilled.schema import SLOT_COLUMNS, image_features, slot_features
+from decoct.files import read_json, read_object
 from decoct.models.classifier import Classifier
 from decoct.models.ensemble import Ensemble
 from decoct.models.label_map import read_label_map, teacher_for
@@ -37,7 +38,7 @@ from decoct.models.zoo import load_classifier
 from decoct.pages.report import write_report
 from decoct.pages.sources import collect_sources
 from decoct.run.finite import require_finite
-from decoct.run.folder import claim_folder, identity_of, read_json, write_json
+from decoct.run.folder import claim_folder, identity_of, write_json
 from decoct.run.processes import device_name
 from decoct.run.shards import run_shards
 from decoct.run.versions import installed_versions
@@ -117,7 +118,7 @@ class DistillRun:
         self.accelerator.wait_for_everyone()
         if (self.folder / "manifest.json").is_file():
             logger.info("%s holds this run already.", self.folder)
-            return read_json(self.folder / "manifest.json")
+            return read_object(self.folder / "manifest.json")
         self.source = source_record(self.config.dataset, images.info)
         self._started = time.perf_counter()
         for network in {id(each): each for each in [self.teacher, *self.label_teachers.values()]}.values():
@@ -232,7 +233,7 @@ class DistillRun:
             write_card(self.folder, manifest)
             shutil.rmtree(self.shards)
         self.accelerator.wait_for_everyone()
-        return read_json(self.folder / "manifest.json")
+        return read_object(self.folder / "manifest.json")
 
 
 def shared_batch_size(
@@ -274,7 +275,7 @@ def held_out_of(teacher: str) -> float | None:
     file = Path(teacher) / "training.json"
     if not file.is_file():
         return None
-    record = read_json(file)
+    record = read_object(file)
     return record.get("validation_fraction", record.get("config", {}).get("validation_fraction")) or 0.0
 
 

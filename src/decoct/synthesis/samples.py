@@ -11,13 +11,14 @@ from accelerate import Accelerator
 from tqdm.auto import tqdm
 
 from decoct.config import SampleConfig, to_dict, values_for
+from decoct.files import read_object
 from decoct.igds.estimator import VariationalEstimator
 from decoct.igds.loading import label_names, load_estimator
 from decoct.igds.prior import load_pipeline, prior_fingerprint
 from decoct.models.classifier import fingerprint_of
 from decoct.pages.preview import MAX_CLASSES, save_strips
 from decoct.pipelines.igds.pipeline import IGDSPipeline
-from decoct.run.folder import claim_folder, identity_of, read_json, write_json
+from decoct.run.folder import claim_folder, identity_of, write_json
 from decoct.run.precision import autocast
 from decoct.run.versions import installed_versions
 from decoct.synthesis.sampled import Chunk, SamplingSettings, sample_chunk
@@ -45,7 +46,7 @@ def draw_samples(config: SampleConfig) -> dict[str, Any]:
     networks = {"prior": prior_fingerprint(pipeline), "estimator": fingerprint_of({"": estimator})}
     claim_folder(folder, identity_of(to_dict(config), **networks), config.overwrite, WRITTEN)
     if (folder / "samples.json").is_file():
-        return read_json(folder / "samples.json")
+        return read_object(folder / "samples.json")
 
     pipeline.to(accelerator.device)
     side, settings = estimator.config.image_size, values_for(SamplingSettings, config)

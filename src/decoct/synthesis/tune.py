@@ -16,10 +16,10 @@ from decoct.config import TeacherConfig
 from decoct.data.spec import ImageSpec
 from decoct.data.tensors import PixelDataset
 from decoct.distilled.dataset import DistilledSet
+from decoct.files import read_object
 from decoct.models.accuracy import accuracy
 from decoct.models.classifier import Classifier
 from decoct.models.zoo import architecture_of, build_classifier
-from decoct.run.folder import read_json
 from decoct.run.shards import run_shards
 from decoct.synthesis.tiles import SelectionSettings, cut_mosaics, images_of, select_tiles
 from decoct.training.protocols import load_protocol
@@ -125,7 +125,7 @@ def tuning_images(budget: float, teacher: Classifier, images: int) -> int:
     """
     folder = Path(teacher.name)
     files = [each / "training.json" for each in (folder, folder.parent)]
-    records = [read_json(file) for file in files if file.is_file()]
+    records = [read_object(file) for file in files if file.is_file()]
     epochs = next((record["config"]["epochs"] for record in records if "config" in record), TeacherConfig.epochs)
     return round(budget * epochs * images)
 

@@ -16,12 +16,13 @@ from decoct.config import EstimatorConfig
 from decoct.data.loading import load_train_and_eval, measure_spec, require_class_count
 from decoct.data.spec import ImageSpec
 from decoct.data.tensors import PixelDataset
+from decoct.files import read_object
 from decoct.igds.contrastive import ContrastiveLoss, MomentumContrast
 from decoct.igds.estimator import VariationalEstimator
 from decoct.igds.loading import build_estimator, is_trained_here, label_names, wrap_encoder
 from decoct.igds.probe import classifier_rank, extract_features, fit_linear_classifier, full_rank, knn_accuracy
 from decoct.pipelines.igds.guidance import estimator_input
-from decoct.run.folder import read_json, write_json
+from decoct.run.folder import write_json
 from decoct.run.processes import close, open_accelerator
 from decoct.run.seeding import numpy_generator
 from decoct.training.loop import (
@@ -75,7 +76,7 @@ def train_estimator(config: EstimatorConfig) -> dict[str, Any]:
         write_json(folder / "training.json", {**measured, "epochs": history, **made})
 
     finish_training(accelerator, folder, save)
-    return read_json(folder / "training.json")
+    return read_object(folder / "training.json")
 
 
 def plan_estimator(config: EstimatorConfig) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from worlds import contents
 
 import decoct
 from decoct.config import DistillConfig
-from decoct.run.folder import read_json
+from decoct.files import read_json
 from decoct.run.seeding import numpy_generator
 from decoct.synthesis.distill import distill, plan_distill
 

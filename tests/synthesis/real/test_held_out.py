@@ -12,7 +12,8 @@ from datasets import load_dataset
 from decoct.config import EvaluateConfig, TeacherConfig
 from decoct.data.loading import load_split
 from decoct.evaluation.evaluate import evaluate
-from decoct.run.folder import read_json, write_json
+from decoct.files import read_json
+from decoct.run.folder import write_json
 from decoct.synthesis.distill import distill, plan_distill
 from decoct.training.teacher import train_teacher
 

@@ -16,11 +16,11 @@ import decoct
 from decoct.config import EvaluateConfig, VerifyConfig
 from decoct.distilled.dataset import load_distilled
 from decoct.evaluation.evaluate import evaluate
+from decoct.files import read_json
 from decoct.hub.verify import verify
 from decoct.models.chance import expected_accuracy, weakness
 from decoct.models.weak_teacher import sample_accuracy
 from decoct.models.zoo import build_classifier
-from decoct.run.folder import read_json
 from decoct.synthesis.distill import distill, plan_distill
 
 CAUSES = "Usual causes: class names in another order"
