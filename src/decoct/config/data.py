@@ -7,7 +7,9 @@ from typing import Literal
 
 from decoct.config.options import check_choices, option, require
 
-__all__ = ["DataConfig", "RunConfig"]
+__all__ = ["HELD_OUT", "DataConfig", "RunConfig"]
+
+HELD_OUT = "held_out"  # what the images held out of the training split are called where a split is named
 
 
 @dataclass(kw_only=True)

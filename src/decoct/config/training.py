@@ -6,7 +6,7 @@ import dataclasses
 from dataclasses import dataclass
 from typing import ClassVar, Literal, Self
 
-from decoct.config.data import DataConfig
+from decoct.config.data import HELD_OUT, DataConfig
 from decoct.config.options import option, require
 from decoct.config.publishing import PublishingConfig
 
@@ -42,6 +42,8 @@ class TrainingConfig(PublishingConfig, DataConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.validation_fraction and self.eval_split is None:
+            self.eval_split = HELD_OUT
         self.check_publishing()
         require(self.epochs >= 1, "epochs", "at least 1", self.epochs)
         require(self.batch_size >= 0, "batch_size", "0 or more", self.batch_size)

@@ -5,9 +5,8 @@ from __future__ import annotations
 import numpy as np
 from datasets import Dataset
 
-__all__ = ["HELD_OUT", "split_off_validation"]
+__all__ = ["split_off_validation"]
 
-HELD_OUT = "held_out"  # what these images are called where a split is named
 SEED = 0
 
 

@@ -8,7 +8,7 @@ from accelerate import Accelerator
 from datasets import Dataset
 
 from decoct.config import DistillConfig
-from decoct.data.held_out import HELD_OUT
+from decoct.config.data import HELD_OUT
 from decoct.data.loading import load_split
 from decoct.models.classifier import Classifier
 from decoct.models.label_map import read_label_map, teacher_for

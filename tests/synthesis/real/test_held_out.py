@@ -13,6 +13,7 @@ from decoct.config import EvaluateConfig, TeacherConfig
 from decoct.data.loading import load_split
 from decoct.evaluation.evaluate import evaluate
 from decoct.files import read_json
+from decoct.pages.printed import teacher_report
 from decoct.run.folder import write_json
 from decoct.synthesis.distill import distill, plan_distill
 from decoct.training.teacher import train_teacher
@@ -74,7 +75,10 @@ def test_a_set_and_random_images_are_made_without_what_was_held_out_of_the_teach
 def test_the_teacher_is_measured_on_what_is_held_out(cautious, held_out):
     record = read_json(cautious / "training.json")
     assert record["accuracy"] * len(held_out) == pytest.approx(round(record["accuracy"] * len(held_out)))
-    assert record["config"]["validation_fraction"] == 0.5
+    assert (record["config"]["validation_fraction"], record["config"]["eval_split"]) == (0.5, "held_out")
+    assert "on validation images, held out of the training split" in teacher_report(record, "teacher")
+    record["config"]["eval_split"] = None
+    assert "on real test images" in teacher_report(record, "teacher")
 
 
 def test_another_share_than_the_teachers_is_refused(config, cautious, trained_teacher):
