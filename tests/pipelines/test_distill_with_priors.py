@@ -27,6 +27,7 @@ def config(image_folder, tmp_path):
             "method": "igds",
             "dataset": str(image_folder),
             "teacher": str(tmp_path / "teacher"),
+            "allow_weak_teacher": True,
             "estimator": str(tmp_path / "estimator"),
             "prior": str(tmp_path / "prior"),
             "ipc": [2],

@@ -140,7 +140,7 @@ def test_a_dry_run_counts_and_writes_nothing(config, tmp_path):
 def test_bad_settings_are_errors_before_anything_is_written(config, tmp_path):
     with pytest.raises(ValueError, match="batch_size must be at most the 96 images of the dataset. Got 128"):
         train_estimator(config(batch_size=128, queue_size=128))
-    with pytest.raises(ValueError, match=r"queue_size must be a multiple of batch_size \(16\). Got 40"):
+    with pytest.raises(ValueError, match=r"queue_size must be 0 or a multiple of batch_size \(16\). Got 40"):
         config(queue_size=40)
     with pytest.raises(ValueError, match="encoder must be one of .*'resnet10'.*Got 'resnet34'"):
         train_estimator(config(encoder="resnet34"))

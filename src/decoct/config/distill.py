@@ -180,14 +180,14 @@ class DistillConfig(SamplingConfig, PublishingConfig, DataConfig):
     )
 
     def __post_init__(self) -> None:
+        given: Any = self.label_teacher  # a preset or a caller may give the only one as it is
+        self.label_teacher = [given] if isinstance(given, str) else given
         super().__post_init__()
         self.check_publishing()
         for name, value in method_defaults(self.method, self.tiles_per_image).items():
             if getattr(self, name) is None:
                 setattr(self, name, value)
         self.candidates_per_class = self.candidates_per_class or None
-        given: Any = self.label_teacher  # a preset or a caller may give the only one as it is
-        self.label_teacher = [given] if isinstance(given, str) else list(given)
         self.ipc = sorted(set(self.ipc))
         require(bool(self.ipc) and min(self.ipc) >= 1, "ipc", "one or more numbers from 1 on", self.ipc)
         require(self.beta is None or self.beta >= 0, "beta", "at least 0", self.beta)

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, PartialState
 from datasets import Dataset
 from torch import nn
 from tqdm.auto import tqdm
@@ -168,7 +168,7 @@ class Evaluation(ABC, Generic[UnitType]):
         asked = "online" in self.config.labels or self.config.teacher is not None
         if asked and self.config.task != "transfer":  # which reads no images of the source's classes
             for teacher in {id(each): each for each in map(self.teachers.online, self.ipcs)}.values():
-                found, count = sample_accuracy(teacher, self.images, "cpu", "no")
+                found, count = sample_accuracy(teacher, self.images, PartialState().device, self.config.mixed_precision)
                 what = f"{count:,} images of the split {self.eval_split!r}"
                 faults.append(weakness(found, classes, f"The teacher {teacher.name}", what))
         return [fault for fault in faults if fault is not None]

@@ -13,7 +13,7 @@ __all__ = ["PLACE", "without_local_paths"]
 # Of three parts with the name, so that it is no Hub id.
 PLACE = "path/to/"
 # Their names are data and may look like anything, `/m/01g317` too.
-LABELS = ("label_names", "id2label", "label2id")
+LABELS = ("label_names", "teacher_label_names", "id2label", "label2id")
 
 START = r"(?:file:/|/|~[\w.-]*[/\\]|[A-Za-z]:[/\\]|\\\\|(?:\.\.?[/\\])*\.\.[/\\])"
 WHOLE = re.compile(rf"{START}[^\n]*|~|\.\.|[^\n]*[/\\]\.\.(?:[/\\][^\n]*)?")

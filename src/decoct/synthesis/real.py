@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from decoct.data.spec import ImageSpec
 from decoct.infoutil.processor import Attribution, HeatmapSettings, InfoUtilProcessor, build_attribution, reference_of
 from decoct.models.classifier import Classifier
 from decoct.models.throughput import throughput
+from decoct.run.finite import require_finite
 from decoct.run.seeding import numpy_generator
 from decoct.run.shards import run_shards
 from decoct.synthesis.output import write_preview
@@ -222,12 +224,20 @@ def heatmaps_of(
             chosen = candidates.select(rows[first : min(first + batch_size, end)])
             pixels = to_pixels(chosen["image"][:], spec.image_size, spec.channels)
             targets = torch.tensor(chosen["label"][:], device=accelerator.device)
-            heatmaps.append(attribution.attribute(pixels.to(accelerator.device).float() / 255, targets).cpu())
+            found = attribution.attribute(pixels.to(accelerator.device).float() / 255, targets).cpu()
+            sources, labels = chosen["source_index"][:], chosen["label"][:]
+            place_of = partial(place_of_source, sources, labels, spec.label_names)
+            heatmaps.append(require_finite(found, "values of heat maps", place_of))
         return Dataset.from_dict({"row": rows[start:end], "heatmap": torch.cat(heatmaps).numpy()}, features=features)
 
     paths = run_shards(folder, "heatmaps", len(rows), shard_size, accelerator, compute)
     table = Dataset.from_parquet(list(map(str, paths)), keep_in_memory=True)
     return dict(zip(table["row"][:], table["heatmap"][:], strict=True))
+
+
+def place_of_source(sources: Sequence[int], labels: Sequence[int], names: Sequence[str], row: int) -> str:
+    """A source image for a message."""
+    return f"image {sources[row]} of class {names[labels[row]]!r}"
 
 
 def with_heatmaps(tiles: list[list[Tile]], heatmaps: Mapping[int, list[list[float]]]) -> list[list[Tile]]:

@@ -220,7 +220,7 @@ class DistillRun:
             "batch_size": self.batch_size,
             "versions": versions,
             **self.networks,
-            **({"label_map": self.label_map} if self.label_map else {}),
+            **({"teacher_label_names": self.label_map} if self.label_map else {}),
             **({"bit_depth": depth} if (depth := bit_depth_of(self.images)) else {}),
             **measured,
             "tile_accuracy": {str(ipc): accuracy for ipc, accuracy in accuracies.items()},

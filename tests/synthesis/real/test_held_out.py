@@ -54,7 +54,14 @@ def sources(folder, ipc):
 def test_a_set_and_random_images_are_made_without_what_was_held_out_of_the_teacher(
     config, cautious, held_out, tmp_path, teacher
 ):
-    made = config(teacher=str(cautious / teacher), ipc=[6], candidates_per_class=0, method="k_center", slots=2)
+    made = config(
+        teacher=str(cautious / teacher),
+        allow_weak_teacher=True,
+        ipc=[6],
+        candidates_per_class=0,
+        method="k_center",
+        slots=2,
+    )
     manifest = distill(made)
     assert manifest["config"]["validation_fraction"] == 0.5
     assert manifest["candidates"] == len(held_out) == 48
@@ -83,13 +90,13 @@ def test_the_teacher_is_measured_on_what_is_held_out(cautious, held_out):
 
 def test_another_share_than_the_teachers_is_refused(config, cautious, trained_teacher):
     with pytest.raises(ValueError, match=r"validation_fraction must be 0\.5, the share .* trained\. Got 0\.1"):
-        plan_distill(config(teacher=str(cautious), validation_fraction=0.1))
+        plan_distill(config(teacher=str(cautious), allow_weak_teacher=True, validation_fraction=0.1))
     with pytest.raises(ValueError, match=r"validation_fraction must be 0, the share .* trained\. Got 0\.1"):
         plan_distill(config(teacher=str(trained_teacher), validation_fraction=0.1))
 
 
 def test_another_share_than_the_sets_is_refused(config, cautious, tmp_path):
-    made = config(teacher=str(cautious), ipc=[1], method="random")
+    made = config(teacher=str(cautious), allow_weak_teacher=True, ipc=[1], method="random")
     distill(made)
     asked = EvaluateConfig(distilled=made.output_dir, dataset=made.dataset, eval_split="held_out")
     with pytest.raises(ValueError, match=r"validation_fraction must be 0\.5, the share held out when the set"):
@@ -103,8 +110,15 @@ def test_a_teacher_without_a_record_is_taken_at_its_word(config, cautious, tmp_p
         if file.suffix in (".safetensors", ".py") or file.name == "config.json":
             (teacher / file.name).write_bytes(file.read_bytes())
     assert (
-        plan_distill(config(teacher=str(teacher), validation_fraction=0.5, candidates_per_class=0))["candidates"] == 48
+        plan_distill(
+            config(teacher=str(teacher), allow_weak_teacher=True, validation_fraction=0.5, candidates_per_class=0)
+        )["candidates"]
+        == 48
     )
-    assert plan_distill(config(teacher=str(teacher), candidates_per_class=0))["candidates"] == 96
+    assert (
+        plan_distill(config(teacher=str(teacher), allow_weak_teacher=True, candidates_per_class=0))["candidates"] == 96
+    )
     write_json(teacher / "training.json", json.loads((cautious / "training.json").read_text()))
-    assert plan_distill(config(teacher=str(teacher), candidates_per_class=0))["candidates"] == 48
+    assert (
+        plan_distill(config(teacher=str(teacher), allow_weak_teacher=True, candidates_per_class=0))["candidates"] == 48
+    )
