@@ -160,12 +160,12 @@ class DistillConfig(SamplingConfig, PublishingConfig, DataConfig):
         group="labels",
     )
     slots: int = option(
-        100,
+        300,
         "Mixed views of an image (crop, flip and CutMix) whose logits are stored, for labels `mixed`; where they lie "
         "costs no bytes. 0: none.",
         group="labels",
     )
-    label_bits: Literal[4, 8] = option(8, "Bits of a logit of a mixed view.", group="labels")
+    label_bits: Literal[4, 8] = option(4, "Bits of a logit of a mixed view.", group="labels")
     label_top_k: int = option(
         0,
         "Largest logits of a mixed view that are stored, the other classes sharing what is left. 0: all.",

@@ -163,7 +163,7 @@ class DistilledSet:
         what, how = {
             "tiles": ("tile_logits", "a teacher"),
             "views": ("views", "--views 50"),
-            "mixed": ("mixed views", "--slots 100"),
+            "mixed": ("mixed views", "--slots 300"),
         }[labels]
         instead = "mixed" if self.slots is not None else "online" if self.view_logits is None else "views"
         protocol = " --protocols rded_kd" if instead == "views" else ""  # sets with views alone were made for it

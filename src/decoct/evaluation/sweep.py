@@ -234,7 +234,7 @@ def set_config(grid: GridFile, inputs: Inputs, folder: Path, variant: Variant, i
     if options.get("method") != "igds":
         sampling = fields_that_matter_for(DistillConfig, "sampling")
         options = {name: value for name, value in options.items() if name not in sampling}
-    stored = {"views": 50, "slots": 100}  # unless a set or the grid says how many
+    stored = {"views": 50, "slots": 300}  # unless a set or the grid says how many
     for option, labels in (("views", "views"), ("slots", "mixed")):
         options.setdefault(option, stored[option] if labels in grid.labels else 0)
     if "label_teacher" in options:

@@ -261,7 +261,7 @@ def test_a_student_is_trained_by_them_beside_random_images(run, sample_part, tmp
 def test_what_has_no_mixed_views_says_so(run, options, sample_part, tmp_path):
     distill(DistillConfig(**{**options, "slots": 0}, output_dir=str(tmp_path / "run")))
     common = {"dataset": str(sample_part), "labels": ["mixed"], "students": ["convnet3_w8"]}
-    with pytest.raises(ValueError, match="stores no mixed views: distil again with --slots 100"):
+    with pytest.raises(ValueError, match="stores no mixed views: distil again with --slots 300"):
         evaluate(EvaluateConfig(distilled=str(tmp_path / "run"), protocols=["strong_kd"], **common))
     with pytest.raises(ValueError, match=r"labels must hold one of .* protocol 'rded_kd' .*Got \['mixed'\]"):
         evaluate(EvaluateConfig(distilled=str(run), protocols=["rded_kd"], **common))
