@@ -193,7 +193,12 @@ def load_distilled(folder_or_hub_id: str | Path, ipc: int, revision: str | None 
     files = {"train": f"data/ipc_{ipc}/*.parquet"}
     spec = spec_of(manifest)
     folder = _folder_of(folder_or_hub_id, ipc, revision)
-    for path in ipc_files(folder, ipc):
+    paths = ipc_files(folder, ipc)
+    if not paths:
+        raise ValueError(
+            f"{folder_or_hub_id} must hold data/ipc_{ipc}/*.parquet. Got none: distil or download it again."
+        )
+    for path in paths:
         try:
             check_footer(path, ipc * spec.num_classes)
             check_images(path)

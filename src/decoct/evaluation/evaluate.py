@@ -13,7 +13,7 @@ from decoct.evaluation.continual import ContinualEvaluation, format_continual
 from decoct.evaluation.run import Evaluation
 from decoct.evaluation.transfer import TransferEvaluation, format_transfer
 from decoct.pages.report import write_report
-from decoct.results.records import merge_records
+from decoct.results.records import merge_records, read_results
 from decoct.run.processes import close, open_accelerator
 
 __all__ = ["evaluate", "format_evaluation", "format_plan", "plan_evaluate"]
@@ -46,6 +46,7 @@ def evaluate(config: EvaluateConfig) -> list[dict[str, Any]]:
     """
     accelerator = open_accelerator(config.mixed_precision)
     evaluation = _checked(config, accelerator)
+    read_results(evaluation.folder / "results.json")  # what could not be added to is found before the work
     records = evaluation.run(accelerator)
     if accelerator.is_main_process:
         merge_records(evaluation.folder / "results.json", records)

@@ -16,7 +16,7 @@ import pyarrow as pa
 from datasets import Array2D, Features
 from PIL import Image
 
-from decoct.distilled.parquet import ROWS, check_footer, open_parquet
+from decoct.distilled.parquet import ROWS, check_footer, check_images, open_parquet
 from decoct.distilled.schema import SLOT_COLUMNS, expected_features
 from decoct.files import shown
 
@@ -48,6 +48,7 @@ def check_parquet(path: Path, manifest: dict[str, Any], ipc: int) -> tuple[list[
     faults: dict[Problem, list[str]] = defaultdict(list)
     try:
         check_footer(path, max(4 * ipc * len(names), 10_000))  # a few too many are counted and named
+        check_images(path)
         with open_parquet(path) as file:
             features = expected_features(manifest)
             columns, problems = check_schema(file.schema_arrow, features)

@@ -17,17 +17,19 @@ from diffusers import (
     SchedulerMixin,
     UNet2DModel,
 )
+from safetensors import SafetensorError
 
 from decoct.data.source import SAMPLE, model_location
 from decoct.data.spec import ImageSpec
-from decoct.files import read_object
+from decoct.files import read_object, shown
 from decoct.igds.estimator import VariationalEstimator
 from decoct.models.classifier import fingerprint_of
-from decoct.models.weights import check_finite, check_loaded
+from decoct.models.weights import UNLOADABLE, check_finite, check_loaded
 from decoct.pipelines.igds.pipeline import IGDSPipeline
 
 __all__ = ["SCHEDULERS", "check_prior", "load_pipeline", "prior_fingerprint", "prior_label_names"]
 
+MOST_STEPS = 100_000  # of training; usual are 1,000
 NETWORKS = {"unet": UNet2DModel, "transformer": DiTTransformer2DModel, "vae": AutoencoderKL}
 SCHEDULERS = {"ddpm": DDPMScheduler, "ddim": DDIMScheduler, "dpm_solver": DPMSolverMultistepScheduler}
 
@@ -48,7 +50,7 @@ def load_pipeline(
     name_or_path = model_location(name_or_path, "prior", index="model_index.json")
     try:
         pipeline = _open(name_or_path, estimator)
-    except OSError as error:
+    except (SafetensorError, *UNLOADABLE) as error:
         raise ValueError(
             f"prior must be a diffusers pipeline in DDPM or DiT layout, with safetensors. Got {str(name_or_path)!r}, "
             f"which cannot be loaded: {error}"
@@ -73,6 +75,7 @@ def _open(name_or_path: str | Path, estimator: VariationalEstimator | None) -> I
             f"{unknown}."
         )
     scheduler = _scheduler_class(index.get("scheduler"), name_or_path)
+    _check_steps(scheduler.load_config(name_or_path, subfolder="scheduler"), name_or_path)
     components: dict[str, Any] = {
         name: _load_network(network, name_or_path, name) if index.get(name, [None])[0] is not None else None
         for name, network in NETWORKS.items()
@@ -112,6 +115,16 @@ def _scheduler_class(entry: Any, name_or_path: str | Path) -> type[SchedulerMixi
     if isinstance(named, type) and issubclass(named, SchedulerMixin):
         return named
     raise ValueError(f"prior must have a scheduler of diffusers. Got {name_or_path} with {entry}.")
+
+
+def _check_steps(settings: Any, name_or_path: str | Path) -> None:
+    """Raises ValueError for a schedule of so many steps that its table of noise would fill the memory."""
+    steps = settings.get("num_train_timesteps", 1000) if isinstance(settings, dict) else None
+    if not isinstance(steps, int) or not 1 <= steps <= MOST_STEPS:
+        raise ValueError(
+            f"num_train_timesteps must be a whole number from 1 to {MOST_STEPS:,} in the scheduler_config.json of "
+            f"{str(name_or_path)!r}. Got {shown(steps)}."
+        )
 
 
 def prior_fingerprint(pipeline: IGDSPipeline) -> str:
