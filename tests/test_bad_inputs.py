@@ -1,4 +1,4 @@
-"""Bad inputs of all commands: one line that says what is wrong, the right exit status, and nothing changed."""
+"""Bad inputs of all commands and of the Python API: one line that says what is wrong, the right exit status, no change."""
 
 from __future__ import annotations
 
@@ -154,7 +154,7 @@ CASES: dict[str, Case] = {
         "train_teacher", "--save_epochs 0", "save_epochs must be epochs from 1 on. Got [0].", status=2
     ),
     "train_teacher --epoch 3": Case(
-        "train_teacher", "--epoch 3", "unknown argument '--epoch'. The nearest option is '--epochs'.", status=2
+        "train_teacher", "--epoch 3", "unknown option '--epoch'. The nearest option is '--epochs'.", status=2
     ),
     "train_estimator --queue_size -1": Case(
         "train_estimator", "--queue_size -1", "queue_size must be 0 or a multiple of batch_size (0). Got -1.", status=2
@@ -227,12 +227,12 @@ CASES: dict[str, Case] = {
         "distill", "--push_to_hub a/b/c", "push_to_hub must be a Hub repository 'user/name'. Got 'a/b/c'.", status=2
     ),
     "distill --crop_fractoin 1": Case(
-        "distill", "--crop_fractoin 1", "unknown argument '--crop_fractoin'. The nearest option is", status=2
+        "distill", "--crop_fractoin 1", "unknown option '--crop_fractoin'. The nearest option is", status=2
     ),
-    "distill stray": Case("distill", "stray", "unknown argument 'stray'. The nearest option is '--beta'.", status=2),
+    "distill stray": Case("distill", "stray", "unknown argument 'stray'. Options are written", status=2),
     "sample --betas x": Case("sample", "--betas x", "argument --betas: invalid float value: 'x'", status=2),
     "sample --per_class 0": Case(
-        "sample", "--per_class 0", "unknown argument '--per_class'. The nearest option is '--prior_classes'.", status=2
+        "sample", "--per_class 0", "unknown option '--per_class'. The nearest option is '--prior_classes'.", status=2
     ),
     "evaluate --seeds 0": Case("evaluate", "--seeds 0", "seeds must be at least 1. Got 0.", status=2),
     "evaluate --labels soft": Case(
@@ -249,9 +249,9 @@ CASES: dict[str, Case] = {
         "publish", "--push_to_hub name", "push_to_hub must be a Hub repository 'user/name'. Got 'name'.", status=2
     ),
     "publish run --folder run": Case(
-        "publish", "run --folder run", "unknown argument 'run'. The nearest option is '--dry_run'.", status=2
+        "publish", "run --folder run", "unknown argument 'run'. Options are written", status=2
     ),
-    "compare --sort x": Case("compare", "--sort x", "runs must be one or more run folders. Got [].", status=2),
+    "compare --sort x": Case("compare", "--sort x", "unknown option '--sort'. The nearest option is", status=2),
     "ablate --tables 9": Case(
         "ablate", "--tables 9", "tables must be one of ['6', '7', '8', '11']. Got '9'.", status=2
     ),
@@ -1103,4 +1103,45 @@ def test_a_bad_input_is_one_line_and_changes_nothing(name, here, monkeypatch, ca
     (line,) = [each for each in printed.err.splitlines() if each.startswith(start)]
     assert line.removeprefix(start).startswith(case.message), line
     assert stop.value.code == case.status and "Traceback" not in printed.err
+    assert listing(here) == before
+
+
+CALLS: dict[str, tuple[str, Callable[[Any], object]]] = {
+    "images of a number": ("source must be a Hub id, a path", lambda decoct: decoct.load_images(3)),
+    "images of nothing": ("dataset must be a Hub id", lambda decoct: decoct.load_images("nowhere")),
+    "images of a split": (
+        "split must be one of ['train', 'test']",
+        lambda decoct: decoct.load_images("images", "other"),
+    ),
+    "a classifier of nothing": ("teacher must be", lambda decoct: decoct.load_classifier("nowhere")),
+    "a classifier of a set": (
+        "teacher must be a folder with config.json",
+        lambda decoct: decoct.load_classifier("run"),
+    ),
+    "an estimator of a teacher": ("estimator must be a variational", lambda decoct: decoct.load_estimator("teacher")),
+    "a pipeline of a teacher": (
+        "prior must be a diffusers folder with model_index.json",
+        lambda decoct: decoct.load_pipeline("teacher", None),
+    ),
+    "a network by another name": (
+        "model must be one of",
+        lambda decoct: decoct.build_classifier("alexnet", decoct.ImageSpec(8, 1, (0.5,), (0.5,), ("a",))),
+    ),
+    "four channels": ("channels must be one of [1, 3]. Got 4.", lambda decoct: decoct.ImageSpec(8, 4, (), (), ())),
+    "a mean too few": (
+        "mean and std must have 3 values",
+        lambda decoct: decoct.ImageSpec(8, 3, (0.5,), (0.5,) * 3, ("a",)),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_a_bad_call_is_a_value_error_and_changes_nothing(name, here):
+    import decoct
+
+    message, call = CALLS[name]
+    before = listing(here)
+    with pytest.raises(ValueError) as refused:
+        call(decoct)
+    assert str(refused.value).startswith(message), refused.value
     assert listing(here) == before
