@@ -1,4 +1,4 @@
-"""Bad inputs of all commands and of the Python API: one line that says what is wrong, the right exit status, no change."""
+"""Bad inputs of all commands and of the Python API: one line says what is wrong, the exit status, and no change."""
 
 from __future__ import annotations
 
