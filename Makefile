@@ -45,7 +45,8 @@ wheel: venv ## build dist/decoct-*.whl and run its first commands outside the re
 	build/wheel/venv/bin/python -I -c "import decoct; assert 'build/wheel/venv' in decoct.__file__, decoct.__file__"
 	decoct="$$PWD/build/wheel/venv/bin/decoct" && outside="$$(mktemp -d)" && cd "$$outside" && \
 		"$$decoct" --version && "$$decoct" --help > help.txt && \
-		"$$decoct" train-teacher --preset demo --model convnet3_w16 --epochs 1 --output_dir teacher && \
+		"$$decoct" train-teacher --preset demo --model convnet3_w16 --train_split 'train[:1000]' \
+			--epochs 1 --output_dir teacher && \
 		"$$decoct" distill --preset demo --teacher teacher --allow_weak_teacher --dry_run && rm -rf "$$outside"
 
 # Full measurements: make bench DATASET=uoft-cs/cifar10 TEACHER=runs/teacher

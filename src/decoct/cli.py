@@ -43,10 +43,11 @@ CONFIGS = {
     "ablate": config.AblateConfig,
     "information": config.InformationConfig,
     "beta-study": config.BetaStudyConfig,
+    "whole": config.WholeConfig,  # `decoct distill DATASET`
 }
 
-# Commands that compute nothing on a GPU, so that they run as they are.
-UNLAUNCHED = ("publish", "verify", "compare")
+# Commands that compute nothing on a GPU, or start those that do, so that they run as they are.
+UNLAUNCHED = ("publish", "verify", "compare", "whole")
 
 # Said once here, `accelerate launch` does not warn about having chosen them itself.
 LAUNCH_DEFAULTS = ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
@@ -73,6 +74,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     launcher = argparse.ArgumentParser(prog=f"decoct {options.command}", add_help=False, allow_abbrev=False)
     launcher.add_argument("--processes", type=int, default=options.processes)
     launch, script_arguments = launcher.parse_known_args(options.arguments)
+    # A dataset that is named before any option is taken the whole way, from a teacher to a report.
+    if options.command == "distill" and script_arguments and not script_arguments[0].startswith("-"):
+        options.command = "whole"
     try:
         # At once, and not after the launch.
         require_known_options(CONFIGS[options.command], script_arguments, ["processes"])
@@ -83,7 +87,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             command, environment = [sys.executable, str(script), asked.pop()], dict(os.environ)
         elif options.command in UNLAUNCHED:
             if launch.processes is not None:
-                parser.error(f"--processes is not for `{options.command}`, which runs in one process.")
+                parser.error(f"--processes is not for `{launcher.prog}`, which runs in one process.")
             command, environment = [sys.executable, str(script), *script_arguments], dict(os.environ)
         else:
             try:

@@ -22,11 +22,11 @@ from pathlib import Path
 import pytest
 
 from decoct.arguments import parse_config
-from decoct.cli import CONFIGS
+from decoct.cli import COMMANDS, CONFIGS
 
 from .reading import PAGES, ROOT, blocks, commands, words_of
 
-COMMANDS = [
+WRITTEN = [
     pytest.param(words_of(command), id=f"{page.relative_to(ROOT)}: {' '.join(command.split())[:70]}")
     for page in PAGES
     for block in blocks(page, "bash")
@@ -54,8 +54,9 @@ def script_of(words: list[str]) -> tuple[Path, list[str]]:
             place = arguments.index("--processes")
             assert arguments[place + 1].isdigit()
             del arguments[place : place + 2]
-        assert words[1] in CONFIGS, f"decoct has no command {words[1]!r}"
-        return ROOT / "scripts" / f"{words[1].replace('-', '_')}.py", arguments
+        assert words[1] in COMMANDS, f"decoct has no command {words[1]!r}"
+        whole = words[1] == "distill" and arguments and not arguments[0].startswith("-")
+        return ROOT / "scripts" / ("whole.py" if whole else f"{words[1].replace('-', '_')}.py"), arguments
     place = next(index for index, word in enumerate(words) if word.endswith(".py"))
     return ROOT / words[place], words[place + 1 :]
 
@@ -68,7 +69,7 @@ def with_leading_option(script: Path, arguments: list[str]) -> list[str]:
     return arguments
 
 
-@pytest.mark.parametrize("words", [*COMMANDS, *INDENTED])
+@pytest.mark.parametrize("words", [*WRITTEN, *INDENTED])
 def test_every_command_is_one_and_has_the_options_that_are_shown(words):
     if words[0] == "make":
         targets = re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text("utf-8"), re.M)
@@ -100,13 +101,14 @@ def stand_in(sample_part, tiny_pipeline):
 
 
 @pytest.fixture(scope="session")
-def reader(once, stand_in, tiny_prior, tiny_estimator):
+def reader(once, stand_in, image_folder, tiny_prior, tiny_estimator):
     """A reader's folder after the README's commands, with what they printed; tests must not change it."""
 
     def make(folder: Path) -> None:
         for name, source in {"prior": tiny_prior, "estimator": tiny_estimator}.items():
             shutil.copytree(source, folder / "runs" / name)
         (folder / "pipelines").symlink_to(ROOT / "pipelines")
+        (folder / "photos").symlink_to(image_folder)
         printed = io.StringIO()
         with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(printed):
             patch.chdir(folder)
@@ -123,12 +125,13 @@ def run(command: str, stand_in: Callable[[str], str], patch: pytest.MonkeyPatch)
     """Runs a command of decoct in this process, but for a push that is no dry run."""
     words = words_of(command)
     pushes = "--push_to_hub" in words
-    if words[0] != "decoct" or (pushes and "--dry_run" not in words):
+    whole = words[1] == "distill" and not words[2].startswith("-")  # starts processes, see test_whole.py
+    if words[0] != "decoct" or ((pushes or whole) and "--dry_run" not in words):
         return
     # What is asked for on the Hub is a name there; what is read from it lies here.
     script, arguments = script_of(words if pushes else words_of(stand_in(command)))
     arguments = [path for word in arguments for path in (sorted(glob.glob(word)) if "*" in word else [word])]
-    patch.setattr(sys, "argv", [str(script), *arguments, *SHORT.get(words[1], [])])
+    patch.setattr(sys, "argv", [str(script), *arguments, *SHORT.get(script.stem.replace("_", "-"), [])])
     patch.setattr(sys, "path", list(sys.path))
     runpy.run_path(str(script), run_name="__main__")
 
