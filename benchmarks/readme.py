@@ -19,11 +19,11 @@ from typing import Any
 
 from decoct.evaluation.continual import format_continual
 from decoct.evaluation.transfer import format_transfer
-from decoct.methods import method_name, method_order
+from decoct.methods import method_name
 from decoct.results.claims import format_ablation
 from decoct.results.comparison import format_matrix
 from decoct.results.reported import is_same_protocol, is_same_task, load_reported
-from decoct.results.statistics import mean_and_std
+from decoct.results.statistics import compare_accuracies, mean_and_std
 from decoct.results.tables import accuracy_cell, markdown_table, percent
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -35,6 +35,7 @@ Columns = dict[str, Callable[[Record], str]]
 
 # One table holds records that agree in all of these that they have.
 TRAINING = ("dataset", "student", "protocol", "epochs", "rrc_scale", "mixed_precision", "epoch", "eval_split")
+TRAINED = ("dataset", "student", "protocol", "labels", "epoch", "mixed_precision")
 SAMPLING = ("scheduler", "sampling_steps", "fingerprints")
 # The rows of the CIFAR-10 tables, and the label modes, a table each.
 ROWS = {
@@ -53,41 +54,52 @@ UNGUIDED = {"random": "random real images", "guidance off": "prior alone"}
 
 def headline_section(results: Path) -> str:
     """Sets that need no teacher, a table a setting: accuracy beside random images and the paper's, bytes, seconds."""
-    records = read(results / "self_contained.json") or read(results / "mixed_labels.json")
     parts = []
-    settings = grouped(records, "dataset", "student", "protocol", "labels", "epoch", "eval_split", "mixed_precision")
-    for (dataset, student, protocol, labels, epoch, split, precision), members in settings.items():
+    settings = grouped(read(results / "self_contained.json"), *TRAINED, "eval_split")
+    for (dataset, student, protocol, labels, epoch, precision, split), records in settings.items():
         reported = {
             ipc: percent(mean)
             for row in load_reported("infoutil")
             if row.method == "InfoUtil" and is_same_task(row, dataset, student)
             for ipc, (mean, _) in row.accuracy.items()
         }
-        columns: Columns = {
-            "images a class": lambda record: str(record["ipc"]),
-            "made by": lambda record: method_name(record["method"]),
-            "accuracy %": lambda record: accuracy([record]),
-            "random images %": lambda record: accuracy([record["baseline"]]),
-            "kB with labels": lambda record: f"{record['bytes'] / 1000:,.0f}",
-            "of which labels": lambda record: f"{record['label_bytes'] / 1000:,.0f}",
-            "seconds to make": lambda record: f"{record['distill_seconds']:,.0f}",
-            "InfoUtil reports %": lambda record, reported=reported: reported.get(record["ipc"], "–"),
-        }
-        # Earlier records do not say how many bytes are labels, or how long making took.
-        needed = {"of which labels": "label_bytes", "seconds to make": "distill_seconds"}
-        columns = {
-            title: cell
-            for title, cell in columns.items()
-            if all(needed.get(title, "ipc") in record for record in members)
-        }
-        parts.append(row_each(sorted(members, key=lambda each: (each["ipc"], method_order(each["method"]))), columns))
+        rows = []
+        for (ipc, teacher), members in sorted(grouped(records, "ipc", "teacher_accuracy").items()):
+            ours, random = (
+                [record for record in members if (record["method"] == "random") == other] for other in (False, True)
+            )
+            if ours and random:
+                size, pictures, seconds = (
+                    statistics.median(record[name] for record in ours)
+                    for name in ("bytes", "image_bytes", "distill_seconds")
+                )
+                difference = str(compare_accuracies(by_seed(ours), by_seed(random)))
+                kilobytes = [f"{each / 1000:,.0f}" for each in (size, pictures)]
+                cells = [accuracy(ours), accuracy(random), difference, *kilobytes, f"{seconds:,.0f}", percent(teacher)]
+                rows.append([str(ipc), *cells, reported.get(ipc, "–")])
+        head = [
+            "images a class",
+            "InfoUtil %",
+            "random images %",
+            "difference",
+            "kB",
+            "of which images",
+            "seconds to make",
+        ]
+        parts.append(table([*head, "teacher %", "InfoUtil reports %"], rows))
         parts.append(
             f"{dataset}, {split} split; student {student}, protocol `{protocol}`, labels `{labels}`, {epoch} epoch, "
             f"{precision}. Random images have the same labels, teacher and training. Mean ± standard deviation over "
-            "students (their number) on one set of each method. InfoUtil's own numbers are of another recipe, whose "
-            "teacher labels throughout the training."
+            "seeds (their number), each with its own candidates, draw and student. The teacher's accuracy is that of "
+            "the network that labelled. InfoUtil's own numbers are of another recipe, whose teacher labels throughout "
+            "the training."
         )
     return "\n\n".join(parts) or NO_RECORDS
+
+
+def by_seed(records: Iterable[Record]) -> dict[int, float]:
+    """Accuracies of records of one student each."""
+    return {record["seeds"][0]: record["accuracy_mean"] for record in records}
 
 
 # CIFAR-10
@@ -136,30 +148,6 @@ def sweep_section(results: Path) -> str:
             conditions(members),
         ]
     return "\n\n".join(parts) or NO_RECORDS
-
-
-# Self-contained sets
-
-
-def mixed_section(results: Path) -> str:
-    """CIFAR-10 with `mixed` labels, which are self-contained: accuracies beside bytes, a row per IPC."""
-    records = sorted(read(results / "mixed_labels.json"), key=lambda record: record["ipc"])
-    if not records:
-        return NO_RECORDS
-    one = same(records, "dataset", "eval_split", "student", "protocol", "labels", "epoch", "mixed_precision")
-    columns: Columns = {
-        "IPC": lambda record: str(record["ipc"]),
-        "labels an image": lambda record: f"{record['slots']} of {record['label_bits']} bits a logit",
-        "kB of images and labels": lambda record: f"{record['bytes'] / 1000:.0f}",
-        "teacher %": lambda record: percent(record["teacher_accuracy"]),
-        "random images": lambda record: accuracy([record["baseline"]]),
-        "InfoUtil": lambda record: accuracy([record]),
-    }
-    return (
-        f"{row_each(records, columns)}\n\nStudent {one['student']}, protocol `{one['protocol']}`, labels "
-        f"`{one['labels']}`, {one['epoch']} epoch, {one['mixed_precision']}. Accuracy in % on the {one['eval_split']} "
-        "split; mean ± standard deviation over students (their number) on one set of each method."
-    )
 
 
 # InfoUtil's ablation, other networks and other tasks, as the commands print them
@@ -429,8 +417,8 @@ SECTIONS = {
         "headline": headline_section,
     },
     "docs/results.md": {
+        "self_contained": headline_section,
         "results": results_section,
-        "mixed": mixed_section,
         "claims": claims_section,
         "igds": igds_section,
     },

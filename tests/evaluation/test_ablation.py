@@ -113,7 +113,7 @@ def test_cells_go_seed_by_seed_and_hard_labels_come_once():
     assert ("rded", None, "hard", 1, "convnet3", 5) in keys
     assert {key[1] for key in keys if key[2] == "online"} == {"converged", "early"}
     config.labels = ["hard"]
-    assert {cell.distil.label_teacher for cell in cells_of(config)} == {"converged"}
+    assert {tuple(cell.distil.label_teacher) for cell in cells_of(config)} == {("converged",)}
 
 
 def test_windows_as_large_as_the_image_are_refused():

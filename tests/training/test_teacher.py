@@ -44,7 +44,8 @@ def test_one_run_leaves_the_converged_teacher_and_the_early_ones(trained_teacher
     assert len(load_file(trained_teacher / "forgetting.safetensors")["events"]) == 96
     for epoch in (2, 4):
         early = read_json(trained_teacher / f"epoch_{epoch}" / "training.json")
-        assert early == {"epoch": epoch, "accuracy": record["epochs"][epoch - 1]["accuracy"]}
+        accuracy = record["epochs"][epoch - 1]["accuracy"]
+        assert early == {"epoch": epoch, "accuracy": accuracy, "validation_fraction": 0}
     teachers = [load_classifier(trained_teacher / part) for part in (".", "epoch_2", "epoch_4")]
     assert len({teacher.fingerprint() for teacher in teachers}) == 3
     assert len({teacher.spec for teacher in teachers}) == 1
