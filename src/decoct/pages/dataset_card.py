@@ -9,6 +9,7 @@ from typing import Any
 from huggingface_hub import DatasetCard, DatasetCardData
 
 from decoct.config import DistillConfig, fields_that_matter_for
+from decoct.distilled.logit_codes import kept_classes
 from decoct.pages.dataset_info import add_dataset_info
 from decoct.pages.describe import Network, Run, SettingTable, command_of, describe
 from decoct.pages.local_paths import PLACE
@@ -66,6 +67,7 @@ def dataset_card(
         **{name: getattr(run, name) for name in ("color", "tiles", "views", "slots", "sampled", "paper")},
         labels=listed_labels(run.classes),
         label_bits=int(run.config.get("label_bits") or 8),
+        top_k=kept_classes(int(run.config.get("label_top_k") or 0), len(run.classes)),
         example=training_example(run, manifest, source, results or []),
         evaluate=" ".join(evaluate_command(run, location, manifest["image_size"])),
         source=source_words(source),
