@@ -228,7 +228,7 @@ def test_the_papers_preset_is_the_papers_setting():
         "grad_norm",
         "highest",
     )
-    assert (config.crops_per_image, config.noise_scale, config.label_teacher) == (5, 2.0, "by_ipc")
+    assert (config.crops_per_image, config.noise_scale, config.label_teacher) == (5, 2.0, ["by_ipc"])
 
 
 @pytest.mark.parametrize("name", ["demo", "cifar10", "imagenette", "infoutil_paper"])
