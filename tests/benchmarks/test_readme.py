@@ -250,7 +250,7 @@ def test_only_the_sections_are_written_and_check_tells_when_they_are_out_of_date
     assert "docs/results.md, section igds: out of date" in capsys.readouterr().out
     assert readme.main(["--root", str(root)]) == 0
     written = path.read_text()
-    assert written.startswith("# Title\n<!-- results:begin -->") and written.endswith("<!-- igds:end -->\nafter")
+    assert written.startswith("# Title\n<!-- self_contained:begin -->") and written.endswith("<!-- igds:end -->\nafter")
     assert "\nold\n" not in written + (root / "benchmarks" / "README.md").read_text()
     assert readme.main(["--root", str(root), "--check"]) == 0
     write(root, "cifar10", [*FILES["cifar10"], *final("rded", 0.4, 0.5, 0.6)])
