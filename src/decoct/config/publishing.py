@@ -68,6 +68,12 @@ class VerifyConfig:
 
     source: str = option("runs/distilled", "Run folder, or Hub id of a published distilled dataset.", group="data")
     revision: str | None = option(None, "Branch, tag or commit of a Hub repository. Default: `main`.", group="data")
+    teacher: list[str] = option(
+        [],
+        "Folder or Hub id of the teacher that labelled, which is asked for a sample of the stored logits again; all of "
+        "them where several did. Default: no logits are compared.",
+        group="data",
+    )
 
     def __post_init__(self) -> None:
         check_choices(self)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
@@ -15,6 +16,7 @@ from huggingface_hub import HfApi, get_token, snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HTTPError, RepositoryNotFoundError, RevisionNotFoundError
 
 from decoct.config import VerifyConfig
+from decoct.data.mixed_views import views_digest
 from decoct.data.source import location_of
 from decoct.distilled.manifest import check_manifest, unsafe_path
 from decoct.files import read_json, shown
@@ -42,7 +44,9 @@ CHECKS = {
     "logits": "logits are finite, so that a softmax of them sums to 1",
     "views": "views lie inside the image",
     "tiles": "every tile says where it comes from",
+    "teacher": "a sample of the logits is what --teacher says",
 }
+ASKED = ("teacher",)  # checks that are made where they are asked for
 # Written beside the listed files, or added by the Hub; no dataset loads from them.
 UNLISTED = ("manifest.json", "report.html", "results.json", "run.json", "evaluation/*", ".gitattributes", "LICENSE*")
 CODE_SUFFIXES = {
@@ -83,6 +87,7 @@ class Report:
         checked: The names of the checks that could be made.
         files, size, images: Files that were hashed, their bytes, and images that were read.
         warnings: What is no fault of the files.
+        measured: What was compared, in words.
     """
 
     source: str
@@ -93,11 +98,12 @@ class Report:
     size: int = 0
     images: int = 0
     warnings: list[str] = field(default_factory=list)
+    measured: list[str] = field(default_factory=list)
 
     @property
     def ok(self) -> bool:
         """Whether every check was made and found nothing."""
-        return not self.problems and len(self.checked) == len(CHECKS)
+        return not self.problems and {*CHECKS} - {*ASKED} <= {*self.checked}
 
     def add(self, check: str, where: str, what: str) -> None:
         """Notes a problem."""
@@ -110,6 +116,7 @@ class Report:
             found = [problem for problem in self.problems if problem.check == check]
             verdict = "PROBLEM" if found else "OK" if check in self.checked else "not checked"
             lines += [f"  {check:<9} {verdict:<12} {meaning}", *(f"    {problem}" for problem in found)]
+        lines += [f"    {each}" for each in self.measured]
         total = len(self.problems)
         verdict = "Everything is as it should be." if self.ok else f"{total} problem{'s' if total != 1 else ''}."
         return "\n".join([*lines, *(f"WARNING: {warning}" for warning in self.warnings), verdict])
@@ -126,9 +133,9 @@ def verify(config: VerifyConfig) -> Report:
     if isinstance(source, Path):
         if config.revision is not None:
             raise ValueError(f"revision must be left out for a folder. Got {config.revision!r} for {source}.")
-        return verify_folder(source)
+        return verify_folder(source, config.teacher)
     folder = download(source, config.revision)
-    report = verify_folder(folder)
+    report = verify_folder(folder, config.teacher)
     report.source, report.commit = source, folder.name
     return report
 
@@ -167,14 +174,17 @@ def download(repository: str, revision: str | None) -> Path:
         ) from error
 
 
-def verify_folder(folder: Path) -> Report:
+def verify_folder(folder: Path, teachers: Sequence[str] = ()) -> Report:
     """Checks a run folder; rows are read few at a time.
 
     Paths that leave the folder are named and not opened, and no other file is opened for its content than those that
     the manifest lists.
 
+    Args:
+        teachers: Folders or Hub ids of teachers to compare a sample of the logits with, if nothing else is wrong.
+
     Raises:
-        ValueError: If the folder does not exist.
+        ValueError: If the folder does not exist, or a teacher is none of the set's classes and images.
     """
     if not folder.is_dir():
         raise ValueError(f"source must be an existing folder. Got {folder}.")
@@ -191,8 +201,43 @@ def verify_folder(folder: Path) -> Report:
     for what in card_problems(files.get("README.md"), manifest):
         report.add("card", "README.md", what)
     check_contents(files, listed, manifest, report)
-    report.checked = list(CHECKS)
+    check_geometry(manifest, report)
+    report.checked = [check for check in CHECKS if check not in ASKED]
+    if teachers and not report.problems:
+        check_teachers(folder, manifest, teachers, report)
     return report
+
+
+def check_geometry(manifest: dict[str, Any], report: Report) -> None:
+    """Computes where mixed views lie, and compares with what the manifest notes of it; older ones note nothing."""
+    config, noted = manifest["config"], manifest.get("mixed_views")
+    if not config.get("slots") or not isinstance(noted, dict):
+        return
+    shared = {"slots": config["slots"], "seed": config["seed"], "smallest_area": config["view_scale"]}
+    for ipc in manifest["ipcs"]:
+        count = ipc * len(manifest["label_names"])
+        digest = views_digest(count=count, side=manifest["image_size"], **shared)
+        if noted.get(str(ipc)) != digest:
+            what = (
+                f"seed and view_scale give mixed views {digest} for IPC {ipc}, it notes {shown(noted.get(str(ipc)))}."
+            )
+            report.add("views", "manifest.json", what)
+
+
+def check_teachers(folder: Path, manifest: dict[str, Any], names: Sequence[str], report: Report) -> None:
+    """Compares a sample of the stored logits with what the teachers say now."""
+    from decoct.hub.labels import compare_with_teachers, load_teachers  # networks take seconds to import
+
+    teachers = load_teachers(names, manifest)
+    for ipc in manifest["ipcs"]:
+        for column, compared in compare_with_teachers(folder, manifest, ipc, teachers).items():
+            error = f"{compared.error:.3g} ({compared.error / compared.step:.2g} steps of the quantisation)"
+            if compared.ok:
+                report.measured.append(f"ipc_{ipc}, {column}: {compared.labels} labels, largest error {error}.")
+            else:
+                what = f"{column} at {compared.place} is not what {' + '.join(names)} says: off by {error}."
+                report.add("teacher", f"data/ipc_{ipc}", what)
+    report.checked.append("teacher")
 
 
 def list_files(folder: Path, report: Report) -> dict[str, Path]:

@@ -24,7 +24,7 @@ from datasets import Dataset
 from decoct.config import DistillConfig, to_dict, values_for
 from decoct.config.options import require
 from decoct.data.loading import bit_depth_of, check_label_names, loaded_images
-from decoct.data.mixed_views import mixed_views
+from decoct.data.mixed_views import mixed_views, views_digest
 from decoct.data.source import dataset_fingerprint, source_record
 from decoct.distilled.logit_codes import code_width, encode_logits, encode_top_k, kept_classes
 from decoct.distilled.schema import SLOT_COLUMNS, image_features, slot_features
@@ -197,6 +197,15 @@ class DistillRun:
 
         return run_shards(self.shards, f"slots_{ipc}", count, config.shard_size, self.accelerator, compute)
 
+    def digests(self) -> dict[str, str]:
+        """By IPC, what tells where its mixed views lie."""
+        config, spec = self.config, self.teacher.spec
+        geometry = {"seed": config.seed, "side": spec.image_size, "smallest_area": config.view_scale}
+        return {
+            str(ipc): views_digest(count=ipc * spec.num_classes, slots=config.slots, **geometry)  # type: ignore[arg-type]
+            for ipc in config.ipc
+        }
+
     def finish(self, accuracies: dict[int, float], preview: Callable[[], None], **measured: Any) -> dict[str, Any]:
         """Writes preview, report, card and, last, the manifest, and removes the shards.
 
@@ -223,6 +232,7 @@ class DistillRun:
             **({"teacher_label_names": self.label_map} if self.label_map else {}),
             **({"bit_depth": depth} if (depth := bit_depth_of(self.images)) else {}),
             **measured,
+            **({"mixed_views": self.digests()} if self.config.slots else {}),
             "tile_accuracy": {str(ipc): accuracy for ipc, accuracy in accuracies.items()},
             "seconds": round(time.perf_counter() - self._started, 1),
             "device": device_name(self.accelerator.device),

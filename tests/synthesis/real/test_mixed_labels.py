@@ -18,6 +18,8 @@ from decoct.distilled.dataset import load_distilled
 from decoct.distilled.logit_codes import decode_logits, encode_logits
 from decoct.evaluation.evaluate import evaluate
 from decoct.hub.verify import verify
+from decoct.models.accuracy import accuracy
+from decoct.models.ensemble import Ensemble
 from decoct.models.zoo import load_classifier
 from decoct.synthesis.distill import distill
 from decoct.synthesis.relabel import mixed_logits
@@ -138,11 +140,20 @@ def test_several_teachers_label_with_the_mean_of_their_logits(options, trained_t
         pixels = distilled.images.float() / 255
         expected = (teacher(pixels) + early(pixels)) / 2
     assert torch.allclose(distilled.tile_logits[:, 0], expected, atol=0.02)
+    rows, slots = torch.cartesian_prod(torch.arange(4), torch.arange(SLOTS)).unbind(1)
+    views = mixed_views(rows, slots, seed=0, count=4, side=28, smallest_area=0.08)
+    with torch.no_grad():
+        pixels = mixed_pixels(distilled.images, rows, views)
+        expected = ((teacher(pixels) + early(pixels)) / 2).softmax(1)
+    assert torch.allclose(distilled.slots.logits(rows, slots, 4).softmax(1), expected, atol=0.02)
     assert f"{early.name}`" in (tmp_path / "run" / "README.md").read_text()
     # Random images beside it have the same labels.
     common = {"dataset": str(sample_part), "students": ["convnet3_w8"], "ranking": False, "epochs": 2}
     (record,) = evaluate(EvaluateConfig(distilled=str(tmp_path / "run"), **common))
     assert record["baseline"] is not None and record["teacher_model"] is None and record["teacher"] == known["name"]
+    both = Ensemble([load_classifier(str(trained_teacher)), early])
+    accuracy(both, distilled.images, distilled.labels)
+    assert not any(each.training for each in both.modules()), "measuring restores the mode that it found"
     with pytest.raises(ValueError, match="label_teacher must be one or more different teachers"):
         DistillConfig(label_teacher=["early", "early"])
 
