@@ -8,8 +8,9 @@ from typing import ClassVar, Literal
 from decoct.config.data import RunConfig
 from decoct.config.options import option, require
 
-__all__ = ["SampleConfig", "SamplingConfig"]
+__all__ = ["UNPROMPTED", "SampleConfig", "SamplingConfig"]
 
+# What is left at None in a run without prompts.
 UNPROMPTED = {"guide_on": "sample", "classifier_free_guidance_scale": 1.0, "scheduler": "ddpm"}
 
 
