@@ -270,6 +270,30 @@ def guidance_section(results: Path) -> str:
     return row_each(read(results / "guidance.json"), columns)
 
 
+def schedulers_section(results: Path) -> str:
+    """How much of a step's guidance reaches the final sample, by scheduler; other configurations if they differ."""
+
+    def cells(record: Record) -> list[str]:
+        found = [record[place].get("shares") for place in ("sample", "prediction")]
+        return ["refused" if each is None else span((round(value, 2) for value in each), ".2f") for each in found]
+
+    def name(record: Record) -> str:
+        options = ", ".join(f"{option}={value}" for option, value in record["options"].items())
+        return record["scheduler"] + (f" ({options})" if options else "")
+
+    records = read(results / "schedulers.json")
+    plain = {record["scheduler"]: cells(record) for record in records if not record["options"]}
+    refused = [scheduler for scheduler, each in plain.items() if set(each) == {"refused"}]
+    rows = [
+        [name(record), *cells(record)]
+        for record in records
+        if record["scheduler"] not in refused
+        and not (record["options"] and cells(record) == plain[record["scheduler"]])
+    ]
+    header = ["scheduler", "sample, x0_pred", "prediction"]
+    return f"{table(header, rows)}\n\nRefused either way: {', '.join(refused)}."
+
+
 def throughput_section(results: Path) -> str:
     """Images a second of student training beside those of a loop written by hand."""
     columns: Columns = {
@@ -434,6 +458,7 @@ SECTIONS = {
         "estimator": estimator_section,
         "guidance": guidance_section,
     },
+    "pipelines/igds/README.md": {"schedulers": schedulers_section},
 }
 
 

@@ -70,6 +70,11 @@ def hub_costs() -> Record:
     }
 
 
+def carrying(scheduler: str, options: dict[str, Any], *shares: list[float] | None) -> dict[str, Any]:
+    measured = [{"refused": "no"} if each is None else {"shares": each} for each in shares]
+    return {"scheduler": scheduler, "options": options, **dict(zip(("sample", "prediction"), measured, strict=True))}
+
+
 FILES: dict[str, Any] = {
     "cifar10": [
         *final("random", 0.50, 0.51, 0.52),
@@ -94,6 +99,13 @@ FILES: dict[str, Any] = {
         *ablated("norm", 0.40, 0.40, 0.40, scoring="grad_norm", order="highest", cropping="random"),
     ],
     "hub": {"cifar10": hub_costs()},
+    "schedulers": [
+        carrying("DDIMScheduler", {}, [1.0, 1.0], [1, 1]),
+        carrying("DDIMScheduler", {"prediction_type": "v_prediction"}, [1.0, 1.0], [1, 1]),
+        carrying("SomeScheduler", {}, None, None),
+        carrying("UniPCMultistepScheduler", {}, None, [0.999, 1.021]),
+        carrying("UniPCMultistepScheduler", {"solver_order": 3}, None, None),
+    ],
 }
 
 
@@ -106,6 +118,7 @@ def root(readme, tmp_path) -> Path:
         write(tmp_path, name, FILES[name])
     for file, sections in readme.SECTIONS.items():
         marked = [f"<!-- {name}:begin -->\nold\n<!-- {name}:end -->" for name in sections]
+        (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / file).write_text("\n".join(["# Title", *marked, "after"]))
     return tmp_path
 
@@ -275,3 +288,13 @@ def test_missing_markers_are_an_error_that_names_the_file(readme, root):
 
 def test_the_repositorys_sections_are_what_its_records_say(readme):
     assert readme.main(["--check"]) == 0
+
+
+def test_schedulers_that_carry_no_guidance_stand_below_the_table(readme, root):
+    found = section(readme, root, "schedulers")
+    assert rows(found)[2:] == [
+        ["DDIMScheduler", "1.00", "1.00"],
+        ["UniPCMultistepScheduler", "refused", "1.00 to 1.02"],
+        ["UniPCMultistepScheduler (solver_order=3)", "refused", "refused"],
+    ]
+    assert found.endswith("Refused either way: SomeScheduler.")

@@ -66,6 +66,7 @@ def test_a_run_leaves_an_estimator_and_its_record(config, sample_part, tmp_path,
     assert {weight.dtype for weight in estimator.parameters()} == {torch.float32}
     features, labels = extract_features(estimator, PixelDataset(load_images(str(sample_part), "test"), 28, 1))
     predicted = estimator.classifier(torch.from_numpy(features)).argmax(dim=1)
+    assert 0 <= record["softplus_accuracy"] <= 1
     assert record["linear_accuracy"] == pytest.approx(float((predicted.numpy() == labels).mean()))
     assert min(record["linear_accuracy"], record["knn_accuracy"]) > 0.3, "chance is 0.25"
 

@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Literal
 from decoct.config.data import DataConfig
 from decoct.config.options import option, require
 from decoct.config.publishing import PublishingConfig
-from decoct.config.sampling import SamplingConfig
+from decoct.config.sampling import UNPROMPTED, SamplingConfig
 from decoct.methods import METHODS
 
 __all__ = ["DistillConfig", "default_values"]
@@ -239,4 +239,4 @@ def default_values(method: str, tiles_per_image: int = 1) -> dict[str, Any]:
         for each in dataclasses.fields(DistillConfig)
     }
     given = {"method": method, "tiles_per_image": tiles_per_image}
-    return {**values, **method_defaults(method, tiles_per_image), **given}
+    return {**values, **UNPROMPTED, **method_defaults(method, tiles_per_image), **given}

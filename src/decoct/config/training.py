@@ -125,10 +125,18 @@ class EstimatorConfig(TrainingConfig):
     )
     momentum: float = option(0.99, "Momentum of the momentum encoder (m).")
     temperature: float = option(0.1, "Temperature of the contrastive loss.")
-    kl_weight: float = option(0.1, "Weight of the contextual term (lambda); 0 is MoCo.")
+    kl_weight: float = option(
+        0.1,
+        "Weight of the contextual term (lambda); 0 is MoCo. Detached, which is the default of --kl_gradient, its "
+        "gradient is twice the literal one where views are alike, so that this lambda is half of the paper's.",
+    )
     kl_temperature: float = option(0.1, "Temperature of the softmax inside the contextual term.")
     q_mode: Literal["two_view", "class_mean"] = option(
         "two_view", "Reference of the contextual term: the mean of an image's two views, or its class's mean."
+    )
+    kl_gradient: Literal["detached", "literal"] = option(
+        "detached",
+        "Take the reference as a constant, or with its own gradient, as Algorithm 1 does literally (two_view only).",
     )
     crop_scale: float = option(
         0.2, "Smallest area of a random-resized crop, as a share of the image's.", group="training"
@@ -152,6 +160,12 @@ class EstimatorConfig(TrainingConfig):
         require(self.temperature > 0, "temperature", "positive", self.temperature)
         require(self.kl_temperature > 0, "kl_temperature", "positive", self.kl_temperature)
         require(self.kl_weight >= 0, "kl_weight", "at least 0", self.kl_weight)
+        require(
+            self.kl_gradient == "detached" or self.q_mode == "two_view",
+            "kl_gradient",
+            "'detached' for q_mode 'class_mean', a running mean without a gradient",
+            self.kl_gradient,
+        )
         require(0 < self.crop_scale <= 1, "crop_scale", "in (0, 1]", self.crop_scale)
         require(0 <= self.color_jitter < 1, "color_jitter", "in [0, 1)", self.color_jitter)
 

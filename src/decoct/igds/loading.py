@@ -100,8 +100,13 @@ def wrap_encoder(name_or_path: str | Path, label_names: tuple[str, ...], seed: i
     expected = f"one of {list(ENCODERS)} (with an optional _wN), a folder or a Hub id"
     model_location(name_or_path, "encoder", expected)
     try:
+        whole = AutoConfig.from_pretrained(name_or_path)
         encoder, info = AutoModel.from_pretrained(
-            name_or_path, use_safetensors=True, output_loading_info=True, dtype=torch.float32
+            name_or_path,
+            config=getattr(whole, "vision_config", whole),  # the images' half of CLIP, SigLIP and their kin
+            use_safetensors=True,
+            output_loading_info=True,
+            dtype=torch.float32,
         )
         processor = AutoImageProcessor.from_pretrained(name_or_path)
     except (ValueError, SafetensorError, *UNLOADABLE) as error:

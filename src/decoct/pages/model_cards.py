@@ -154,7 +154,11 @@ def teacher_facts(folder: Path, training: dict[str, Any]) -> dict[str, Any]:
 def estimator_facts(folder: Path, training: dict[str, Any]) -> dict[str, Any]:
     """Of a variational estimator, with what `decoct information` wrote beside it, if it did."""
     config, settings = read_object(folder / "config.json"), training.get("config") or {}
-    accuracies = {"linear classifier": "linear_accuracy", "20 nearest neighbours": "knn_accuracy"}
+    accuracies = {
+        "linear classifier": "linear_accuracy",
+        "linear classifier with Softplus, as it guides": "softplus_accuracy",
+        "20 nearest neighbours": "knn_accuracy",
+    }
     return {
         **image_facts(config),
         "name": settings.get("encoder") or (config.get("encoder") or {}).get("model_type") or "",

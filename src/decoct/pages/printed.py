@@ -38,8 +38,10 @@ def estimator_report(record: dict[str, Any], folder: str) -> str:
     """Accuracies on real images, rank and folder of a trained estimator."""
     linear, knn = (100 * record[key] for key in ("linear_accuracy", "knn_accuracy"))
     where = images_of(record["config"].get("eval_split"))
+    softened = record.get("softplus_accuracy")
+    soft = "" if softened is None else f" ({100 * softened:.1f} % with Softplus, as it guides)"
     return (
-        f"Estimator: linear classifier {linear:.1f} %, nearest neighbours {knn:.1f} % on {where}; "
+        f"Estimator: linear classifier {linear:.1f} %{soft}, nearest neighbours {knn:.1f} % on {where}; "
         f"rank {record['rank']} of {record['full_rank']}. Saved in {folder}"
     )
 
