@@ -53,7 +53,8 @@ class DataConfig(RunConfig):
         None,
         "Share of each class that is held out of the training split, in [0, 1), the same images in every run; "
         "`--eval_split held_out` measures on them, and training does by default. 0.1 is enough for choices that "
-        "must not look at the test split. Default: what the teacher, or the distilled set, was made with, else 0.",
+        "must not look at the test split. Default: for `distill` what its "
+        "teacher, for `evaluate` what the set was made with; else 0.",
         group="data",
     )
     image_column: str | None = option(

@@ -143,7 +143,7 @@ class DistillConfig(SamplingConfig, PublishingConfig, DataConfig):
     )
     tune_budget: float = option(
         0.1,
-        "Images that these trainings see, as a share of those that the teacher was trained on.",
+        "What these trainings cost, as a share of the teacher's own.",
         matters="selection",
     )
     gradient_flow_references: int = option(

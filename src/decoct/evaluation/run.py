@@ -25,6 +25,7 @@ from tqdm.auto import tqdm
 
 from decoct.config import EvaluateConfig, config_hash
 from decoct.config.options import require
+from decoct.data.held_out import check_share
 from decoct.data.loading import check_label_names, eval_split_name, load_split
 from decoct.data.source import dataset_fingerprint
 from decoct.data.tensors import PixelDataset
@@ -534,8 +535,13 @@ def with_held_out(config: EvaluateConfig, manifest: dict[str, Any]) -> EvaluateC
         f"{made or 0.0:g}, the share held out when the set {config.distilled} was made",
         config.validation_fraction,
     )
+    if config.teacher is not None:
+        check_share(config.teacher, "teacher", made)
     return dataclasses.replace(
-        config, validation_fraction=made, bit_depth=config.bit_depth or manifest.get("bit_depth")
+        config,
+        validation_fraction=made,
+        train_split=manifest["config"]["train_split"] if made else config.train_split,  # what the share is of
+        bit_depth=config.bit_depth or manifest.get("bit_depth"),
     )
 
 

@@ -126,7 +126,7 @@ def describe(manifest: dict[str, Any], records: Sequence[Record] = ()) -> Run:
         method=method_name(name),
         way=(known.way or known.title) if known else name,
         paper=known.paper if known else None,
-        sentence=method_sentence(config),
+        sentence=method_sentence(config, manifest.get("tuned") or {}),
         sampled=name == "igds",
         classes=manifest["label_names"],
         color=color_of(manifest.get("channels", 3)),
@@ -162,8 +162,12 @@ def counted(number: int, noun: str) -> str:
 # How it was made
 
 
-def method_sentence(config: dict[str, Any]) -> str:
-    """How the images of a run were made, in words."""
+def method_sentence(config: dict[str, Any], tuned: dict[str, Any] | None = None) -> str:
+    """How the images of a run were made, in words.
+
+    Args:
+        tuned: The manifest's entry of that name: the selection of each IPC that `tune` chose.
+    """
     if config["method"] == "igds":
         return SAMPLED
     whole = config.get("attribution") == "whole" or (
@@ -172,7 +176,12 @@ def method_sentence(config: dict[str, Any]) -> str:
     crops = "Whole real images" if whole else CROPS.get(config.get("attribution", ""), "Crops of real images")
     order = {"highest": ", highest first", "lowest": ", lowest first"}.get(config.get("utility_order", ""), "")
     utility, diverse = config.get("utility", ""), DIVERSE.get(config.get("selection", ""))
-    if utility == "random":
+    if tuned:
+        chosen = ", ".join(f"{each['selection']} at IPC {ipc}" for ipc, each in tuned.items())
+        ranked = f"chosen by short trainings on validation images: {chosen}"
+    elif config.get("selection") == "random":
+        ranked = "drawn at random"
+    elif utility == "random":
         ranked = f"chosen for diversity of the teacher's features ({diverse})" if diverse else "drawn at random"
     else:
         ranked = f"ranked {UTILITIES.get(utility, 'by a score')}{order}"

@@ -22,8 +22,10 @@ from accelerate.utils import broadcast_object_list
 from datasets import Dataset
 
 from decoct.config import DistillConfig, to_dict, values_for
+from decoct.config.data import HELD_OUT
 from decoct.config.options import require
-from decoct.data.loading import bit_depth_of, check_label_names, loaded_images
+from decoct.data.held_out import check_share, held_out_of
+from decoct.data.loading import bit_depth_of, check_label_names, load_split, loaded_images
 from decoct.data.mixed_views import mixed_views, views_digest
 from decoct.data.source import dataset_fingerprint, source_record
 from decoct.distilled.logit_codes import code_width, encode_logits, encode_top_k, kept_classes
@@ -57,6 +59,7 @@ __all__ = [
     "read_ipc",
     "run_folder",
     "shared_batch_size",
+    "validation_images",
     "with_held_out",
     "with_options",
 ]
@@ -73,6 +76,7 @@ WRITTEN = (
     "results.json",
     "evaluation",
 )
+LABEL_TEACHERS = ("converged", "early", "by_ipc")  # the teacher itself, and those beside it
 EARLY_IPC = 10  # InfoUtil, App. B.2: early teachers label up to this IPC
 
 
@@ -265,28 +269,29 @@ def with_held_out(config: DistillConfig) -> DistillConfig:
     """The configuration, with the validation images that were held out of the teacher's training left out.
 
     Raises:
-        ValueError: If another share is asked for, so that images the teacher has seen would be among them, or images
-            that it has not among those to distil.
+        ValueError: If another share is asked for, or another network was trained with another, so that one of them has
+            seen images that are held out.
     """
     trained = held_out_of(config.teacher)
-    if trained is None or config.validation_fraction == trained:
-        return config
-    require(
-        config.validation_fraction is None,
-        "validation_fraction",
-        f"{trained:g}, the share held out when the teacher {config.teacher} was trained",
-        config.validation_fraction,
-    )
-    return dataclasses.replace(config, validation_fraction=trained or None)
+    if trained is not None:
+        require(
+            config.validation_fraction in (None, trained),
+            "validation_fraction",
+            f"{trained:g}, the share held out when the teacher {config.teacher} was trained",
+            config.validation_fraction,
+        )
+        config = dataclasses.replace(config, validation_fraction=trained or None)
+    others = [("label_teacher", name) for name in config.label_teacher if name not in LABEL_TEACHERS]
+    if config.method == "igds":
+        others += [("prior", config.prior), ("estimator", config.estimator)]
+    for role, network in others:
+        check_share(network, role, config.validation_fraction)
+    return config
 
 
-def held_out_of(teacher: str) -> float | None:
-    """The share of the training split that was held out of a teacher's training; None if it does not say."""
-    file = Path(teacher) / "training.json"
-    if not file.is_file():
-        return None
-    record = read_object(file)
-    return record.get("validation_fraction", record.get("config", {}).get("validation_fraction")) or 0.0
+def validation_images(config: DistillConfig, teacher: Classifier) -> Dataset | None:
+    """What `tune` looks at: the images held out of the teacher's training; None without `tune`."""
+    return load_split(config, HELD_OUT, config.image_size or teacher.spec.image_size) if config.tune else None
 
 
 def check_source(images: Dataset, dataset: str, teacher: Classifier, tile_rows: int) -> None:
@@ -317,6 +322,9 @@ def label_teacher(
         ValueError: If an early teacher is asked for and none lies beside the teacher, or label names or images differ.
     """
     members = [one_label_teacher(each, teacher, ipc, label_map) for each in asked]
+    if len({each.name for each in members}) < len(members):
+        names = [each.name for each in members]
+        raise ValueError(f"label_teacher must be different networks. Got {list(asked)}, at IPC {ipc} {names}.")
     return members[0] if len(members) == 1 else Ensemble(members)
 
 
@@ -360,6 +368,11 @@ def in_memory(
     Raises:
         ValueError: As `load_images`, or if the teacher does not have the images' classes, or does not know them.
     """
+    if config.validation_fraction:
+        raise ValueError(
+            f"validation_fraction must be left out for images in memory: give those to distil, and to `distill` the "
+            f"others as `validation`. Got {config.validation_fraction}."
+        )
     images = loaded_images(images, config.image_size or teacher.spec.image_size, config)
     label_map = read_label_map(config.label_map)
     teacher = teacher_for(teacher, images.features["label"].names, config.dataset, label_map)

@@ -272,7 +272,10 @@ def epoch_count(protocol: Protocol, ipc: int, classes: int, images: int) -> int:
     """Epochs of training on a set; of a protocol with `steps`, the fewest that have as many."""
     if protocol.steps is None:
         return entry_of(protocol.epochs, ipc)
-    return math.ceil(entry_of(protocol.steps, ipc) / math.ceil(images / batch_size(protocol, ipc, classes, images)))
+    size = batch_size(protocol, ipc, classes, images)
+    # Batch norm cannot be trained on a last batch of one image, which is left out.
+    steps = max(1, images // size if images % size <= 1 else math.ceil(images / size))
+    return math.ceil(entry_of(protocol.steps, ipc) / steps)
 
 
 def learning_rate(protocol: Protocol, epoch: int, epochs: int, architecture: str | None = None) -> float:

@@ -95,6 +95,31 @@ def test_another_share_than_the_teachers_is_refused(config, cautious, trained_te
         plan_distill(config(teacher=str(trained_teacher), validation_fraction=0.1))
 
 
+def test_no_other_network_has_seen_what_is_held_out(config, cautious, trained_teacher):
+    with pytest.raises(
+        ValueError, match=r"label_teacher must be trained with .* 0\.5.*trained with 0"
+    ):
+        plan_distill(config(teacher=str(cautious), label_teacher=str(trained_teacher)))
+    asked = {"teacher": str(cautious), "method": "igds", "prior": "sample", "estimator": str(trained_teacher)}
+    with pytest.raises(ValueError, match=r"estimator must be trained with --validation_fraction 0\.5"):
+        plan_distill(config(**asked))
+
+
+def test_a_teacher_that_labels_online_has_not_seen_them_either(config, cautious, trained_teacher):
+    made = config(teacher=str(cautious), ipc=[1], method="random")
+    distill(made)
+    asked = {"distilled": made.output_dir, "dataset": made.dataset, "labels": ["online"], "eval_split": "held_out"}
+    with pytest.raises(ValueError, match=r"teacher must be trained with --validation_fraction 0\.5"):
+        evaluate(EvaluateConfig(**asked, teacher=str(trained_teacher)))
+
+
+def test_of_other_images_others_are_held_out(config, cautious):
+    with pytest.raises(
+        ValueError, match=r"must be those that .*cautious was trained on.*--train_split"
+    ):
+        plan_distill(config(teacher=str(cautious), train_split="train[:80%]"))
+
+
 def test_another_share_than_the_sets_is_refused(config, cautious, tmp_path):
     made = config(teacher=str(cautious), allow_weak_teacher=True, ipc=[1], method="random")
     distill(made)
