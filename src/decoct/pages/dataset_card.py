@@ -62,6 +62,7 @@ def dataset_card(
         location=python_string(location),
         example_config=f"ipc_{run.ipcs[-1]}",
         measured=measured,
+        sizes={ipc: kilobytes(columns) for ipc, columns in run.bytes.items()},
         preview="preview.png" in (manifest.get("files") or {}),
         image_size=manifest["image_size"],
         **{name: getattr(run, name) for name in ("color", "tiles", "views", "slots", "sampled", "paper")},
@@ -95,6 +96,12 @@ def card_data(run: Run, hashes: dict[str, str], source: Source, pretty_name: str
         source_datasets=[source.hub_id] if source.hub_id else None,
         configs=configs,
     )
+
+
+def kilobytes(columns: dict[str, int]) -> dict[str, str]:
+    """kB of the images and of all labels of an IPC."""
+    labels = sum(size for name, size in columns.items() if name != "image")
+    return {"images": f"{columns.get('image', 0) / 1000:,.1f}", "labels": f"{labels / 1000:,.1f}"}
 
 
 def size_category(images: int) -> str:
