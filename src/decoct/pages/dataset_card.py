@@ -133,8 +133,8 @@ def evaluate_command(run: Run, location: str, side: int) -> list[str]:
     for name in ("dataset_config", "eval_split", "image_column", "label_column", "image_size"):
         if run.config.get(name) is not None:
             words += [f"--{name}", shell_word(str(run.config[name]))]
-    words += [] if run.labels == "mixed" else ["--protocols", PROTOCOLS[run.labels]]  # of sets that were made for it
     words.append(f"--labels {run.labels} --students convnet{min(depth_of(side), 6)}")
+    words += [] if run.labels == "mixed" else ["--protocols", PROTOCOLS[run.labels]]  # of sets that were made for it
     return [*words, "--seeds 3", *(["--output_dir runs/evaluation"] if "/" in location else [])]
 
 
