@@ -139,6 +139,7 @@ def test_tables_hold_the_records_numbers(copied, make_record):
     assert "sample · protocol rded_kd · labels views · last epoch" in page.text
     assert "protocol rded_kd (epochs=7) · labels online · best epoch (chosen on the test set)" in page.text
     assert "+10.0 points" in page.text and "the teacher stands for it" in page.text
+    assert "2 0.323 0.041 0.213 " in page.text and "accuracy % a kB" in page.text
     assert page.text.count("turned off by --no_baseline") == 2
     assert "Also measured, and kept in results.json : continual" in page.text
     assert "No student" not in page.text

@@ -62,6 +62,7 @@ def dataset_card(
         location=python_string(location),
         example_config=f"ipc_{run.ipcs[-1]}",
         measured=measured,
+        sizes={ipc: kilobytes(columns) for ipc, columns in run.bytes.items()},
         preview="preview.png" in (manifest.get("files") or {}),
         image_size=manifest["image_size"],
         **{name: getattr(run, name) for name in ("color", "tiles", "views", "slots", "sampled", "paper")},
@@ -97,6 +98,12 @@ def card_data(run: Run, hashes: dict[str, str], source: Source, pretty_name: str
     )
 
 
+def kilobytes(columns: dict[str, int]) -> dict[str, str]:
+    """kB of the images and of all labels of an IPC."""
+    labels = sum(size for name, size in columns.items() if name != "image")
+    return {"images": f"{columns.get('image', 0) / 1000:,.1f}", "labels": f"{labels / 1000:,.1f}"}
+
+
 def size_category(images: int) -> str:
     """The Hub's name for a number of rows, from `n<1K` to `100K<n<1M` and beyond."""
     bounds = [(10**3, "1K"), (10**4, "10K"), (10**5, "100K"), (10**6, "1M"), (10**7, "10M")]
@@ -126,8 +133,8 @@ def evaluate_command(run: Run, location: str, side: int) -> list[str]:
     for name in ("dataset_config", "eval_split", "image_column", "label_column", "image_size"):
         if run.config.get(name) is not None:
             words += [f"--{name}", shell_word(str(run.config[name]))]
-    words += [] if run.labels == "mixed" else ["--protocols", PROTOCOLS[run.labels]]  # of sets that were made for it
     words.append(f"--labels {run.labels} --students convnet{min(depth_of(side), 6)}")
+    words += [] if run.labels == "mixed" else ["--protocols", PROTOCOLS[run.labels]]  # of sets that were made for it
     return [*words, "--seeds 3", *(["--output_dir runs/evaluation"] if "/" in location else [])]
 
 

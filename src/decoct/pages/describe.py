@@ -8,11 +8,12 @@ from __future__ import annotations
 import dataclasses
 import json
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from decoct.config import DistillConfig, default_values, fields_that_matter_for
+from decoct.distilled.schema import SLOT_COLUMNS
 from decoct.methods import METHODS, method_name
 from decoct.results.records import group_by_setting, is_accuracy_record
 from decoct.results.statistics import verdict
@@ -99,6 +100,7 @@ class Run:
     settings: list[tuple[str, str, str]]  # name, value as JSON and meaning of all that the method depends on
     tables: list[SettingTable]  # accuracies
     other_records: list[Record]  # of other tasks
+    bytes: dict[int, dict[str, int]]  # of the images and of each kind of labels, by IPC; none of older sets
 
     @property
     def labels(self) -> str:
@@ -121,6 +123,7 @@ def describe(manifest: dict[str, Any], records: Sequence[Record] = ()) -> Run:
     config = manifest["config"]
     name = str(config["method"])
     known = METHODS.get(name)
+    sizes = {int(ipc): columns for ipc, columns in (manifest.get("bytes") or {}).items()}
     return Run(
         config=config,
         method=method_name(name),
@@ -141,8 +144,9 @@ def describe(manifest: dict[str, Any], records: Sequence[Record] = ()) -> Run:
         betas={int(ipc): beta for ipc, beta in (manifest.get("betas") or {}).items()},
         information={int(ipc): means for ipc, means in (manifest.get("information") or {}).items()},
         settings=run_settings(config),
-        tables=setting_tables(records),
+        tables=setting_tables(records, sizes),
         other_records=[record for record in records if not is_accuracy_record(record)],
+        bytes=sizes,
     )
 
 
@@ -241,19 +245,37 @@ def command_of(config: dict[str, Any]) -> list[str] | None:
 # What it is worth
 
 
-def setting_tables(records: Sequence[Record]) -> list[SettingTable]:
-    """A table for each setting of the records that are accuracies; different settings are never mixed."""
+def setting_tables(records: Sequence[Record], sizes: Mapping[int, Mapping[str, int]]) -> list[SettingTable]:
+    """A table for each setting of the records that are accuracies; different settings are never mixed.
+
+    Args:
+        sizes: Bytes of the set's columns, by IPC.
+    """
     groups = group_by_setting(record for record in records if is_accuracy_record(record))
     tables = []
     for (dataset, protocol, labels, epoch), members in groups.items():
         ordered = sorted(members, key=lambda record: (record["student"], record["method"], record["ipc"]))
-        tables.append(SettingTable(dataset, protocol, labels, epoch, [table_row(each) for each in ordered], ordered))
+        tables.append(
+            SettingTable(dataset, protocol, labels, epoch, [table_row(each, sizes) for each in ordered], ordered)
+        )
     return tables
 
 
-def table_row(record: Record) -> dict[str, str]:
-    """A record's cells, its verdict and notes."""
+def trained_bytes(columns: Mapping[str, int], labels: str) -> int | None:
+    """Bytes of the images and of the labels that students of a label mode are trained on; None if some are not stored.
+
+    The classes of `hard` labels are among all of them; `online` labels take a teacher, whose bytes are not counted.
+    """
+    needed = {"hard": (), "tiles": ("tile_logits",), "views": ("view_logits", "view_boxes"), "mixed": SLOT_COLUMNS}
+    if labels not in needed or "image" not in columns:
+        return None
+    return sum(columns.get(name, 0) for name in ("image", "label", *needed[labels]))
+
+
+def table_row(record: Record, sizes: Mapping[int, Mapping[str, int]]) -> dict[str, str]:
+    """A record's cells, its verdict and notes; `sizes` are the bytes of the set's columns, by IPC."""
     ranking = record.get("dd_ranking") or {}
+    size = trained_bytes(sizes.get(int(record["ipc"]), {}), record["labels"])
     return {
         "method": method_name(record["method"]),
         "tiles": str(record.get("tiles", 1)),
@@ -262,6 +284,8 @@ def table_row(record: Record) -> dict[str, str]:
         "teacher": percent(record.get("teacher_accuracy")),
         "accuracy": record_cell(record),
         "seeds": str(len(record["seeds"])),
+        "kilobytes": "–" if size is None else f"{size / 1000:,.1f}",
+        "per_kilobyte": f"{100 * record['accuracy_mean'] / (size / 1000):.2g}" if size else "–",
         "random": record_cell(record.get("baseline")),
         **{name: decimals(ranking.get(name)) for name in ("hlr", "ior", "lrs")},
         "ranking_note": ranking.get("note") or "",
