@@ -281,7 +281,11 @@ def format_plan(config: WholeConfig, plan: Plan) -> str:
         if plan.epochs is None
         else f"train a teacher, {plan.model}, for {plan.epochs} epochs ({minutes(teacher)})"
     )
-    where = f"{100 * look.held_out:g} % of the images, held out," if look.eval_split == HELD_OUT else f"the split {look.eval_split}"
+    where = (
+        f"{100 * look.held_out:g} % of each class, held out"
+        if look.eval_split == HELD_OUT
+        else f"the split {look.eval_split}"
+    )
     return "\n".join(
         [
             f"{config.dataset}: {sum(counts):,} images of {len(counts)} classes, {min(counts):,} to {max(counts):,} "

@@ -42,7 +42,7 @@ def split_off_validation(images: Dataset, fraction: float) -> tuple[Dataset, Dat
 
 
 def held_out_count(images: int, fraction: float) -> int:
-    """How many of a class's images are held out: at least one where there are two, never all, none at a fraction of 0."""
+    """How many of a class's images are held out: at least one where it has two, never all; none at a fraction of 0."""
     return min(max(round(fraction * images), 1), images - 1) if fraction and images else 0
 
 
