@@ -12,7 +12,8 @@ from PIL import Image
 
 from decoct.cli import main
 from decoct.config import DistillConfig, EvaluateConfig, TeacherConfig, WholeConfig
-from decoct.whole import look_at, make_plan, plan_whole, whole_steps
+from decoct.run.folder import write_json
+from decoct.whole import format_plan, look_at, make_plan, plan_whole, whole_steps
 
 
 @pytest.fixture(scope="module")
@@ -43,6 +44,35 @@ def test_photos_of_different_sizes_without_a_test_split_are_resized_and_a_tenth_
     assert distilled.teacher == teacher.output_dir and students.distilled == distilled.output_dir
     assert students.eval_split == "held_out" and students.baseline
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(("share", "left"), [(None, 18), (0.25, 15), (0.01, 19)])
+def test_what_is_held_out_is_planned_as_it_will_be(photos, share, left):
+    config = WholeConfig(dataset=str(photos), validation_fraction=share)
+    plan = make_plan(config)
+    assert plan.look.counts == [left, left], "at least one of each class is held out"
+    assert f"measure on {100 * (share or 0.1):g} % of each class, held out (" in format_plan(config, plan)
+    assert {step.config.validation_fraction for step in whole_steps(config, plan)} == {share or 0.1}
+
+
+def test_a_given_teacher_says_what_is_held_out_where_there_is_no_split_to_measure_on(photos, tmp_path):
+    def share(trained: float | None, **options) -> float:
+        write_json(tmp_path / "training.json", {"config": {"validation_fraction": trained}})
+        return look_at(WholeConfig(dataset=str(photos), teacher=str(tmp_path), **options)).held_out
+
+    assert share(0.2) == 0.2
+    assert share(0.2, validation_fraction=0.3) == 0.3, "refused by the step that distils, which names the teacher's"
+    for options in ({}, {"validation_fraction": 0.0}, {"eval_split": "held_out"}):
+        with pytest.raises(ValueError, match="^eval_split must be given .* trained with --validation_fraction 0.1"):
+            share(None, **options)
+    assert share(None, eval_split="train") == 0
+
+
+def test_a_share_of_0_is_none_and_not_the_default(photos, sample_part):
+    with pytest.raises(ValueError, match=r"^eval_split must be given .* Got validation_fraction 0\.$"):
+        look_at(WholeConfig(dataset=str(photos), validation_fraction=0.0))
+    look = look_at(WholeConfig(dataset=str(sample_part), validation_fraction=0.0))
+    assert (look.held_out, look.counts) == (0, [24] * 4)
 
 
 def test_a_given_teacher_is_taken_and_the_plan_says_how_long_it_takes(sample_part, trained_teacher):

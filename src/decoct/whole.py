@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from decoct.arguments import as_arguments, parse_config
 from decoct.config import DataConfig, DistillConfig, EvaluateConfig, RunConfig, TeacherConfig, WholeConfig
 from decoct.config.data import HELD_OUT
+from decoct.data.held_out import held_out_count, held_out_of
 from decoct.data.loading import class_counts, eval_split_name, load_images, measure_spec
 from decoct.data.spec import ImageSpec
 from decoct.demo import Step, run_steps
@@ -43,15 +44,17 @@ class Look:
 
     Args:
         spec: Its classes, and its images at the side that they are used at.
-        counts: Images of each class of the training split, in label order.
+        counts: Images of each class of the training split but for those held out, in label order.
         same_size: Whether images need not be resized.
         eval_split: Split to measure on; `held_out` where the dataset has none.
+        held_out: Share of each class that is held out of the training split.
     """
 
     spec: ImageSpec
     counts: list[int]
     same_size: bool
     eval_split: str
+    held_out: float
 
 
 @dataclass(frozen=True)
@@ -97,11 +100,15 @@ def look_at(config: WholeConfig) -> Look:
     """Classes, images of each, side and evaluation split of the configured dataset.
 
     Images of one size keep it. Others are resized to 32, 64 or 128 pixels, the largest that half of them have.
+
+    Raises:
+        ValueError: If the dataset has no split to measure on, and nothing is held out.
     """
     try:
         eval_split = eval_split_name(config.dataset, config.dataset_config, config.eval_split, config.label_column)
     except ValueError:
         eval_split = HELD_OUT
+    share = held_out_share(config.validation_fraction, config.teacher, eval_split)
     images = load_images(
         config.dataset,
         config.train_split,
@@ -120,9 +127,31 @@ def look_at(config: WholeConfig) -> Look:
     side = config.image_size or (
         width if same_size else max((each for each in (32, 64, 128) if each <= median), default=32)
     )
-    share = config.validation_fraction or (HELD_OUT_SHARE if eval_split == HELD_OUT else 0.0)
-    counts = [count - round(share * count) for count in class_counts(images)]
-    return Look(measure_spec(images, side), counts, same_size, eval_split)
+    counts = [count - held_out_count(count, share) for count in class_counts(images)]
+    return Look(measure_spec(images, side), counts, same_size, eval_split, share)
+
+
+def held_out_share(asked: float | None, teacher: str | None, eval_split: str) -> float:
+    """The share of each class that is held out: as asked, else as of the given teacher's training, else a tenth where
+    students are measured on it and none otherwise.
+
+    Raises:
+        ValueError: If students are to be measured on what is held out, and that is nothing.
+    """
+    if asked is not None:
+        share = asked
+    elif teacher is not None:
+        share = held_out_of(teacher) or 0.0
+    else:
+        share = HELD_OUT_SHARE if eval_split == HELD_OUT else 0.0
+    if eval_split == HELD_OUT and not share:
+        found = f"validation_fraction {asked:g}" if asked is not None else f"{teacher}, of which no share is known"
+        raise ValueError(
+            "eval_split must be given where a dataset has no test split and nothing is held out of its training "
+            f"split: name one with --eval_split, or take a teacher trained with --validation_fraction "
+            f"{HELD_OUT_SHARE:g}. Got {found}."
+        )
+    return share
 
 
 def make_plan(config: WholeConfig) -> Plan:
@@ -206,7 +235,7 @@ def whole_steps(config: WholeConfig, plan: Plan) -> list[Step]:
     if not plan.look.same_size:
         data["image_size"] = plan.look.spec.image_size
     if plan.look.eval_split == HELD_OUT:
-        data |= {"validation_fraction": config.validation_fraction or HELD_OUT_SHARE}
+        data |= {"validation_fraction": plan.look.held_out}
     teacher, distilled = plan.folder / "teacher", plan.folder / "distilled"
 
     def step(title: str, script: str, config_class: type[RunConfig], result: Path, **options: Any) -> Step:
@@ -252,7 +281,11 @@ def format_plan(config: WholeConfig, plan: Plan) -> str:
         if plan.epochs is None
         else f"train a teacher, {plan.model}, for {plan.epochs} epochs ({minutes(teacher)})"
     )
-    where = "a tenth of the images, held out" if look.eval_split == HELD_OUT else f"the split {look.eval_split}"
+    where = (
+        f"{100 * look.held_out:g} % of each class, held out"
+        if look.eval_split == HELD_OUT
+        else f"the split {look.eval_split}"
+    )
     return "\n".join(
         [
             f"{config.dataset}: {sum(counts):,} images of {len(counts)} classes, {min(counts):,} to {max(counts):,} "

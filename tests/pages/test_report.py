@@ -17,7 +17,7 @@ from decoct.files import read_json
 from decoct.pages.contents import soft_label
 from decoct.pages.describe import command_of, run_settings
 from decoct.pages.report import write_report
-from decoct.pages.shown import storage_of
+from decoct.pages.shown import Storage, storage_of
 from decoct.pages.sources import encoded_bytes
 from decoct.run.folder import write_json
 
@@ -173,6 +173,20 @@ def test_storage_is_what_the_files_hold(distilled, sample_part):
     assert f"The source: 96 images, {source / 1000:.3g} kB" in page.text
     largest = storage_of(folder, read_json(folder / "manifest.json"))[-1]
     assert f"{100 * largest.total / source:.1f} %" in page.text
+
+
+def test_the_bytes_of_mixed_views_are_those_of_all_their_columns(copied, monkeypatch):
+    folder = copied("random")
+    manifest = read_json(folder / "manifest.json")
+    manifest["config"]["slots"] = 3
+    write_json(folder / "manifest.json", manifest)
+    sizes = {"label": 1, "tile_logits": 2, "view_logits": 3, "view_boxes": 4}
+    labels = {**sizes, **{name: 1000 * 10**place for place, name in enumerate(SLOT_COLUMNS)}}
+    stored = Storage(1, 4, 5000, labels, 0, 2_000_000)
+    assert stored.mixed_views == 1_111_000 and stored.all_labels == 1_111_010
+    monkeypatch.setattr("decoct.pages.report.storage_of", lambda folder, manifest: [stored])
+    write_report(folder)
+    assert "1 4 5 kB 2 B 3 B 4 B 1.11 MB 1.11 MB" in Page(folder / "report.html").text
 
 
 def test_bytes_of_files_and_of_archives(image_folder, tmp_path):

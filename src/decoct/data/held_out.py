@@ -11,7 +11,7 @@ from datasets import Dataset
 from decoct.data.source import dataset_fingerprint
 from decoct.files import read_object
 
-__all__ = ["check_same_images", "check_share", "held_out_of", "split_off_validation"]
+__all__ = ["check_same_images", "check_share", "held_out_count", "held_out_of", "split_off_validation"]
 
 SEED = 0
 
@@ -36,10 +36,14 @@ def split_off_validation(images: Dataset, fraction: float) -> tuple[Dataset, Dat
             raise ValueError(
                 f"validation_fraction must be 0 where a class has one image. Got {fraction}, and class {name!r}."
             )
-        count = min(max(round(fraction * len(rows)), 1), len(rows) - 1)
-        if len(rows):
-            held_out[np.random.default_rng([SEED, label]).permutation(rows)[:count]] = True
+        count = held_out_count(len(rows), fraction)
+        held_out[np.random.default_rng([SEED, label]).permutation(rows)[:count]] = True
     return images.select(np.flatnonzero(~held_out)), images.select(np.flatnonzero(held_out))
+
+
+def held_out_count(images: int, fraction: float) -> int:
+    """How many of a class's images are held out: at least one where it has two, never all; none at a fraction of 0."""
+    return min(max(round(fraction * images), 1), images - 1) if fraction and images else 0
 
 
 def held_out_of(network: str) -> float | None:
