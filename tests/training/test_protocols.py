@@ -110,7 +110,7 @@ def test_strong_kd_trains_as_many_steps_by_stored_labels_as_by_others(strong):
 
 @pytest.mark.parametrize(("images", "epochs"), [(3, 10), (4, 10), (5, 10), (8, 5), (9, 5), (40, 1), (4000, 1)])
 def test_steps_are_as_many_whole_epochs_as_have_them(rded, images, epochs):
-    """Batches of 4; the last one of an epoch may be smaller but for a single image, and one batch is a step an epoch."""
+    """Batches of 4; the last one of an epoch may be smaller, unless it is a single image, which is left out."""
     protocol = dataclasses.replace(rded, epochs=None, steps=10, batch_sizes={1: 4})
     assert epoch_count(protocol, 1, images, images) == epochs
     steps = max(1, (images + 2) // 4)
