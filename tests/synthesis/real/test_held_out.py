@@ -96,9 +96,7 @@ def test_another_share_than_the_teachers_is_refused(config, cautious, trained_te
 
 
 def test_no_other_network_has_seen_what_is_held_out(config, cautious, trained_teacher):
-    with pytest.raises(
-        ValueError, match=r"label_teacher must be trained with .* 0\.5.*trained with 0"
-    ):
+    with pytest.raises(ValueError, match=r"label_teacher must be trained with .* 0\.5.*trained with 0"):
         plan_distill(config(teacher=str(cautious), label_teacher=str(trained_teacher)))
     asked = {"teacher": str(cautious), "method": "igds", "prior": "sample", "estimator": str(trained_teacher)}
     with pytest.raises(ValueError, match=r"estimator must be trained with --validation_fraction 0\.5"):
@@ -114,9 +112,7 @@ def test_a_teacher_that_labels_online_has_not_seen_them_either(config, cautious,
 
 
 def test_of_other_images_others_are_held_out(config, cautious):
-    with pytest.raises(
-        ValueError, match=r"must be those that .*cautious was trained on.*--train_split"
-    ):
+    with pytest.raises(ValueError, match=r"must be those that .*cautious was trained on.*--train_split"):
         plan_distill(config(teacher=str(cautious), train_split="train[:80%]"))
 
 
