@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from decoct.data.mosaic import compose, cut_tile, tile_ranks, unpack
+from decoct.data.mosaic import compose, cut_tiles, tile_ranks, unpack
 
 
 def pixels(*shape: int) -> torch.Tensor:
@@ -43,21 +43,21 @@ def test_ranks_in_order_and_strided():
 
 def test_a_box_of_the_tiles_size_is_copied():
     image = pixels(3, 12, 12)
-    tile = cut_tile(image, (2, 5, 6, 6), 6)
+    tile = cut_tiles(image[None], torch.tensor([0]), torch.tensor([[2, 5, 6, 6]]), 6)[0]
     assert torch.equal(tile, image[:, 2:8, 5:11])
     tile[:] = 0
     assert image[:, 2:8, 5:11].any(), "the tile must not share the image's memory"
 
 
-@pytest.mark.parametrize("box", [(0, 0, 12, 12), (1, 2, 9, 9), (4, 4, 3, 3), (0, 3, 12, 7), (11, 11, 1, 1)])
-def test_other_boxes_are_resized(box):
-    image = pixels(3, 12, 12)
-    top, left, height, width = box
-    crop = image[None, :, top : top + height, left : left + width].float()
-    expected = F.interpolate(crop, (6, 6), mode="bilinear", align_corners=False, antialias=True)[0]
-    tile = cut_tile(image, box, 6)
-    assert tile.dtype == torch.uint8
-    assert (tile.float() - expected).abs().max() <= 0.5 + 1e-4
+def test_other_boxes_are_resized():
+    images, rows = pixels(2, 3, 12, 12), torch.tensor([1, 0, 1, 0, 0, 1])
+    boxes = [(0, 0, 12, 12), (1, 2, 9, 9), (4, 4, 3, 3), (0, 3, 12, 7), (11, 11, 1, 1), (2, 0, 9, 9)]
+    tiles = cut_tiles(images, rows, torch.tensor(boxes), 6)
+    assert tiles.dtype == torch.uint8
+    for row, (top, left, height, width), tile in zip(rows, boxes, tiles, strict=True):
+        crop = images[row, None, :, top : top + height, left : left + width].float()
+        expected = F.interpolate(crop, (6, 6), mode="bilinear", align_corners=False, antialias=True)[0]
+        assert (tile.float() - expected).abs().max() <= 0.5 + 1e-4
 
 
 def test_tiles_that_make_no_square_are_an_error():

@@ -21,7 +21,7 @@ def generators(rows: int, kind=numpy_generator) -> list:
 
 @pytest.mark.parametrize(
     ("grid", "fraction", "kernel"),
-    [(4, 0.5, 2), (4, 0.75, 3), (4, 1.0, 4), (4, 0.25, 1), (4, 0.01, 1), (5, 0.6, 3), (7, 0.5, 4)],
+    [(4, 0.5, 2), (4, 0.75, 3), (4, 1.0, 4), (4, 0.25, 1), (5, 0.6, 3), (7, 3 / 7, 3)],
 )
 def test_pooling_equals_a_loop(grid, fraction, kernel):
     heatmap = torch.randn(3, grid, grid, generator=torch.Generator().manual_seed(1))
@@ -32,6 +32,25 @@ def test_pooling_equals_a_loop(grid, fraction, kernel):
         for column in range(cells):
             window = heatmap[:, row : row + kernel, column : column + kernel]
             torch.testing.assert_close(pooled[:, row, column], window.mean((1, 2)))
+
+
+@pytest.mark.parametrize(("grid", "side", "fraction"), [(4, 32, 0.875), (4, 48, 0.625), (3, 24, 0.875), (4, 32, 0.125)])
+def test_a_windows_score_is_the_heat_maps_mean_inside_it(grid, side, fraction):
+    """For any share of the image: windows and their scores are compared pixel by pixel."""
+    heatmap = torch.randn(5, grid, grid, generator=torch.Generator().manual_seed(3))
+    boxes = window_boxes(heatmap, side, fraction, 200, 50.0, generators(5))
+    pixels = heatmap.repeat_interleave(side // grid, 1).repeat_interleave(side // grid, 2)
+    pooled = pool_heatmap(heatmap, fraction)
+    for row in range(5):
+        windows = boxes[row].unique(dim=0).tolist()
+        assert len(windows) == pooled.shape[-1] ** 2 > 1
+        means = [pixels[row, top : top + h, left : left + w].mean() for top, left, h, w in windows]
+        torch.testing.assert_close(torch.stack(means), pooled[row].flatten())
+        top, left, height, width = boxes[row, -1].tolist()
+        best = pixels[row, top : top + height, left : left + width].mean()
+        torch.testing.assert_close(best, pooled[row].max())
+        mirrored = window_boxes(heatmap.flip(2), side, fraction, 1, 0.0, generators(5))[row, -1].tolist()
+        assert mirrored == [top, side - width - left, height, width]
 
 
 @pytest.mark.parametrize("fraction", [0.0, -0.5, 1.5])
@@ -48,19 +67,20 @@ def test_windows_equal_a_loop(grid, size, fraction, center):
     heatmap = torch.randn(6, grid, grid, generator=torch.Generator().manual_seed(2))
     boxes = window_boxes(heatmap, size, fraction, 5, 2.0, generators(6), center)
     assert boxes.shape == (6, 5, 4) and boxes.dtype == torch.int64
-    kernel = max(1, round(fraction * grid))
+    room = grid * (1 - fraction)
+    starts = np.linspace(0, room, int(np.ceil(room)) + 1) if center == "pooled" else np.arange(grid)
     side = int(fraction * size + 0.5)
     for row in range(6):
         generator = numpy_generator(0, "crops", row)
         pooled = pool_heatmap(heatmap[row : row + 1], fraction)[0].numpy()
-        field, span = (pooled, kernel) if center == "pooled" else (heatmap[row].numpy(), 1)
+        field, span = (pooled, fraction * grid) if center == "pooled" else (heatmap[row].numpy(), 1)
         noise = generator.standard_normal((4, field.size)).astype(np.float32)
         for crop in range(5):
             scores = field.ravel() + (2.0 * pooled.std() * noise[crop] if crop < 4 else 0)
             cell = int(np.argmax(scores))
             expected = []
             for index in divmod(cell, field.shape[1]):
-                middle = (index + span / 2) * size / grid
+                middle = (starts[index] + span / 2) * size / grid
                 expected.append(min(max(int(np.floor(middle - side / 2 + 0.5)), 0), size - side))
             assert boxes[row, crop].tolist() == [*expected, side, side]
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from datasets import Dataset
 
 import decoct
@@ -49,17 +52,18 @@ def process(teacher: decoct.Classifier, images: Dataset, batch: int = 4, **optio
 
 
 def crops_of(images: Dataset, boxes: np.ndarray) -> list[torch.Tensor]:
-    """Every box of every image at 28 px, `(crops, 1, 28, 28)` in [0, 1]."""
-    pixels = to_pixels(images["image"][:], 28, 1).float() / 255
+    """Every box of every image at 28 px as it is stored, `(crops, 1, 28, 28)` in [0, 1]."""
+    pixels = to_pixels(images["image"][:], 28, 1).float()
     return [
         torch.cat(
             [
-                torch.nn.functional.interpolate(
+                F.interpolate(
                     image[None, :, top : top + height, left : left + width],
                     (28, 28),
                     mode="bilinear",
                     align_corners=False,
-                )
+                ).round()
+                / 255
                 for top, left, height, width in rows
             ]
         )
@@ -120,18 +124,38 @@ def test_scores_are_those_of_the_resized_crops(teacher, images, utility):
         assert np.allclose(scores, expected.numpy(), rtol=2e-3, atol=1e-5)
 
 
-def test_rdeds_crops_are_scored_at_the_tiles_size_on_a_border_of_the_mean(teacher, images):
-    scored = process(teacher, images, method="rded", tiles_per_image=4)
+@pytest.mark.parametrize(
+    ("tiles_per_image", "options"),
+    [
+        (4, {"crop_fraction": 0.5}),
+        (4, {"crop_fraction": 0.75}),
+        (4, {"method": "herding", "utility": "loss"}),
+        (4, {"method": "rded"}),
+        (1, {"crop_fraction": 0.6}),
+        (1, {"method": "herding", "utility": "loss"}),
+        (1, {"method": "rded"}),
+    ],
+)
+def test_what_is_scored_is_what_is_stored(teacher, images, tiles_per_image, options):
+    settings = {"utility": "loss", "selection": "herding", **options}
+    scored = process(teacher, images, tiles_per_image=tiles_per_image, **settings)
     assert (scored["boxes"][..., 2] == scored["boxes"][..., 3]).all()
-    pixels = to_pixels(images["image"][:], 28, 1).float() / 255
-    for row in range(3):
-        top, left, height, width = scored["boxes"][row, 0]
-        crop = pixels[row : row + 1, :, top : top + height, left : left + width]
-        small = torch.nn.functional.interpolate(crop, (14, 14), mode="bilinear", align_corners=False)
-        padded = torch.full((1, 1, 28, 28), teacher.spec.mean[0])
-        padded[:, :, 7:21, 7:21] = small
-        expected = torch.nn.functional.cross_entropy(teacher(padded), torch.tensor([scored["label"][row]]))
-        assert scored["utility"][row, 0] == pytest.approx(float(expected), rel=1e-3, abs=1e-5)
+    pixels, side = to_pixels(images["image"][:], 28, 1), 28 if tiles_per_image == 1 else 14
+    for row, crop in itertools.product(range(3), range(scored["boxes"].shape[1])):
+        top, left, height, width = scored["boxes"][row, crop]
+        stored = pixels[row, None, :, top : top + height, left : left + width].float()
+        if height != side:
+            stored = F.interpolate(stored, (side, side), mode="bilinear", align_corners=False, antialias=True).round()
+        if options.get("method") == "rded":
+            seen = torch.full((1, 1, 28, 28), teacher.spec.mean[0])
+            start = (28 - side) // 2
+            seen[:, :, start : start + side, start : start + side] = stored / 255
+        else:
+            seen = F.interpolate(stored / 255, (28, 28), mode="bilinear", align_corners=False)
+        features, logits = teacher.features_and_logits(seen)
+        expected = F.cross_entropy(logits, torch.tensor([scored["label"][row]]))
+        assert scored["utility"][row, crop] == pytest.approx(float(expected), rel=1e-3, abs=1e-5)
+        assert np.allclose(scored["features"][row, crop].astype(float), features[0].numpy(), rtol=2e-3, atol=2e-2)
 
 
 def test_whole_images_need_no_heat_map_and_have_one_crop(teacher, images):

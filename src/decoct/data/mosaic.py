@@ -8,20 +8,31 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["compose", "cut_tile", "tile_ranks", "unpack"]
+__all__ = ["compose", "cut_tiles", "tile_ranks", "unpack"]
 
 
-def cut_tile(pixels: Tensor, box: tuple[int, int, int, int], side: int) -> Tensor:
-    """One tile `(channels, side, side)` uint8: the box (top, left, height, width) of a uint8 image, resized.
+def cut_tiles(pixels: Tensor, rows: Tensor, boxes: Tensor, side: int) -> Tensor:
+    """Tiles `(tiles, channels, side, side)` uint8, as they are stored and as they are scored: boxes of images, resized.
 
     A box of the tile's own size is copied; otherwise bilinear, antialiased.
+
+    Args:
+        pixels: `(images, channels, height, width)` uint8.
+        rows: `(tiles,)` int64, the image of each tile.
+        boxes: `(tiles, 4)` int64, top, left, height, width in pixels.
+        side: Of a tile, in pixels.
     """
-    top, left, height, width = box
-    crop = pixels[:, top : top + height, left : left + width]
-    if (height, width) == (side, side):
-        return crop.clone()
-    resized = F.interpolate(crop[None].float(), (side, side), mode="bilinear", align_corners=False, antialias=True)
-    return resized[0].round().clamp(0, 255).to(torch.uint8)
+    tiles = pixels.new_empty(len(rows), pixels.shape[1], side, side)
+    for height, width in boxes[:, 2:].unique(dim=0).tolist():
+        members = (boxes[:, 2:] == boxes.new_tensor([height, width])).all(1).nonzero().flatten()
+        places = zip(rows[members].tolist(), boxes[members, :2].tolist(), strict=True)
+        crops = torch.stack([pixels[row, :, top : top + height, left : left + width] for row, (top, left) in places])
+        if (height, width) != (side, side):
+            size = (side, side)
+            resized = F.interpolate(crops.float(), size, mode="bilinear", align_corners=False, antialias=True)
+            crops = resized.round().clamp(0, 255).to(torch.uint8)
+        tiles[members] = crops
+    return tiles
 
 
 def tile_ranks(images: int, tiles_per_image: int, strided: bool = False) -> Tensor:

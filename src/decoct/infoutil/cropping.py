@@ -11,35 +11,44 @@ from typing import Literal, TypeAlias
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["distinct_boxes", "pad_to", "pool_heatmap", "random_boxes", "window_boxes"]
+__all__ = ["distinct_boxes", "pad_to", "pool_heatmap", "random_boxes", "window_boxes", "window_side"]
 
 Generator: TypeAlias = np.random.Generator | torch.Generator
 
 
 def pool_heatmap(heatmap: Tensor, crop_fraction: float) -> Tensor:
-    """Average pooling with stride 1; each cell of the result is one window (InfoUtil, section 3.2.1 and App. B.1).
+    """The heat map's mean in each window (InfoUtil, section 3.2.1 and App. B.1).
+
+    A window that covers a part of a patch has that part of it in its mean. Windows of whole patches lie a patch apart,
+    which is average pooling with stride 1; others lie evenly, at most a patch apart.
 
     Args:
         heatmap: `(batch, grid, grid)`.
-        crop_fraction: Side of the window as a share of the image's, in (0, 1]; the kernel has that share of the grid.
+        crop_fraction: Side of the window as a share of the image's, in (0, 1].
 
     Returns:
-        `(batch, cells, cells)`, cells = grid - kernel + 1; a 4x4 map and a half-side window give 3x3.
+        `(batch, cells, cells)`; a 4x4 map and a half-side window give 3x3.
 
     Raises:
         ValueError: If `crop_fraction` is not in (0, 1].
     """
-    return F.avg_pool2d(heatmap[:, None], kernel_side(heatmap.shape[-1], crop_fraction), stride=1)[:, 0]
+    grid_size = heatmap.shape[-1]
+    starts = window_starts(grid_size, crop_fraction)[:, None]
+    patches = torch.arange(grid_size, dtype=torch.float64)
+    end = starts + crop_fraction * grid_size
+    covered = (torch.minimum(end, patches + 1) - torch.maximum(starts, patches)).clamp(min=0)
+    weights = (covered / covered.sum(1, keepdim=True)).to(heatmap)
+    return weights @ heatmap @ weights.T
 
 
-def kernel_side(grid_size: int, crop_fraction: float) -> int:
-    """Patches along a window's side."""
+def window_starts(grid_size: int, crop_fraction: float) -> Tensor:
+    """Where windows start along a side of the image, in patches, float64."""
     if not 0 < crop_fraction <= 1:
         raise ValueError(f"crop_fraction must be in (0, 1]. Got {crop_fraction}.")
-    return max(1, round(crop_fraction * grid_size))
+    room = grid_size * (1 - crop_fraction)
+    return torch.linspace(0, room, math.ceil(room - 1e-6) + 1, dtype=torch.float64)
 
 
 def window_boxes(
@@ -79,14 +88,16 @@ def window_boxes(
     grid_size = heatmap.shape[-1]
     pooled = pool_heatmap(heatmap, crop_fraction)
     sigma = noise_scale * pooled.flatten(1).std(dim=1, correction=0)
-    field, span = (pooled, kernel_side(grid_size, crop_fraction)) if crop_center == "pooled" else (heatmap, 1)
+    field, starts, span = pooled, window_starts(grid_size, crop_fraction), crop_fraction * grid_size
+    if crop_center == "patch":
+        field, starts, span = heatmap, torch.arange(grid_size, dtype=torch.float64), 1
     cells = field.shape[-1]
     noise = torch.stack([standard_normal(generator, (crops - 1, cells**2)) for generator in generators])
     clean = field.flatten(1)[:, None]
     best = torch.cat([clean + sigma[:, None, None] * noise, clean], dim=1).argmax(dim=2)
-    side = pixels_of(crop_fraction * image_size)
+    side = window_side(image_size, crop_fraction)
     patch = image_size / grid_size
-    centre = torch.stack([best // cells, best % cells], dim=-1).double() * patch + span * patch / 2
+    centre = starts[torch.stack([best // cells, best % cells], dim=-1)] * patch + span * patch / 2
     corner = torch.floor(centre - side / 2 + 0.5).long().clamp(0, image_size - side)
     return torch.cat([corner, torch.full_like(corner, side)], dim=-1)
 
@@ -125,9 +136,9 @@ def pad_to(pixels: Tensor, size: int, value: Sequence[float]) -> Tensor:
     return padded
 
 
-def pixels_of(length: float) -> int:
-    """A length in whole pixels, at least 1; halves round up."""
-    return max(1, math.floor(length + 0.5))
+def window_side(image_size: int, crop_fraction: float) -> int:
+    """Side of a window in whole pixels, at least 1; halves round up."""
+    return max(1, math.floor(crop_fraction * image_size + 0.5))
 
 
 def standard_normal(generator: Generator, shape: tuple[int, ...]) -> Tensor:

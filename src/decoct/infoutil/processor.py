@@ -8,11 +8,12 @@ from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from datasets import ClassLabel, Features, List, Value
 from torch import Tensor
 
 from decoct.config import DistillConfig, values_for
-from decoct.data.crops import crop_and_resize
+from decoct.data.mosaic import cut_tiles
 from decoct.data.pixels import to_pixels
 from decoct.infoutil.attribution import CaptumKernelShap, ExactShapley, GradCam, KernelShap
 from decoct.infoutil.cropping import distinct_boxes, pad_to, random_boxes, window_boxes
@@ -159,7 +160,7 @@ class InfoUtilProcessor:
             self.teacher.to(f"cuda:{rank % torch.cuda.device_count()}")
         device = self.teacher.device
         source = batch.get("source_index", indices)
-        pixels = to_pixels(batch["image"], self.side, self.teacher.spec.channels).to(device).float() / 255
+        pixels = to_pixels(batch["image"], self.side, self.teacher.spec.channels)
         labels = torch.tensor(batch["label"], device=device)
         names = self.teacher.spec.label_names
 
@@ -187,11 +188,14 @@ class InfoUtilProcessor:
 
     def _heatmaps(self, pixels: Tensor, labels: Tensor, source: list[int]) -> Tensor | None:
         if self.heatmaps is not None:
-            return torch.from_numpy(np.stack([self.heatmaps[row] for row in source])).to(pixels.device)
+            return torch.from_numpy(np.stack([self.heatmaps[row] for row in source])).to(labels.device)
+        if self.attribution is None:
+            return None
+        images = pixels.to(labels.device).float() / 255
         if isinstance(self.attribution, CaptumKernelShap):
             seeds = [item_seed(self.seed, "captum", row) for row in source]
-            return self.attribution.attribute(pixels, labels, seeds=seeds)
-        return None if self.attribution is None else self.attribution.attribute(pixels, labels)
+            return self.attribution.attribute(images, labels, seeds=seeds)
+        return self.attribution.attribute(images, labels)
 
     def _boxes(self, heatmaps: Tensor | None, source: list[int]) -> Tensor:
         """Boxes `(batch, crops, 4)`, each image's from its own generator."""
@@ -219,9 +223,8 @@ class InfoUtilProcessor:
         scores, features = [], []
         for start in range(0, len(flat), self.batch_size):
             chunk = slice(start, start + self.batch_size)
-            row = rows[chunk].to(pixels.device)
-            crops = self._crops(pixels, row, flat[chunk])
-            score, feature = self._utility(crops, labels[row])
+            crops = self._crops(pixels, rows[chunk], flat[chunk]).to(labels.device)
+            score, feature = self._utility(crops, labels[rows[chunk].to(labels.device)])
             scores.append(score.cpu())
             features.append(feature.cpu())
         if self.utility == "random":
@@ -234,11 +237,13 @@ class InfoUtilProcessor:
         return torch.cat(scores)[index], torch.cat(features)[index]
 
     def _crops(self, pixels: Tensor, rows: Tensor, boxes: Tensor) -> Tensor:
-        """Crops at the teacher's size: resized, or as RDED scores them, resized to the tile and padded."""
-        if self.crops.attribution != "random":
-            return crop_and_resize(pixels, rows, boxes, self.side)
-        tile = self.side // self.crops.tile_rows
-        return pad_to(crop_and_resize(pixels, rows, boxes, tile), self.side, self.teacher.spec.mean)
+        """Tiles as they are stored, at the teacher's size: resized, or padded as RDED scores them."""
+        tiles = cut_tiles(pixels, rows, boxes, self.side // self.crops.tile_rows).float() / 255
+        if self.crops.attribution == "random":
+            return pad_to(tiles, self.side, self.teacher.spec.mean)
+        if tiles.shape[-1] == self.side:
+            return tiles
+        return F.interpolate(tiles, (self.side, self.side), mode="bilinear", align_corners=False)
 
     def _utility(self, crops: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Scores `(crops,)` and, where something needs them, features `(crops, width)`."""

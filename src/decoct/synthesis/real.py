@@ -17,6 +17,7 @@ from decoct.config import DistillConfig, config_hash, to_dict, values_for
 from decoct.data.loading import class_counts
 from decoct.data.pixels import to_pixels
 from decoct.data.spec import ImageSpec
+from decoct.infoutil.cropping import window_side
 from decoct.infoutil.processor import Attribution, HeatmapSettings, InfoUtilProcessor, build_attribution, reference_of
 from decoct.models.classifier import Classifier
 from decoct.models.throughput import throughput
@@ -165,11 +166,12 @@ def candidates_of(config: DistillConfig, images: Dataset, teacher: Classifier) -
     """The images that are scored: at most `candidates_per_class` of each class, drawn by the seed.
 
     Raises:
-        ValueError: If teacher and dataset have different label names, the images do not divide into tiles, a class has
-            fewer candidates than the tiles that are asked for, or the forgetting events that should score them are not
-            in the teacher's folder.
+        ValueError: If teacher and dataset have different label names, the images do not divide into tiles, all windows
+            of an image are the same, a class has fewer candidates than the tiles that are asked for, or the forgetting
+            events that should score them are not in the teacher's folder.
     """
     check_source(images, config.dataset, teacher, config.tile_rows)
+    check_windows(config, teacher.spec.image_size)
     names = teacher.spec.label_names
     needed = config.tiles_per_image * max(config.ipc)
     limit = config.candidates_per_class
@@ -185,6 +187,20 @@ def candidates_of(config: DistillConfig, images: Dataset, teacher: Classifier) -
     generators = [numpy_generator(config.seed, "candidates", label) for label in range(len(names))]
     rows = draw_candidates(np.asarray(images["label"][:]), len(names), limit, generators)
     return images.select(rows)
+
+
+def check_windows(config: DistillConfig, side: int) -> None:
+    """Raises ValueError if heat maps would be made to choose among windows of which there is only one.
+
+    Args:
+        side: Of the images, in pixels.
+    """
+    fraction = config.crop_fraction or 1.0
+    if config.attribution != "random" and not config.whole_images and window_side(side, fraction) == side:
+        raise ValueError(
+            f"crop_fraction must leave more than one window of an image of {side} px. Got {fraction}, whose only window "
+            "is the whole image. Use a smaller one, or 1, which needs no heat map to choose."
+        )
 
 
 def score(

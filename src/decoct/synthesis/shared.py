@@ -82,9 +82,10 @@ def heatmap_settings(config: DistillConfig) -> dict[str, Any] | None:
 
 def score_settings(config: DistillConfig) -> dict[str, Any]:
     """All that the candidates' crops and scores depend on, but the source and the seed."""
+    crops = {**dataclasses.asdict(values_for(CropSettings, config)), "scored": "as stored"}
     return {
         "heatmaps": heatmap_settings(config),
-        "crops": None if config.whole_images else dataclasses.asdict(values_for(CropSettings, config)),
+        "crops": None if config.whole_images and config.tile_rows == 1 else crops,
         "utility": config.utility,
         "order": config.utility_order if config.utility == "forgetting" else None,
         "references": config.gradient_flow_references if config.utility == "gradient_flow" else None,

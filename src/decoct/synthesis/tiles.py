@@ -16,7 +16,7 @@ from datasets import Dataset, Features
 from PIL import Image as PILImage
 from torch import Tensor
 
-from decoct.data.mosaic import compose, cut_tile, tile_ranks
+from decoct.data.mosaic import compose, cut_tiles, tile_ranks
 from decoct.data.pixels import to_pixels
 from decoct.data.spec import ImageSpec
 from decoct.models.throughput import Forward
@@ -193,9 +193,7 @@ def cut_mosaics(
     stacks = []
     for _, _, tiles in members:
         pixels = to_pixels(candidates.select([tile.row for tile in tiles])["image"], spec.image_size, spec.channels)
-        stacks.append(
-            torch.stack([cut_tile(each, tile.box, tile_side) for each, tile in zip(pixels, tiles, strict=True)])
-        )
+        stacks.append(cut_tiles(pixels, torch.arange(len(tiles)), torch.tensor([t.box for t in tiles]), tile_side))
     return Mosaics(
         compose(torch.stack(stacks)),
         [label for label, _, _ in members],

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 
 import decoct
-from decoct.data.mosaic import cut_tile, unpack
+from decoct.data.mosaic import cut_tiles, unpack
 from decoct.synthesis.relabel import view_crops
 
 from ..runs import CLASSES, SIDE, VIEWS, columns
@@ -26,8 +26,9 @@ def check_images(folder: Path, ipc: int, count: int, teacher: decoct.Classifier,
     assert np.allclose(values["tile_logits"], expected.numpy(), rtol=2e-3, atol=2e-3)
     for number, (members, cut) in enumerate(zip(values["tiles"], tiles, strict=True)):
         assert len(members) == count
-        for member, tile in zip(members, cut, strict=True):
-            assert torch.equal(tile, cut_tile(source[member["source_index"]], tuple(member["box"]), tile.shape[-1]))
+        rows = torch.tensor([member["source_index"] for member in members])
+        places = torch.tensor([member["box"] for member in members])
+        assert torch.equal(cut, cut_tiles(source, rows, places, cut.shape[-1]))
         boxes = torch.from_numpy(values["view_boxes"][number])
         crops = view_crops(pixels[number : number + 1], torch.zeros(VIEWS, dtype=torch.long), boxes)
         assert np.allclose(values["view_logits"][number], teacher(crops).numpy(), rtol=2e-3, atol=2e-3)
