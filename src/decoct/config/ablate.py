@@ -82,6 +82,16 @@ class AblateConfig(DataConfig):
         for name in ("tables", "ipc", "labels", "utility_orders", "label_teachers", "students"):
             require(bool(getattr(self, name)), name, "one or more values", getattr(self, name))
         require(min(self.ipc) >= 1, "ipc", "one or more numbers from 1 on", self.ipc)
+        per_class = self.candidates_per_class
+        require(per_class is None or per_class >= 1, "candidates_per_class", "0 (all) or at least 1", per_class)
+        least = 30  # 15 pairs identify the 16 players of the grid
+        require(
+            self.coalitions >= least and self.coalitions % 2 == 0,
+            "coalitions",
+            f"even, from {least} on",
+            self.coalitions,
+        )
+        require(self.batch_size is None or self.batch_size >= 1, "batch_size", "at least 1", self.batch_size)
         require(self.seeds >= 1, "seeds", "at least 1", self.seeds)
         require(self.epochs is None or self.epochs >= 1, "epochs", "at least 1", self.epochs)
         require(self.rrc_scale is None or 0 < self.rrc_scale <= 1, "rrc_scale", "in (0, 1]", self.rrc_scale)

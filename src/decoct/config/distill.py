@@ -190,6 +190,8 @@ class DistillConfig(SamplingConfig, PublishingConfig, DataConfig):
         self.candidates_per_class = self.candidates_per_class or None
         self.ipc = sorted(set(self.ipc))
         require(bool(self.ipc) and min(self.ipc) >= 1, "ipc", "one or more numbers from 1 on", self.ipc)
+        per_class = self.candidates_per_class
+        require(per_class is None or per_class >= 1, "candidates_per_class", "0 (all) or at least 1", per_class)
         require(self.beta is None or self.beta >= 0, "beta", "at least 0", self.beta)
         require(2 <= self.grid_size <= 14, "grid_size", "in [2, 14]", self.grid_size)
         require(self.coalitions >= 2 and self.coalitions % 2 == 0, "coalitions", "even and at least 2", self.coalitions)

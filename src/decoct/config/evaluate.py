@@ -113,6 +113,7 @@ class EvaluateConfig(DataConfig):
         super().__post_init__()
         for mode in self.labels:
             require(mode in LABEL_MODES, "labels", f"one of {list(LABEL_MODES)}", mode)
+        require(all(ipc >= 1 for ipc in self.ipc), "ipc", "numbers from 1 on", self.ipc)
         require(bool(self.students), "students", "one or more architectures", self.students)
         require(bool(self.protocols), "protocols", "one or more protocols", self.protocols)
         require(self.seeds >= 1, "seeds", "at least 1", self.seeds)

@@ -69,5 +69,7 @@ class BetaStudyConfig(DataConfig):
         require(self.labels in ("hard", "online"), "labels", "one of ['hard', 'online']", self.labels)
         require(self.labels == "hard" or self.teacher is not None, "teacher", "given for online labels", self.teacher)
         require(self.seeds >= 1, "seeds", "at least 1", self.seeds)
+        require(self.epochs is None or self.epochs >= 1, "epochs", "at least 1", self.epochs)
+        require(self.rrc_scale is None or 0 < self.rrc_scale <= 1, "rrc_scale", "in (0, 1]", self.rrc_scale)
         require(self.temperature > 0, "temperature", "positive", self.temperature)
         require(self.batch_size >= 1, "batch_size", "at least 1", self.batch_size)

@@ -50,6 +50,9 @@ class TrainingConfig(PublishingConfig, DataConfig):
         require(self.learning_rate > 0, "learning_rate", "positive", self.learning_rate)
         require(0 <= self.warmup_fraction < 1, "warmup_fraction", "in [0, 1)", self.warmup_fraction)
         require(self.checkpoint_every >= 1, "checkpoint_every", "at least 1", self.checkpoint_every)
+        steps = self.checkpoint_steps
+        require(steps is None or steps >= 1, "checkpoint_steps", "at least 1", steps)
+        require(self.weight_decay >= 0, "weight_decay", "at least 0", self.weight_decay)
 
     def with_batch_size(self, images: int, processes: int = 1) -> Self:
         """The same with the batch size that 0 stands for, for so many training images."""
@@ -89,6 +92,8 @@ class TeacherConfig(TrainingConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         require(all(epoch >= 1 for epoch in self.save_epochs), "save_epochs", "epochs from 1 on", self.save_epochs)
+        padding = self.crop_padding
+        require(padding is None or padding >= 0, "crop_padding", "at least 0", padding)
 
 
 @dataclass(kw_only=True)
