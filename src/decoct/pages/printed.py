@@ -25,7 +25,7 @@ def format_settings(settings: dict[str, Any]) -> str:
 
 def teacher_report(record: dict[str, Any], folder: str) -> str:
     """Accuracy and folder of a trained teacher, and of the early ones beside it."""
-    where = images_of(record["config"].get("eval_split"))
+    where = images_of(record.get("config", {}).get("eval_split"))
     lines = [f"Teacher: {100 * record['accuracy']:.1f} % on {where}. Saved in {folder}"]
     for early in record["config"]["save_epochs"]:
         if early < len(record["epochs"]):
@@ -37,7 +37,7 @@ def teacher_report(record: dict[str, Any], folder: str) -> str:
 def estimator_report(record: dict[str, Any], folder: str) -> str:
     """Accuracies on real images, rank and folder of a trained estimator."""
     linear, knn = (100 * record[key] for key in ("linear_accuracy", "knn_accuracy"))
-    where = images_of(record["config"].get("eval_split"))
+    where = images_of(record.get("config", {}).get("eval_split"))
     softened = record.get("softplus_accuracy")
     soft = "" if softened is None else f" ({100 * softened:.1f} % with Softplus, as it guides)"
     return (

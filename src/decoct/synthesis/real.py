@@ -108,7 +108,8 @@ def distill_images(
         return finished
     scores = scores or score(config, candidates, teacher, run.batch_size, accelerator, run.shards)
     spec, selecting = teacher.spec, values_for(SelectionSettings, config)
-    selections, tried = dict.fromkeys(config.ipc, selecting), {}
+    selections = dict.fromkeys(config.ipc, selecting)
+    tried: dict[str, Any] = {}
     if config.tune and validation is not None:
         selections, tried = tuned_selections(config, len(images), candidates, validation, scores, run)
     tiles = {ipc: select_tiles(scores, spec.label_names, ipc, selections[ipc]) for ipc in config.ipc}
@@ -198,8 +199,8 @@ def check_windows(config: DistillConfig, side: int) -> None:
     fraction = config.crop_fraction or 1.0
     if config.attribution != "random" and not config.whole_images and window_side(side, fraction) == side:
         raise ValueError(
-            f"crop_fraction must leave more than one window of an image of {side} px. Got {fraction}, whose only window "
-            "is the whole image. Use a smaller one, or 1, which needs no heat map to choose."
+            f"crop_fraction must leave more than one window of an image of {side} px. Got {fraction}, whose only "
+            "window is the whole image. Use a smaller one, or 1, which needs no heat map to choose."
         )
 
 
