@@ -69,13 +69,12 @@ def headline_section(results: Path) -> str:
                 [record for record in members if (record["method"] == "random") == other] for other in (False, True)
             )
             if ours and random:
-                size, pictures, seconds = (
-                    statistics.median(record[name] for record in ours)
-                    for name in ("bytes", "image_bytes", "distill_seconds")
+                size, pictures = (
+                    statistics.median(record[name] for record in ours) for name in ("bytes", "image_bytes")
                 )
                 difference = str(compare_accuracies(by_seed(ours), by_seed(random)))
                 kilobytes = [f"{each / 1000:,.0f}" for each in (size, pictures)]
-                cells = [accuracy(ours), accuracy(random), difference, *kilobytes, f"{seconds:,.0f}", percent(teacher)]
+                cells = [accuracy(ours), accuracy(random), difference, *kilobytes, percent(teacher)]
                 rows.append([str(ipc), *cells, reported.get(ipc, "–")])
         head = [
             "images a class",
@@ -84,7 +83,6 @@ def headline_section(results: Path) -> str:
             "difference",
             "kB",
             "of which images",
-            "seconds to make",
         ]
         parts.append(table([*head, "teacher %", "InfoUtil reports %"], rows))
         parts.append(
