@@ -753,7 +753,7 @@ CASES: dict[str, Case] = {
     "prior index empty": Case(
         "distill",
         IGDS,
-        "prior must have a scheduler of diffusers. Got prior with None.",
+        "prior must be a diffusers pipeline in DDPM or DiT layout, with safetensors. Got 'prior', which cannot be loaded",
         write("prior/model_index.json", "{}"),
     ),
     "prior scheduler unknown": Case(

@@ -27,7 +27,7 @@ class SamplingConfig(RunConfig):
     prompt: str | None = option(
         None,
         "What a text-to-image prior is asked for, with {label} in the place of a class's name, such as "
-        '"a photo of a {label}".',
+        '"a photo of a {label}". Default: none, the prior is no text-to-image one.',
         matters="sampling",
     )
     prompts: str | None = option(

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from decoct.config import DistillConfig, default_values, fields_that_matter_for
-from decoct.distilled.schema import SLOT_COLUMNS
 from decoct.methods import METHODS, method_name
 from decoct.results.records import group_by_setting, is_accuracy_record
 from decoct.results.statistics import verdict
@@ -266,6 +265,8 @@ def trained_bytes(columns: Mapping[str, int], labels: str) -> int | None:
 
     The classes of `hard` labels are among all of them; `online` labels take a teacher, whose bytes are not counted.
     """
+    from decoct.distilled.schema import SLOT_COLUMNS  # brings torch, which no command needs for its help
+
     needed = {"hard": (), "tiles": ("tile_logits",), "views": ("view_logits", "view_boxes"), "mixed": SLOT_COLUMNS}
     if labels not in needed or "image" not in columns:
         return None

@@ -174,7 +174,7 @@ def test_raw_datasets_are_taken_as_they_are(brightest, tmp_path):
 @pytest.mark.parametrize(
     ("options", "call", "message"),
     [
-        ({"crops": 3}, {}, "Options must be fields of DistillConfig. Got 'crops'; the nearest is 'crops_per_image'"),
+        ({"coalition": 3}, {}, "Options must be fields of DistillConfig. Got 'coalition'; the nearest is 'coalitions'"),
         ({"image_size": -3}, {}, "image_size must be at least 8. Got -3"),
         ({"views": "2"}, {}, "views must be a whole number. Got '2'"),
         ({}, {"ipc": "a"}, r"ipc must be a list, each a whole number. Got \['a'\]"),
