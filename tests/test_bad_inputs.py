@@ -753,7 +753,7 @@ CASES: dict[str, Case] = {
     "prior index empty": Case(
         "distill",
         IGDS,
-        "prior must be a diffusers pipeline in DDPM or DiT layout, with safetensors. Got 'prior', which cannot be loaded",
+        "prior must be a diffusers pipeline in DDPM or DiT layout, with safetensors. Got 'prior', which cannot be",
         write("prior/model_index.json", "{}"),
     ),
     "prior scheduler unknown": Case(

@@ -33,7 +33,7 @@ class SamplingConfig(RunConfig):
     prompts: str | None = option(
         None,
         "YAML file with the prompt of each class (`golden_retriever: a photo of a golden retriever`), in place of "
-        "--prompt.",
+        "--prompt. Default: none.",
         matters="sampling",
     )
     prior_variant: str | None = option(
