@@ -6,7 +6,7 @@ WORKERS ?= 2
 PYTEST_ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test lint bench clean
+.PHONY: help venv demo test lint docs wheel bench clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-7s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -15,7 +15,7 @@ venv: $(VENV)/installed ## create .venv and install decoct with pinned versions 
 
 $(VENV)/installed: setup.py pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev]"
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev,docs]"
 	@touch $@
 
 demo: venv ## distil the embedded sample end to end and show what came out
@@ -28,6 +28,26 @@ lint: venv ## check style, formatting and types
 	$(BIN)/python -m ruff check .
 	$(BIN)/python -m ruff format --check .
 	$(BIN)/python -m mypy
+
+docs: venv ## build the documentation into build/docs; warnings are errors
+	$(BIN)/python -m sphinx -W --keep-going -q -b html docs build/docs
+	@echo "build/docs/index.html"
+
+# The wheel is installed into an environment of its own, which sees of .venv the packages that decoct stands on, but not
+# decoct; what runs there is the wheel's, in a folder where the repository is not to be seen.
+wheel: venv ## build dist/decoct-*.whl and run its first commands outside the repository
+	rm -rf build/lib dist build/wheel
+	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .
+	$(PYTHON) -m venv build/wheel/venv
+	build/wheel/venv/bin/python -m pip install --quiet --no-deps dist/decoct-*.whl
+	$(BIN)/python -c "import sys; print(*(path for path in sys.path if path.endswith('site-packages')), sep='\n')" \
+		> "$$(echo build/wheel/venv/lib/python3.*/site-packages)/dependencies.pth"
+	build/wheel/venv/bin/python -I -c "import decoct; assert 'build/wheel/venv' in decoct.__file__, decoct.__file__"
+	decoct="$$PWD/build/wheel/venv/bin/decoct" && outside="$$(mktemp -d)" && cd "$$outside" && \
+		"$$decoct" --version && "$$decoct" --help > help.txt && \
+		"$$decoct" train-teacher --preset demo --model convnet3_w16 --train_split 'train[:1000]' \
+			--epochs 1 --output_dir teacher && \
+		"$$decoct" distill --preset demo --teacher teacher --allow_weak_teacher --dry_run && rm -rf "$$outside"
 
 # Full measurements: make bench DATASET=uoft-cs/cifar10 TEACHER=runs/teacher
 bench: venv ## run the benchmarks with DATASET= and TEACHER=, and write benchmarks/results/

@@ -76,6 +76,11 @@ setup(
             "tensorboard>=2.18",
             "types-PyYAML",
         ],
+        "docs": [
+            "furo>=2024.8",
+            "myst-parser>=4.0",
+            "sphinx>=8.1",
+        ],
     },
     entry_points={"console_scripts": ["decoct = decoct.cli:main"]},
 )

@@ -44,7 +44,9 @@ def parser() -> argparse.ArgumentParser:
     options.add_argument("--estimator", default="resnet18", help="Folder or Hub id, or an encoder of random weights.")
     options.add_argument("--steps", type=int, default=20, help="Reverse steps of each timed run.")
     options.add_argument("--batch", type=int, default=10, help="Images of one class that are sampled together.")
-    options.add_argument("--guide_on", nargs="+", choices=("sample", "x0_pred"), default=["sample", "x0_pred"])
+    options.add_argument(
+        "--guide_on", nargs="+", choices=("sample", "x0_pred", "prediction"), default=["sample", "x0_pred"]
+    )
     options.add_argument("--micro_batch", type=int, help="Images per pass. Default: all of the batch.")
     options.add_argument("--scheduler", choices=("ddpm", "ddim", "dpm_solver"), default="ddpm")
     options.add_argument("--mixed_precision", choices=("no", "bf16", "fp16"), default="no", help="Of the prior.")
@@ -52,7 +54,7 @@ def parser() -> argparse.ArgumentParser:
     options.add_argument("--threads", type=int, help="CPU threads. Default: PyTorch's.")
     options.add_argument("--repetitions", type=int, default=5, help="Timed runs of each variant.")
     options.add_argument("--output", type=Path, default=RESULTS / "guidance.json", help="Result file.")
-    options.add_argument("--memory_of", choices=("unguided", "sample", "x0_pred"), help=argparse.SUPPRESS)
+    options.add_argument("--memory_of", choices=("unguided", "sample", "x0_pred", "prediction"), help=argparse.SUPPRESS)
     return options
 
 
@@ -84,7 +86,7 @@ class Sampling:
         self.guided.set_progress_bar_config(disable=True)
 
     def run(self, variant: str, steps: int) -> None:
-        """Samples a batch, `unguided` or guided on `sample` or `x0_pred`."""
+        """Samples a batch, `unguided` or guided on `sample`, `x0_pred` or `prediction`."""
         import torch
 
         from decoct.run.precision import autocast

@@ -1,4 +1,4 @@
-"""Writes every generated section of README.md and benchmarks/README.md from the records in benchmarks/results/.
+"""Writes every generated section of README.md, docs/ and benchmarks/README.md from the records in benchmarks/results/.
 
     python benchmarks/readme.py
     python benchmarks/readme.py --check     # exit code 1 if a section is not what the records say; writes nothing
@@ -23,7 +23,7 @@ from decoct.methods import method_name
 from decoct.results.claims import format_ablation
 from decoct.results.comparison import format_matrix
 from decoct.results.reported import is_same_protocol, is_same_task, load_reported
-from decoct.results.statistics import mean_and_std
+from decoct.results.statistics import compare_accuracies, mean_and_std
 from decoct.results.tables import accuracy_cell, markdown_table, percent
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -35,6 +35,7 @@ Columns = dict[str, Callable[[Record], str]]
 
 # One table holds records that agree in all of these that they have.
 TRAINING = ("dataset", "student", "protocol", "epochs", "rrc_scale", "mixed_precision", "epoch", "eval_split")
+TRAINED = ("dataset", "student", "protocol", "labels", "epoch", "mixed_precision")
 SAMPLING = ("scheduler", "sampling_steps", "fingerprints")
 # The rows of the CIFAR-10 tables, and the label modes, a table each.
 ROWS = {
@@ -46,6 +47,57 @@ LABELS = ("online", "views", "tiles", "hard")
 # The data of the sweeps over beta, and what stands in them beside guided samples.
 SWEEPS = {"sample": "Embedded sample (Fashion-MNIST, 28 px, 4,000 images)", "cifar10": "CIFAR-10"}
 UNGUIDED = {"random": "random real images", "guidance off": "prior alone"}
+
+
+# The table of the front page
+
+
+def headline_section(results: Path) -> str:
+    """Sets that need no teacher, a table a setting: accuracy beside random images and the paper's, bytes, seconds."""
+    parts = []
+    settings = grouped(read(results / "self_contained.json"), *TRAINED, "eval_split")
+    for (dataset, student, protocol, labels, epoch, precision, split), records in settings.items():
+        reported = {
+            ipc: percent(mean)
+            for row in load_reported("infoutil")
+            if row.method == "InfoUtil" and is_same_task(row, dataset, student)
+            for ipc, (mean, _) in row.accuracy.items()
+        }
+        rows = []
+        for (ipc, teacher), members in sorted(grouped(records, "ipc", "teacher_accuracy").items()):
+            ours, random = (
+                [record for record in members if (record["method"] == "random") == other] for other in (False, True)
+            )
+            if ours and random:
+                size, pictures = (
+                    statistics.median(record[name] for record in ours) for name in ("bytes", "image_bytes")
+                )
+                difference = str(compare_accuracies(by_seed(ours), by_seed(random)))
+                kilobytes = [f"{each / 1000:,.0f}" for each in (size, pictures)]
+                cells = [accuracy(ours), accuracy(random), difference, *kilobytes, percent(teacher)]
+                rows.append([str(ipc), *cells, reported.get(ipc, "–")])
+        head = [
+            "images a class",
+            "InfoUtil %",
+            "random images %",
+            "difference",
+            "kB",
+            "of which images",
+        ]
+        parts.append(table([*head, "teacher %", "InfoUtil reports %"], rows))
+        parts.append(
+            f"{dataset}, {split} split; student {student}, protocol `{protocol}`, labels `{labels}`, {epoch} epoch, "
+            f"{precision}. Random images have the same labels, teacher and training. Mean ± standard deviation over "
+            "seeds (their number), each with its own candidates, draw and student. The teacher's accuracy is that of "
+            "the network that labelled. InfoUtil's own numbers are of another recipe, whose teacher labels throughout "
+            "the training."
+        )
+    return "\n\n".join(parts) or NO_RECORDS
+
+
+def by_seed(records: Iterable[Record]) -> dict[int, float]:
+    """Accuracies of records of one student each."""
+    return {record["seeds"][0]: record["accuracy_mean"] for record in records}
 
 
 # CIFAR-10
@@ -94,30 +146,6 @@ def sweep_section(results: Path) -> str:
             conditions(members),
         ]
     return "\n\n".join(parts) or NO_RECORDS
-
-
-# Self-contained sets
-
-
-def mixed_section(results: Path) -> str:
-    """CIFAR-10 with `mixed` labels, which are self-contained: accuracies beside bytes, a row per IPC."""
-    records = sorted(read(results / "mixed_labels.json"), key=lambda record: record["ipc"])
-    if not records:
-        return NO_RECORDS
-    one = same(records, "dataset", "eval_split", "student", "protocol", "labels", "epoch", "mixed_precision")
-    columns: Columns = {
-        "IPC": lambda record: str(record["ipc"]),
-        "labels an image": lambda record: f"{record['slots']} of {record['label_bits']} bits a logit",
-        "kB of images and labels": lambda record: f"{record['bytes'] / 1000:.0f}",
-        "teacher %": lambda record: percent(record["teacher_accuracy"]),
-        "random images": lambda record: accuracy([record["baseline"]]),
-        "InfoUtil": lambda record: accuracy([record]),
-    }
-    return (
-        f"{row_each(records, columns)}\n\nStudent {one['student']}, protocol `{one['protocol']}`, labels "
-        f"`{one['labels']}`, {one['epoch']} epoch, {one['mixed_precision']}. Accuracy in % on the {one['eval_split']} "
-        "split; mean ± standard deviation over students (their number) on one set of each method."
-    )
 
 
 # InfoUtil's ablation, other networks and other tasks, as the commands print them
@@ -238,6 +266,30 @@ def guidance_section(results: Path) -> str:
         ),
     }
     return row_each(read(results / "guidance.json"), columns)
+
+
+def schedulers_section(results: Path) -> str:
+    """How much of a step's guidance reaches the final sample, by scheduler; other configurations if they differ."""
+
+    def cells(record: Record) -> list[str]:
+        found = [record[place].get("shares") for place in ("sample", "prediction")]
+        return ["refused" if each is None else span((round(value, 2) for value in each), ".2f") for each in found]
+
+    def name(record: Record) -> str:
+        options = ", ".join(f"{option}={value}" for option, value in record["options"].items())
+        return record["scheduler"] + (f" ({options})" if options else "")
+
+    records = read(results / "schedulers.json")
+    plain = {record["scheduler"]: cells(record) for record in records if not record["options"]}
+    refused = [scheduler for scheduler, each in plain.items() if set(each) == {"refused"}]
+    rows = [
+        [name(record), *cells(record)]
+        for record in records
+        if record["scheduler"] not in refused
+        and not (record["options"] and cells(record) == plain[record["scheduler"]])
+    ]
+    header = ["scheduler", "sample, x0_pred", "prediction"]
+    return f"{table(header, rows)}\n\nRefused either way: {', '.join(refused)}."
 
 
 def throughput_section(results: Path) -> str:
@@ -384,10 +436,15 @@ def span(values: Iterable[float], form: str = "g") -> str:
 
 SECTIONS = {
     "README.md": {
+        "headline": headline_section,
+    },
+    "docs/results.md": {
+        "self_contained": headline_section,
         "results": results_section,
-        "mixed": mixed_section,
         "claims": claims_section,
         "igds": igds_section,
+    },
+    "docs/hub.md": {
         "hub": hub_section,
     },
     "benchmarks/README.md": {
@@ -399,6 +456,7 @@ SECTIONS = {
         "estimator": estimator_section,
         "guidance": guidance_section,
     },
+    "pipelines/igds/README.md": {"schedulers": schedulers_section},
 }
 
 
@@ -418,7 +476,7 @@ def replace_section(text: str, name: str, content: str, where: Path) -> str:
 def main(argv: Sequence[str] | None = None) -> int:
     """Writes all sections, or compares them with the records."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--root", type=Path, default=ROOT, help="folder of README.md and benchmarks/")
+    parser.add_argument("--root", type=Path, default=ROOT, help="folder of README.md, docs/ and benchmarks/")
     parser.add_argument("--check", action="store_true", help="write nothing; exit code 1 if a section is out of date")
     options = parser.parse_args(argv)
     outdated = []

@@ -1,5 +1,10 @@
 """Distil a dataset into a few images per class with soft labels.
 
+The whole way from a dataset to a report, with a teacher that is trained first; `decoct distill photos --help` has its
+options:
+
+    decoct distill photos
+
 On the embedded sample, for 1 and 10 images per class:
 
     accelerate launch scripts/distill.py --dataset sample --teacher runs/teacher --ipc 1 10 --output_dir runs/sample

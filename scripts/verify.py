@@ -9,6 +9,10 @@ A published dataset, which is downloaded at one commit into the Hub's cache, and
     decoct verify user/cifar10-infoutil
     python scripts/verify.py user/cifar10-infoutil --revision v1
 
+With the teacher that labelled, a sample of the stored logits is computed again and compared:
+
+    decoct verify runs/infoutil --teacher runs/teacher
+
 Nothing in the folder or repository is executed. All problems are listed; the exit code is 1 if there is any.
 """
 

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
+import re
 import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import yaml
 
 from decoct.arguments import parse_config, read_preset, run
-from decoct.cli import COMMANDS, launch_command, main
+from decoct.cli import COMMANDS, CONFIGS, launch_command, main
 from decoct.config import (
     BetaStudyConfig,
     DistillConfig,
@@ -23,6 +26,7 @@ from decoct.config import (
     PriorConfig,
     TeacherConfig,
 )
+from decoct.config.options import Group
 from decoct.methods import METHODS
 from decoct.run.supervision import supervise
 
@@ -57,8 +61,8 @@ def preset(tmp_path):
         ("beta_study", ["--targets", "--sharpness", "--labels", "--ipc"]),
     ],
 )
-def test_script_help_shows_pasteable_commands_and_every_option(script, options):
-    result = command(str(SCRIPTS / f"{script}.py"), "--help")
+def test_script_help_all_shows_pasteable_commands_and_every_option(script, options):
+    result = command(str(SCRIPTS / f"{script}.py"), "--help_all")
     assert result.returncode == 0, result.stderr
     assert f"    accelerate launch scripts/{script}.py --" in result.stdout
     assert all(option in result.stdout for option in [*options, "--preset", "--dry_run", "--dataset"])
@@ -80,6 +84,75 @@ def test_import_decoct_does_not_import_torch():
     assert result.stdout.split() == ["False", "ImageSpec"], result.stderr
 
 
+@pytest.fixture
+def help_of(capsys):
+    """`help_of(config_class, option)`: what `--help` or `--help_all` prints."""
+
+    def text(config_class: type, option: str = "--help") -> str:
+        with pytest.raises(SystemExit) as stop:
+            parse_config(config_class, [option], "What it does.")
+        assert stop.value.code == 0
+        return capsys.readouterr().out
+
+    return text
+
+
+def entries(text: str) -> dict[str, str]:
+    """What the help says of each option, by its name."""
+    parts = re.split(r"^  --(\w+)", text.partition("all commands:")[0], flags=re.M)
+    return {name: " ".join(entry.split()) for name, entry in zip(parts[1::2], parts[2::2], strict=True)}
+
+
+@pytest.mark.parametrize("config_class", CONFIGS.values())
+def test_help_shows_the_first_options_and_help_all_every_one_by_group(help_of, config_class):
+    first, everything = help_of(config_class), help_of(config_class, "--help_all")
+    fields = {field.name: field for field in dataclasses.fields(config_class)}
+    assert entries(everything).keys() == fields.keys()
+    some = entries(first).keys()
+    assert some == set(getattr(config_class, "SHOWN_FIRST", fields))
+    assert len(some) <= 10
+    left = len(fields) - len(some)
+    assert (f"{left} more options: --help_all" in first) == (left > 0)
+    groups = [name for name in get_args(Group) if f"\n{name}:\n" in everything]
+    assert set(groups) == {field.metadata["group"] for field in fields.values()}
+    assert re.findall(r"^(\w+):$", everything, re.M) == groups
+
+
+@pytest.mark.parametrize("config_class", CONFIGS.values())
+def test_every_default_is_visible(help_of, config_class):
+    for name, entry in entries(help_of(config_class, "--help_all")).items():
+        assert "(default: " in entry or "Default: " in entry or "at least one" in entry, name
+
+
+def test_defaults_are_shown_as_they_are_written_on_the_command_line(help_of):
+    assert "(default: 1 10 50)" in entries(help_of(BetaStudyConfig))["ipc"]
+    distill = entries(help_of(DistillConfig, "--help_all"))
+    assert distill["softplus"].startswith(", --no_softplus ")
+    assert "Default: kernel_shap (infoutil), whole (igds, k_center" in distill["attribution"]
+
+
+@pytest.mark.parametrize(
+    ("words", "nearest"),
+    [
+        (["distill", "--techer", "runs/teacher"], "'--techer'. The nearest option is '--teacher'."),
+        (["evaluate", "--no_basline"], "'--no_basline'. The nearest option is '--no_baseline'."),
+        (["distill", "--proceses", "2"], "'--proceses'. The nearest option is '--processes'."),
+        (["verify", "runs/it", "--revison=v1"], "'--revison'. The nearest option is '--revision'."),
+    ],
+)
+def test_a_misspelt_option_is_answered_before_anything_is_launched(capsys, monkeypatch, words, nearest):
+    monkeypatch.setattr("os.execve", lambda *command: pytest.fail("launches"))
+    monkeypatch.setattr("decoct.cli.launch_command", lambda *command: pytest.fail("launches"))
+    with pytest.raises(SystemExit) as stop:
+        main(words)
+    assert stop.value.code == 2
+    assert capsys.readouterr().err == f"decoct {words[0]}: error: unknown option {nearest}\n"
+
+
+def test_options_may_be_written_with_hyphens():
+    assert parse_config(DistillConfig, ["--candidates-per-class=7", "--dry-run"]).candidates_per_class == 7
+
+
 def test_decoct_without_a_command_shows_help_and_an_unknown_one_is_an_error(capsys):
     with pytest.raises(SystemExit) as stop:
         main([])
@@ -91,7 +164,7 @@ def test_decoct_without_a_command_shows_help_and_an_unknown_one_is_an_error(caps
     assert "'distil'" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(("name", "option"), [("train-teacher", "--save_epochs"), ("beta-study", "--sharpness")])
+@pytest.mark.parametrize(("name", "option"), [("train-teacher", "--save_epochs"), ("beta-study", "--targets")])
 def test_decoct_command_help_is_the_scripts_help(name, option):
     result = command("-m", "decoct.cli", name, "--help")
     assert result.returncode == 0, result.stderr
@@ -100,6 +173,7 @@ def test_decoct_command_help_is_the_scripts_help(name, option):
 
 def test_every_command_has_its_script():
     assert all((SCRIPTS / f"{name.replace('-', '_')}.py").is_file() for name in COMMANDS)
+    assert CONFIGS.keys() == {*COMMANDS, "whole"}  # of `decoct distill DATASET`
 
 
 def test_command_line_overrides_preset_overrides_default(preset):
@@ -155,7 +229,7 @@ def test_the_papers_preset_is_the_papers_setting():
         "grad_norm",
         "highest",
     )
-    assert (config.crops_per_image, config.noise_scale, config.label_teacher) == (5, 2.0, "by_ipc")
+    assert (config.crops_per_image, config.noise_scale, config.label_teacher) == (5, 2.0, ["by_ipc"])
 
 
 @pytest.mark.parametrize("name", ["demo", "cifar10", "imagenette", "infoutil_paper"])

@@ -24,8 +24,10 @@ SELECTION = (
     "tune tune_budget gradient_flow_references"
 ).split()
 SAMPLING = (
-    "prior estimator prior_classes guidance_scale temperature guide_on guidance_reduction guidance_start guidance_stop "
-    "guidance_every softplus classifier_free_guidance_scale scheduler sampling_steps guidance_batch micro_batch"
+    "prior prompt prompts prior_variant prior_image_size guidance_vae estimator prior_classes guidance_scale "
+    "temperature guide_on guidance_reduction guidance_start guidance_stop "
+    "guidance_every softplus classifier_free_guidance_scale scheduler sampling_steps guidance_batch micro_batch "
+    "vae_micro_batch estimator_micro_batch"
 ).split()
 EXTENT = "tables full_grid utility_orders label_teachers labels students seeds".split()
 # `run.json` of a folder that was written before must be that of the same command today.
@@ -33,7 +35,7 @@ IDENTITIES = {
     "TeacherConfig": [*TRAINING, *"model save_epochs crop_padding flip".split()],
     "EstimatorConfig": [
         *TRAINING,
-        *"encoder projection_dim queue_size momentum temperature kl_weight kl_temperature q_mode".split(),
+        *"encoder projection_dim queue_size momentum temperature kl_weight kl_temperature q_mode kl_gradient".split(),
         *"crop_scale flip color_jitter".split(),
     ],
     "PriorConfig": [
@@ -73,7 +75,7 @@ def test_a_field_says_what_it_matters_for():
     assert set(fields_that_matter_for(config.PublishConfig, "publishing")) == publishing
     for name in config.__all__:
         if dataclasses.is_dataclass(each := getattr(config, name)):
-            assert all({"help", "matters"} == set(field.metadata) for field in dataclasses.fields(each)), name
+            assert all({"help", "matters", "group"} == set(field.metadata) for field in dataclasses.fields(each)), name
 
 
 @pytest.mark.parametrize("tiles", [1, 4])

@@ -13,6 +13,7 @@ import decoct
 SOURCE = Path(decoct.__file__).parent
 # Top floor first; a package may import those that stand after it. `pipelines` is the IGDS pipeline, which stands alone.
 FLOORS = (
+    "whole",
     "demo",
     "cli",
     "arguments",
@@ -30,6 +31,7 @@ FLOORS = (
     "data",
     "config",
     "methods",
+    "files",
     "pipelines",
 )
 

@@ -1,6 +1,7 @@
-"""IGDS as a diffusers pipeline."""
+"""IGDS as a diffusers pipeline, as a callback or an attachment of others, and around text-to-image pipelines."""
 
 from .guidance import InformationGuidance
 from .pipeline import IGDSPipeline, IGDSPipelineOutput
+from .text_to_image import TextToImagePrior
 
-__all__ = ["IGDSPipeline", "IGDSPipelineOutput", "InformationGuidance"]
+__all__ = ["IGDSPipeline", "IGDSPipelineOutput", "InformationGuidance", "TextToImagePrior"]

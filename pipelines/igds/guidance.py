@@ -8,27 +8,39 @@ with every saved pipeline.
 
 from __future__ import annotations
 
+import contextlib
 import copy
-from collections.abc import Callable, Sequence
+import functools
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
-from diffusers import DiffusionPipeline
+from diffusers import DiffusionPipeline, SchedulerMixin
 from diffusers.callbacks import PipelineCallback
 from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
-from .reverse import check_labels, decode_latents
+from .reverse import check_labels, clean_prediction, decode_latents, label_ids, unpacked_latents
+from .schedulers import (
+    PredictionSteps,
+    check_guidance,
+    check_scheduler,
+    prediction_steps,
+    sample_scale,
+    with_timesteps,
+)
 
 __all__ = [
     "Estimate",
     "InformationGuidance",
     "as_estimate",
     "check_estimator",
+    "class_names",
     "class_means",
     "contextual_terms",
+    "decoded",
     "estimator_input",
     "frozen_copy",
     "information_gradient",
@@ -37,6 +49,7 @@ __all__ = [
     "soft_assignments",
 ]
 
+OFFLOADING = ("_hf_hook", "_old_forward", "forward")  # what accelerate adds to a module
 Estimate = Callable[[Tensor], tuple[Tensor, Tensor]]
 Network = TypeVar("Network", bound=nn.Module)
 
@@ -169,30 +182,75 @@ def frozen_copy(module: Network, softplus: bool = False) -> Network:
     """A copy in evaluation mode, of at least float32, whose parameters need no gradient; `module` stays as it is.
 
     Args:
-        module: Any network. The copy shares the memory of its weights where they need no conversion.
+        module: Any network, one that is offloaded to the CPU included: the copy is not.
         softplus: Puts `Softplus(beta=3)` in place of every `ReLU`, which smooths the gradient (IGDS, section 5.1).
+
+    The copy shares the memory of its weights where they need no conversion.
     """
-    shared: dict[int, Any] = {id(p): nn.Parameter(p.detach(), requires_grad=False) for p in module.parameters()}
-    shared.update({id(buffer): buffer.detach() for buffer in module.buffers()})
+    shared: dict[int, Any] = {}
+    for part in module.modules():
+        hooks = [vars(part)[name] for name in OFFLOADING if "_hf_hook" in vars(part) and name in vars(part)]
+        shared.update({id(hook): hook for hook in hooks})
+        for name, parameter in part.named_parameters(recurse=False):
+            weight = _loaded(part, name, parameter.detach())
+            shared[id(parameter)] = nn.Parameter(weight, requires_grad=False)
+        shared.update(
+            {id(each): _loaded(part, name, each.detach()) for name, each in part.named_buffers(recurse=False)}
+        )
     frozen = copy.deepcopy(module, shared).eval()
+    for part in frozen.modules():
+        if "_hf_hook" in vars(part):
+            for name in OFFLOADING:
+                vars(part).pop(name, None)
     if softplus:
         for name, layer in list(frozen.named_modules(remove_duplicate=False)):
             if isinstance(layer, nn.ReLU):
                 frozen.set_submodule(name, nn.Softplus(beta=3))
     dtype = next(frozen.parameters()).dtype
-    return frozen.to(dtype=torch.promote_types(dtype, torch.float32), memory_format=torch.channels_last)
+    precise = torch.promote_types(dtype, torch.float32)
+    if dtype != precise:
+        frozen.to(dtype=precise)
+    return frozen.to(memory_format=torch.channels_last)
+
+
+def _loaded(part: nn.Module, name: str, weight: Tensor) -> Tensor:
+    """A weight, or what sequential offloading keeps in its place."""
+    if not weight.is_meta:
+        return weight
+    hook: Any = vars(part).get("_hf_hook")
+    for each in getattr(hook, "hooks", (hook,)):
+        weights = getattr(each, "weights_map", None)
+        if weights is not None:
+            return torch.as_tensor(weights[name])
+    raise ValueError(
+        f"{type(part).__name__} must have its weights loaded to guide. Got a parameter {name!r} without any."
+    )
 
 
 def as_estimate(estimator: PreTrainedModel, vae: nn.Module | None = None) -> Estimate:
     """The estimator as a function of images in [-1, 1], or of the latents that `vae` decodes to such images."""
 
     def estimate(batch: Tensor) -> tuple[Tensor, Tensor]:
-        images = batch if vae is None else decode_latents(vae, batch.to(vae.dtype))
+        images = batch if vae is None else decoded(vae, batch)
         pixels = estimator_input(images.to(estimator.dtype), estimator.config)
         output = estimator(pixel_values=pixels.contiguous(memory_format=torch.channels_last))
         return output.embeddings, output.logits
 
     return estimate
+
+
+def decoded(vae: nn.Module, latents: Tensor) -> Tensor:
+    """`decode_latents` in the VAE's precision; one that overflows in float16 (`force_upcast`) runs in float32."""
+    device = latents.device.type
+    overflows = bool(vae.config.get("force_upcast")) and torch.get_autocast_dtype(device) == torch.float16
+    enabled = torch.is_autocast_enabled(device) and not overflows
+    with torch.autocast(device, enabled=enabled):
+        return decode_latents(vae, latents.to(vae.dtype))
+
+
+def class_names(estimator: PreTrainedModel) -> dict[str, int]:
+    """The class id of each class name of an estimator."""
+    return {str(name): int(label) for label, name in estimator.config.id2label.items()}
 
 
 def check_estimator(estimator: PreTrainedModel) -> None:
@@ -209,34 +267,41 @@ def check_estimator(estimator: PreTrainedModel) -> None:
 
 
 class InformationGuidance(PipelineCallback):
-    """Moves the samples along the gradient of the information estimate after each reverse step (IGDS, Algorithm 2).
+    """Moves the samples along the gradient of the information estimate in each reverse step (IGDS, Algorithm 2).
 
-    Attach it to any diffusers pipeline by `callback_on_step_end`: one of pixels in [-1, 1], or of latents with a `vae`,
-    which is then decoded differentiably. `IGDSPipeline` does so by itself.
+    It guides any diffusers pipeline of pixels in [-1, 1], or of latents that an `AutoencoderKL` or `AutoencoderTiny`
+    decodes, for as long as it is `attached` to it. With `guide_on="sample"` it is a `callback_on_step_end` as well.
+    `IGDSPipeline` guides itself by it.
 
     Args:
         estimator: A variational estimator: maps normalised pixels to `embeddings` (unit vectors) and `logits`. It is
             copied, never changed.
-        class_labels: The estimator's class id of each image of the batch.
+        class_labels: The estimator's class of each image of the batch, by id or by name.
         beta: Weight of the contextual term, at least 0.
         guidance_scale: Step size along the gradient (the paper's eta), at least 0; 0 turns the guidance off.
         temperature: Temperature of the softmax over the embedding's dimensions.
-        guide_on: Take the gradient at the next noisy `sample`, or at `x0_pred`, the prediction of the clean image,
-            which the pipeline must offer as the tensor `pred_original_sample`.
+        guide_on: `sample`: take the gradient at the next noisy sample, and move that. `x0_pred`: take it at the clean
+            image that is predicted, and move the next sample. `prediction`: take it there, and move the prediction
+            itself, so far that the final sample moves as in the other two; every scheduler carries that which
+            `prediction_steps` accepts.
         reduction: `sum` over the images of a class, or their `mean`.
         interval: Start and stop as shares of the steps, and n, to guide every n-th step between them.
         micro_batch: Images per pass of the estimator; None: all. The result does not depend on it.
+        vae_micro_batch: Latents per pass of the VAE; None: as many. Another number decodes once more a step.
         softplus: Guide with `Softplus` in place of `ReLU`.
+        vae: Decodes the latents in place of the pipeline's own VAE: a small one of the same latents, such as
+            `AutoencoderTiny`, makes the guidance cheap.
+        image_size: Height and width of the images, where a pipeline that packs its latents makes them not square.
     """
 
-    ignore_for_config = ["estimator"]
+    ignore_for_config = ["estimator", "vae"]
 
     @register_to_config
     def __init__(
         self,
         *,
         estimator: PreTrainedModel,
-        class_labels: Sequence[int],
+        class_labels: Sequence[int | str],
         beta: float = 1.0,
         guidance_scale: float = 0.2,
         temperature: float = 0.07,
@@ -244,22 +309,32 @@ class InformationGuidance(PipelineCallback):
         reduction: str = "sum",
         interval: tuple[float, float, int] = (0.0, 1.0, 1),
         micro_batch: int | None = None,
+        vae_micro_batch: int | None = None,
         softplus: bool = True,
+        vae: nn.Module | None = None,
+        image_size: tuple[int, int] | None = None,
     ) -> None:
         super().__init__()
-        _require(guide_on in ("sample", "x0_pred"), "guide_on", "one of ['sample', 'x0_pred']", guide_on)
+        places = ["sample", "x0_pred", "prediction"]
+        _require(guide_on in places, "guide_on", f"one of {places}", guide_on)
         _require(reduction in ("sum", "mean"), "reduction", "one of ['sum', 'mean']", reduction)
         _require(beta >= 0, "beta", "at least 0", beta)
         _require(guidance_scale >= 0, "guidance_scale", "at least 0", guidance_scale)
         _require(temperature > 0, "temperature", "positive", temperature)
-        _require(micro_batch is None or micro_batch >= 1, "micro_batch", "at least 1", micro_batch)
+        for name, value in (("micro_batch", micro_batch), ("vae_micro_batch", vae_micro_batch)):
+            _require(value is None or value >= 1, name, "at least 1", value)
         start, stop, every = interval
         valid = 0 <= start < stop <= 1 and every >= 1
         _require(valid, "guidance interval", "(start, stop, every), 0 <= start < stop <= 1, every >= 1", interval)
         check_estimator(estimator)
-        check_labels("class_labels", class_labels, estimator.config.num_labels, "estimator")
+        self.labels = label_ids(class_labels, class_names(estimator), "estimator")
+        check_labels("class_labels", self.labels, estimator.config.num_labels, "estimator")
         self.estimator = frozen_copy(estimator, softplus)
+        self._own_vae = vae
         self._vae: nn.Module | None = None
+        self._copied: nn.Module | None = None  # what `_vae` is a copy of
+        self._checked: Any = None
+        self._steps: PredictionSteps | None = None
 
     @property
     def tensor_inputs(self) -> list[str]:
@@ -272,26 +347,105 @@ class InformationGuidance(PipelineCallback):
         """Changes `callback_kwargs["latents"]`, of shape `(batch, channels, height, width)`, where the step is guided.
 
         Raises:
-            ValueError: if there is not one label per image, or no tensor to guide on, or the gradient is not finite.
+            ValueError: if there is not one label per image, or no tensor to guide on, or the scheduler does not carry
+                the guidance, or the gradient is not finite.
         """
         steps = getattr(pipeline, "num_timesteps", len(pipeline.scheduler.timesteps))
         if not self.is_guided(step_index, steps):
             return callback_kwargs
-        images, labels, estimate = self.inputs(pipeline, callback_kwargs)
-        with _autocast(images):
-            gradient, _, _ = information_gradient(
-                images.to(_precise(images)),
-                labels,
-                estimate,
-                self.config.beta,
-                self.config.temperature,
-                self.config.reduction,
-                self.config.micro_batch,
+        if self.config.guide_on == "prediction":
+            raise ValueError(
+                "guide_on must be 'sample' for a callback, which comes after the prediction. Got 'prediction': sample "
+                "in `with guidance.attached(pipeline):` instead of passing the callback."
             )
-        self._check_finite(gradient, labels, step_index)
-        latents = callback_kwargs["latents"]
-        callback_kwargs["latents"] = latents + self.config.guidance_scale * gradient.to(latents.dtype)
-        return callback_kwargs
+        if self._checked is not pipeline:
+            check_scheduler(pipeline.scheduler)
+            check_guidance(with_timesteps(pipeline.scheduler, steps), self.config.guide_on)
+            self._checked = pipeline
+        return self.guide(pipeline, step_index, callback_kwargs)
+
+    def guide(self, pipeline: DiffusionPipeline, step_index: int, tensors: dict[str, Any]) -> dict[str, Any]:
+        """What the callback does after a guided step, for a scheduler that is known to carry it."""
+        images, labels = self.inputs(pipeline, step_index, tensors)
+        gradient = self._gradient(pipeline, images, labels, step_index)
+        latents = tensors["latents"]
+        step = self.config.guidance_scale * sample_scale(pipeline.scheduler, step_index + 1)
+        tensors["latents"] = latents + step * gradient.to(latents.dtype)
+        return tensors
+
+    def prepare_predictions(self, scheduler: SchedulerMixin, **options: Any) -> None:
+        """Measures how guidance enters the predictions of a scheduler, which has timesteps and took no step yet.
+
+        Args:
+            scheduler: Of the pipeline to guide.
+            **options: Of its `step`, such as `eta`.
+        """
+        self._steps = prediction_steps(scheduler, **options)
+
+    def guide_prediction(self, pipeline: DiffusionPipeline, step_index: int, output: Tensor, sample: Tensor) -> Tensor:
+        """The network's output for a guided step, moved along the gradient at the clean image that it stands for.
+
+        Args:
+            pipeline: Whose scheduler `prepare_predictions` has seen.
+            step_index: The present step.
+            output: The prediction, of the shape of `sample`, or followed by a learned variance.
+            sample: The present sample.
+        """
+        steps: Any = self._steps
+        predicted, variance = output.split([sample.shape[1], output.shape[1] - sample.shape[1]], dim=1)
+        clean = clean_prediction(pipeline.scheduler, predicted.to(_precise(predicted)), step_index, sample)
+        images, labels = self.inputs(pipeline, step_index, {"pred_original_sample": clean.to(sample.dtype)})
+        gradient = self._gradient(pipeline, images, labels, step_index)
+        step = self.config.guidance_scale * float(steps.shift[step_index] / steps.of_output[step_index])
+        return torch.cat([predicted + step * gradient.to(predicted.dtype), variance], dim=1)
+
+    @contextlib.contextmanager
+    def attached(self, pipeline: DiffusionPipeline) -> Iterator[None]:
+        """Guides what a pipeline samples within, by its scheduler's `step`, whatever it hands to callbacks.
+
+        One scheduler step after the other is guided, from the first of a call to the last. Batches of another size than
+        `class_labels` are refused.
+
+        Raises:
+            ValueError: If the pipeline's scheduler does not carry the guidance.
+        """
+        scheduler = pipeline.scheduler
+        check_scheduler(scheduler)
+        step = scheduler.step
+        taken = 0
+
+        @functools.wraps(step)
+        def guided_step(model_output: Tensor, timestep: Any, sample: Tensor, *args: Any, **options: Any) -> Any:
+            nonlocal taken
+            steps = len(scheduler.timesteps)
+            index = taken % steps
+            taken += 1
+            if self.config.guidance_scale == 0:
+                return step(model_output, timestep, sample, *args, **options)
+            measured = {"eta": options["eta"]} if "eta" in options else {}
+            on_prediction = self.config.guide_on == "prediction"
+            if index == 0 and on_prediction:
+                self.prepare_predictions(scheduler, **measured)
+            elif index == 0:
+                check_guidance(scheduler, self.config.guide_on, **measured)
+            guided = self.is_guided(index, steps)
+            if guided and on_prediction:
+                model_output = self.guide_prediction(pipeline, index, model_output, sample)
+            tensors = {}
+            if guided and self.config.guide_on == "x0_pred":
+                predicted = model_output[:, : sample.shape[1]]
+                tensors["pred_original_sample"] = clean_prediction(scheduler, predicted, index, sample)
+            result = step(model_output, timestep, sample, *args, **options)
+            if guided and not on_prediction:
+                moved = self.guide(pipeline, index, {**tensors, "latents": result[0]})["latents"]
+                result = (moved, *result[1:]) if isinstance(result, tuple) else _with_sample(result, moved)
+            return result
+
+        scheduler.step = guided_step
+        try:
+            yield
+        finally:
+            del scheduler.step
 
     def is_guided(self, step_index: int, steps: int) -> bool:
         """Whether step `step_index` of `steps`, counted from 0, lies in the guidance interval."""
@@ -300,35 +454,85 @@ class InformationGuidance(PipelineCallback):
         inside = first <= step_index < last and (step_index - first) % every == 0
         return inside and self.config.guidance_scale > 0
 
-    def measure(self, pipeline: DiffusionPipeline, callback_kwargs: dict[str, Any]) -> tuple[Tensor, Tensor]:
+    def measure(
+        self, pipeline: DiffusionPipeline, step_index: int, callback_kwargs: dict[str, Any]
+    ) -> tuple[Tensor, Tensor]:
         """The prototype and contextual term of each image that the guidance works on, of shape `(batch,)`, in nats."""
-        images, labels, estimate = self.inputs(pipeline, callback_kwargs)
+        images, labels = self.inputs(pipeline, step_index, callback_kwargs)
         with _autocast(images):
+            estimate = as_estimate(self.estimator, self._vae)
             return information_terms(
                 images.to(_precise(images)), labels, estimate, self.config.temperature, self.config.micro_batch
             )
 
-    def inputs(self, pipeline: DiffusionPipeline, callback_kwargs: dict[str, Any]) -> tuple[Tensor, Tensor, Estimate]:
-        """The tensor to guide on, its labels, and the estimator as a function of that tensor."""
+    def inputs(
+        self, pipeline: DiffusionPipeline, step_index: int, callback_kwargs: dict[str, Any]
+    ) -> tuple[Tensor, Tensor]:
+        """The tensor to guide on, on the scale of DDPM's samples, and its labels; the networks are on its device."""
         name = self.tensor_inputs[-1]
         if callback_kwargs.get(name) is None:
             raise ValueError(
                 f"guide_on='{self.config.guide_on}' needs the callback tensor '{name}', which "
-                f"{type(pipeline).__name__} does not offer. Use guide_on='sample', or IGDSPipeline."
+                f"{type(pipeline).__name__} does not offer. Use guide_on='sample', or IGDSPipeline, or sample in "
+                "`with guidance.attached(pipeline):`."
             )
         images = callback_kwargs[name]
-        if len(images) != len(self.config.class_labels):
+        if len(images) != len(self.labels):
             raise ValueError(
-                f"class_labels must have one entry per image of the batch, {len(images)}. "
-                f"Got {len(self.config.class_labels)}."
+                f"class_labels must have one entry per image of the batch, {len(images)}. Got {len(self.labels)}."
             )
+        scale = sample_scale(pipeline.scheduler, step_index + 1) if self.config.guide_on == "sample" else 1.0
+        if scale != 1:
+            images = images / scale
         vae = getattr(pipeline, "vae", None)
-        if vae is not None and self._vae is None:
-            self._vae = frozen_copy(vae)
+        vae = None if vae is None else self._own_vae or vae
+        if vae is not self._copied:
+            self._vae = None if vae is None else frozen_copy(vae)
+            self._copied = vae
         for network in filter(None, (self.estimator, self._vae)):
             network.to(images.device)
-        labels = torch.as_tensor(self.config.class_labels, device=images.device)
-        return images, labels, as_estimate(self.estimator, self._vae)
+        return images, torch.as_tensor(self.labels, device=images.device)
+
+    def _gradient(self, pipeline: DiffusionPipeline, images: Tensor, labels: Tensor, step_index: int) -> Tensor:
+        """The information gradient with respect to the images or latents of a pipeline, of their shape."""
+        config = self.config
+        settings = (config.beta, config.temperature, config.reduction, config.micro_batch)
+        vae = self._vae
+        with _autocast(images):
+            latents = images.to(_precise(images))
+            if vae is None:
+                gradient, _, _ = information_gradient(latents, labels, as_estimate(self.estimator), *settings)
+            else:
+                gradient = self._latent_gradient(pipeline, vae, latents, labels, settings)
+        self._check_finite(gradient, labels, step_index)
+        return gradient
+
+    def _latent_gradient(
+        self, pipeline: DiffusionPipeline, vae: nn.Module, latents: Tensor, labels: Tensor, settings: tuple[Any, ...]
+    ) -> Tensor:
+        """The gradient through the VAE; in passes of other sizes than the estimator's, it is pulled back by itself."""
+
+        def unpacked(part: Tensor) -> Tensor:
+            return unpacked_latents(pipeline, part, self.config.image_size)
+
+        size = self.config.vae_micro_batch
+        if size in (None, self.config.micro_batch):
+            estimate = as_estimate(self.estimator, vae)
+            gradient, _, _ = information_gradient(latents, labels, lambda part: estimate(unpacked(part)), *settings)
+            return gradient
+        parts = latents.detach().split(size)
+        with torch.no_grad():
+            images = torch.cat([decoded(vae, unpacked(part)) for part in parts])
+        at_images, _, _ = information_gradient(
+            images.to(_precise(images)), labels, as_estimate(self.estimator), *settings
+        )
+        gradients = []
+        for part, outer in zip(parts, at_images.split(size), strict=True):
+            with torch.enable_grad():
+                leaf = part.clone().requires_grad_(True)
+                image = decoded(vae, unpacked(leaf))
+            gradients.append(torch.autograd.grad(image, leaf, outer.to(image.dtype))[0])
+        return torch.cat(gradients)
 
     def _check_finite(self, gradient: Tensor, labels: Tensor, step_index: int) -> None:
         if not torch.isfinite(gradient).all():
@@ -343,6 +547,12 @@ def _autocast(images: Tensor) -> torch.autocast:
     """Passes of half-precision samples run in their precision, with the gradient in float32."""
     half = images.dtype in (torch.float16, torch.bfloat16)
     return torch.autocast(images.device.type, dtype=images.dtype if half else None, enabled=half)
+
+
+def _with_sample(result: Any, sample: Tensor) -> Any:
+    """A scheduler's output with another next sample."""
+    result.prev_sample = sample
+    return result
 
 
 def _require(condition: bool, name: str, expected: str, value: object) -> None:

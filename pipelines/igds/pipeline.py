@@ -21,19 +21,37 @@ from typing import Any
 import numpy as np
 import PIL.Image
 import torch
-from diffusers import AutoencoderKL, DiffusionPipeline, DiTTransformer2DModel, SchedulerMixin, UNet2DModel
+from diffusers import (
+    AutoencoderKL,
+    AutoencoderTiny,
+    DiffusionPipeline,
+    DiTTransformer2DModel,
+    SchedulerMixin,
+    UNet2DModel,
+)
 from diffusers.callbacks import MultiPipelineCallbacks, PipelineCallback
 from diffusers.utils import BaseOutput
 from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from .guidance import InformationGuidance, as_estimate, check_estimator, frozen_copy, information_terms
-from .reverse import check_labels, class_entries, decode_latents, latent_shape, predict, reverse_step
+from .guidance import InformationGuidance, as_estimate, check_estimator, class_names, frozen_copy, information_terms
+from .reverse import (
+    check_components,
+    check_labels,
+    class_entries,
+    decode_latents,
+    label_ids,
+    latent_shape,
+    predict,
+    reverse_step,
+)
+from .schedulers import check_guidance, check_scheduler, with_timesteps
 
 __all__ = ["IGDSPipeline", "IGDSPipelineOutput"]
 
-CODE = ("pipeline.py", "guidance.py", "reverse.py")
+CODE = ("pipeline.py", "guidance.py", "reverse.py", "schedulers.py")
+COMPONENTS = ("unet", "transformer", "vae", "estimator")
 
 
 @dataclass
@@ -59,11 +77,15 @@ class IGDSPipeline(DiffusionPipeline):
     """Class-wise images from a diffusion prior under information guidance (IGDS, Algorithm 2).
 
     Args:
-        scheduler: DDPM, DDIM, DPM-Solver multistep, or another one whose samples are scaled as theirs.
+        scheduler: Of the kinds in `schedulers.SERVED`.
         unet: A prior of pixels, unconditional or with classes; or
         transformer: a DiT prior of the latents of `vae`.
         vae: Decodes the latents; None for a prior of pixels.
         estimator: A variational estimator; None samples from the prior alone.
+        id2label: The names of the prior's classes, separated by commas where a class has several, as of DiT.
+
+    Raises:
+        ValueError: for components of another kind, or that do not fit together.
     """
 
     model_cpu_offload_seq = "unet->transformer->vae"
@@ -77,14 +99,55 @@ class IGDSPipeline(DiffusionPipeline):
         scheduler: SchedulerMixin,
         unet: UNet2DModel | None,
         transformer: DiTTransformer2DModel | None,
-        vae: AutoencoderKL | None,
+        vae: AutoencoderKL | AutoencoderTiny | None,
         estimator: PreTrainedModel | None,
+        id2label: dict[int, str] | None = None,
     ) -> None:
         super().__init__()
+        check_components(unet, transformer, vae, scheduler, estimator)
         self.register_modules(unet=unet, transformer=transformer, vae=vae, scheduler=scheduler, estimator=estimator)
-        if (unet is None) == (transformer is None) or (transformer is not None and vae is None):
-            given = [name for name in ("unet", "transformer", "vae") if getattr(self, name) is not None]
-            raise ValueError(f"A prior must be a unet, or a transformer with its vae. Got {given}.")
+        check_scheduler(scheduler, self.prior.config.in_channels)
+        if id2label is not None:
+            self.register_to_config(id2label=id2label)
+        self.labels = {
+            name.strip(): int(label) for label, names in (id2label or {}).items() for name in names.split(",")
+        }
+        self._interrupt = False
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike[str] | None, **kwargs: Any) -> Any:
+        """As `DiffusionPipeline.from_pretrained`, but only safetensors: pickled weights may run code.
+
+        Raises:
+            ValueError: for `use_safetensors=False`.
+        """
+        if kwargs.get("use_safetensors") is False:
+            raise ValueError(
+                "use_safetensors must be True or left out: pickled weights may run code. Got False; the weights' own "
+                "pipeline writes others with save_pretrained(..., safe_serialization=True)."
+            )
+        return super().from_pretrained(pretrained_model_name_or_path, **kwargs)
+
+    @classmethod
+    def from_pipe(cls, pipeline: DiffusionPipeline, **kwargs: Any) -> Any:
+        """As `DiffusionPipeline.from_pipe`; components that neither `pipeline` nor `kwargs` have are None."""
+        absent = {name: None for name in COMPONENTS if name not in pipeline.components}
+        return super().from_pipe(pipeline, **{**absent, **kwargs})
+
+    def get_label_ids(self, label: str | Sequence[str]) -> list[int]:
+        """The prior's class ids of names of its classes (as `DiTPipeline`'s), or the estimator's if it has no names.
+
+        Raises:
+            ValueError: for a name that is unknown.
+        """
+        names = [label] if isinstance(label, str) else list(label)
+        return label_ids(names, *self._named_classes())
+
+    def _named_classes(self) -> tuple[dict[str, int], str]:
+        """Class ids by name of the prior, or of the estimator where the prior has no names, and whose they are."""
+        if self.labels or self.estimator is None:
+            return self.labels, "prior"
+        return class_names(self.estimator), "estimator"
 
     @property
     def prior(self) -> UNet2DModel | DiTTransformer2DModel:
@@ -96,10 +159,15 @@ class IGDSPipeline(DiffusionPipeline):
         """Number of reverse steps of the present or last call."""
         return self._num_timesteps
 
+    @property
+    def interrupt(self) -> bool:
+        """Whether the present call is to stop guiding and denoising: set `_interrupt` in a callback."""
+        return self._interrupt
+
     @torch.no_grad()
     def __call__(
         self,
-        class_labels: Sequence[int] | Tensor,
+        class_labels: Sequence[int | str] | Tensor,
         beta: float = 1.0,
         guidance_scale: float = 0.2,
         num_inference_steps: int = 250,
@@ -108,9 +176,11 @@ class IGDSPipeline(DiffusionPipeline):
         reduction: str = "sum",
         guidance_interval: tuple[float, float, int] = (0.0, 1.0, 1),
         micro_batch: int | None = None,
+        vae_micro_batch: int | None = None,
+        estimator_micro_batch: int | None = None,
         softplus: bool = True,
         classifier_free_guidance_scale: float = 1.0,
-        prior_class_labels: Sequence[int] | Tensor | None = None,
+        prior_class_labels: Sequence[int | str] | Tensor | None = None,
         generator: torch.Generator | list[torch.Generator] | None = None,
         eta: float = 0.0,
         output_type: str = "pil",
@@ -123,25 +193,29 @@ class IGDSPipeline(DiffusionPipeline):
 
         Args:
             class_labels: The class of each image: the estimator's ids, and the prior's unless `prior_class_labels` are
-                given. Images of one class in a call are compared with one another, so pass all tiles of a class.
+                given; or names, which are looked up in both. Images of one class in a call are compared with one
+                another, so pass all tiles of a class.
             beta: Weight of the contextual information against the prototype information, at least 0.
             guidance_scale: Step size of the information guidance (the paper's eta), at least 0; 0 turns it off.
             num_inference_steps: Reverse steps.
             temperature: Temperature of the softmax over the embedding's dimensions.
-            guide_on: `sample`, the next noisy sample (Algorithm 2), or `x0_pred`, the prediction of the clean image.
+            guide_on: `sample`, the next noisy sample (Algorithm 2), or `x0_pred`, the prediction of the clean image;
+                both move the next sample. Or `prediction`, which moves the network's prediction: schedulers that would
+                lose a change of the next sample, or add to it, need this.
             reduction: `sum` over a class's images, so that the step does not depend on their number, or `mean`.
             guidance_interval: Start and stop as shares of the steps, and n, to guide every n-th step between them.
-            micro_batch: Images per pass of any network; None: all. The guidance is the same for any value.
+            micro_batch: Images per pass of the prior; None: all. The guidance is the same for any value.
+            vae_micro_batch: Latents per pass of the VAE. Default: `micro_batch`; likewise `estimator_micro_batch`.
             softplus: Guide with `Softplus(beta=3)` in place of `ReLU` in a copy of the estimator.
             classifier_free_guidance_scale: Weight of the class-conditional prediction; 1 is off.
-            prior_class_labels: The prior's class id of each image, where they are not the estimator's.
+            prior_class_labels: The prior's class of each image, by id or name, where they are not the estimator's.
             generator: One generator, or a list with one per image, whose noise then does not depend on the batch.
             eta: Noise of DDIM, in [0, 1].
             output_type: `pil`, `np`, `pt` or `latent`.
             return_dict: Return an `IGDSPipelineOutput`, or its four fields as a tuple.
             return_trace: Also measure both estimates after each step, at the price of one pass of the estimator.
             callback_on_step_end: Called as `f(pipeline, step, timestep, tensors)` after each step and its guidance; the
-                `latents` it returns are used.
+                `latents` it returns are used, and `pipeline._interrupt = True` ends the sampling.
             callback_on_step_end_tensor_inputs: Of `latents` and `pred_original_sample`.
 
         Returns:
@@ -149,18 +223,24 @@ class IGDSPipeline(DiffusionPipeline):
 
         Raises:
             ValueError: for settings out of range, classes unknown to the prior or the estimator, an estimator of other
-                channels or without normalisation, and guidance that is not finite.
+                channels or without normalisation, a scheduler that does not carry the guidance, and guidance that is
+                not finite.
         """
         if isinstance(callback_on_step_end, PipelineCallback | MultiPipelineCallbacks):
             callback_on_step_end_tensor_inputs = callback_on_step_end.tensor_inputs
-        labels = [int(label) for label in class_labels]
-        prior_labels = labels if prior_class_labels is None else [int(label) for label in prior_class_labels]
-        for name, value in (("num_inference_steps", num_inference_steps), ("micro_batch", micro_batch)):
+        labels, prior_labels, own_ids = self._class_ids(class_labels, prior_class_labels)
+        sizes = {
+            "micro_batch": micro_batch,
+            "vae_micro_batch": vae_micro_batch,
+            "estimator_micro_batch": estimator_micro_batch,
+        }
+        for name, value in {"num_inference_steps": num_inference_steps, **sizes}.items():
             if value is not None and value < 1:
                 raise ValueError(f"{name} must be at least 1. Got {value}.")
+        estimator_micro_batch, vae_micro_batch = estimator_micro_batch or micro_batch, vae_micro_batch or micro_batch
         self._check_inputs(labels, prior_labels, generator, output_type, callback_on_step_end_tensor_inputs)
-        self.check(labels, None if prior_class_labels is None else prior_labels, classifier_free_guidance_scale)
-        self._check_scheduler(eta)
+        self.check(labels, prior_labels if own_ids else None, classifier_free_guidance_scale)
+        self._check_eta(eta)
         guidance = None
         if self.estimator is not None:
             guidance = InformationGuidance(
@@ -172,59 +252,98 @@ class IGDSPipeline(DiffusionPipeline):
                 guide_on=guide_on,
                 reduction=reduction,
                 interval=guidance_interval,
-                micro_batch=micro_batch,
+                micro_batch=estimator_micro_batch,
+                vae_micro_batch=vae_micro_batch,
                 softplus=softplus,
             )
 
         device = self._execution_device
         conditions = None if class_entries(self.prior) is None else torch.tensor(prior_labels, device=device)
-        latents = self._noise(len(labels), generator, device)
+        check_scheduler(self.scheduler, self.prior.config.in_channels)
         self.scheduler.set_timesteps(num_inference_steps)
         timesteps = self.scheduler.timesteps
         self._num_timesteps = len(timesteps)
+        self._interrupt = False
+        on_prediction = guide_on == "prediction"
+        if guidance is not None and guidance_scale > 0:
+            if on_prediction:
+                guidance.prepare_predictions(self.scheduler, eta=eta)
+            else:
+                check_guidance(self.scheduler, guide_on, eta=eta)
+        latents = self._noise(len(labels), generator, device)
         trace: dict[str, list[float]] = {"timestep": [], "prototype": [], "contextual": []}
 
         for index, timestep in enumerate(self.progress_bar(timesteps)):
-            output = predict(self.prior, latents, timestep, conditions, classifier_free_guidance_scale, micro_batch)
-            latents, clean = reverse_step(self.scheduler, output, timestep, latents, generator=generator, eta=eta)
+            if self.interrupt:
+                continue
+            guided = guidance is not None and guidance.is_guided(index, len(timesteps))
+            scaled = latents
+            if hasattr(self.scheduler, "scale_model_input"):
+                scaled = self.scheduler.scale_model_input(latents, timestep)
+            output = predict(self.prior, scaled, timestep, conditions, classifier_free_guidance_scale, micro_batch)
+            if guided and on_prediction:
+                output = guidance.guide_prediction(self, index, output, latents)
+            latents, clean = reverse_step(self.scheduler, output, index, latents, generator=generator, eta=eta)
             tensors = {"latents": latents, "pred_original_sample": clean}
-            if guidance is not None:
-                tensors = guidance(self, index, timestep, tensors)
-                if return_trace:
-                    trace["timestep"].append(int(timestep))
-                    for name, terms in zip(("prototype", "contextual"), guidance.measure(self, tensors), strict=True):
-                        trace[name].append(float(terms.mean()))
+            if guided and not on_prediction:
+                tensors = guidance.guide(self, index, tensors)
+            if guidance is not None and return_trace:
+                trace["timestep"].append(int(timestep))
+                measured = zip(("prototype", "contextual"), guidance.measure(self, index, tensors), strict=True)
+                for name, terms in measured:
+                    trace[name].append(float(terms.mean()))
             latents = tensors["latents"]
             if callback_on_step_end is not None:
                 offered = {name: tensors[name] for name in callback_on_step_end_tensor_inputs}
                 latents = callback_on_step_end(self, index, timestep, offered).get("latents", latents)
 
-        result = self._output(latents, labels, temperature, micro_batch, output_type)
+        result = self._output(latents, labels, temperature, vae_micro_batch, estimator_micro_batch, output_type)
         result.trace = trace if return_trace and guidance is not None else None
         self.maybe_free_model_hooks()
         return result if return_dict else (result.images, result.prototype, result.contextual, result.trace)
+
+    def _class_ids(self, class_labels: Any, prior_class_labels: Any) -> tuple[list[int], list[int], bool]:
+        """The estimator's id of each image, the prior's, and whether the latter were chosen by themselves."""
+        own = class_names(self.estimator) if self.estimator is not None else self.labels
+        labels = label_ids(class_labels, own, "prior" if self.estimator is None else "estimator")
+        if prior_class_labels is not None:
+            return labels, label_ids(prior_class_labels, *self._named_classes()), True
+        named = [label for label in class_labels if isinstance(label, str)]
+        if named and len(named) == len(labels) and self.labels:
+            return labels, label_ids(named, self.labels, "prior"), True
+        return labels, labels, False
 
     def _noise(self, batch: int, generator: Any, device: torch.device) -> Tensor:
         """The start of the reverse diffusion, drawn as the stock pipelines draw it."""
         # Generators do not work reproducibly on mps.
         drawn_on = torch.device("cpu") if device.type == "mps" else device
         shape = latent_shape(self.prior, batch)
-        return randn_tensor(shape, generator=generator, device=drawn_on, dtype=self.prior.dtype).to(device)
+        noise = randn_tensor(shape, generator=generator, device=drawn_on, dtype=self.prior.dtype).to(device)
+        sigma = float(getattr(self.scheduler, "init_noise_sigma", 1.0))
+        return noise if sigma == 1 else noise * sigma
 
     def _output(
-        self, latents: Tensor, labels: list[int], temperature: float, micro_batch: int | None, output_type: str
+        self,
+        latents: Tensor,
+        labels: list[int],
+        temperature: float,
+        vae_micro_batch: int | None,
+        estimator_micro_batch: int | None,
+        output_type: str,
     ) -> IGDSPipelineOutput:
         """The images as asked for, with the estimator's own (not smoothed) terms of them."""
         images = latents
         if self.vae is not None and (output_type != "latent" or self.estimator is not None):
-            chunks = latents.split(micro_batch or len(latents))
+            chunks = latents.split(vae_micro_batch or len(latents))
             images = torch.cat([decode_latents(self.vae, chunk) for chunk in chunks])
         images = (images / 2 + 0.5).clamp(0, 1)
         prototype, contextual = None, None
         if self.estimator is not None:
             estimate = as_estimate(frozen_copy(self.estimator).to(latents.device))
             targets = torch.tensor(labels, device=latents.device)
-            prototype, contextual = information_terms(images * 2 - 1, targets, estimate, temperature, micro_batch)
+            prototype, contextual = information_terms(
+                images * 2 - 1, targets, estimate, temperature, estimator_micro_batch
+            )
         if output_type == "latent":
             return IGDSPipelineOutput(latents, prototype, contextual)
         if output_type == "pt":
@@ -306,14 +425,13 @@ class IGDSPipeline(DiffusionPipeline):
             "prior_class_labels" if own_ids else "class_labels", labels, entries if scale == 1 else classes, "prior"
         )
 
-    def _check_scheduler(self, eta: float) -> None:
-        if float(self.scheduler.init_noise_sigma) != 1:
-            raise ValueError(
-                "scheduler must scale its samples as DDPMScheduler, DDIMScheduler and DPMSolverMultistepScheduler do. "
-                f"Got {type(self.scheduler).__name__}."
-            )
+    def _check_eta(self, eta: float) -> None:
         if eta and "eta" not in inspect.signature(self.scheduler.step).parameters:
             raise ValueError(f"eta must be 0 for {type(self.scheduler).__name__}, which has none. Got {eta}.")
+
+    def check_guidance(self, guide_on: str, num_inference_steps: int) -> None:
+        """Raises ValueError, with the remedy, if the scheduler does not carry guidance of that kind; see `__call__`."""
+        check_guidance(with_timesteps(self.scheduler, num_inference_steps), guide_on)
 
     def save_config(self, save_directory: str | os.PathLike[str], **kwargs: Any) -> None:
         """Writes `model_index.json` and the code it names; `save_pretrained` calls this before it uploads anything.

@@ -7,22 +7,57 @@ every saved pipeline.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from diffusers import DiTTransformer2DModel, ModelMixin, SchedulerMixin
+from diffusers import (
+    AutoencoderKL,
+    AutoencoderTiny,
+    DDIMScheduler,
+    DDPMScheduler,
+    DiTTransformer2DModel,
+    ModelMixin,
+    SchedulerMixin,
+    UNet2DModel,
+)
 from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from .schedulers import clean_coefficients
 
 __all__ = [
+    "check_components",
     "check_labels",
     "class_entries",
     "clean_prediction",
     "decode_latents",
+    "label_ids",
     "latent_shape",
     "predict",
     "reverse_step",
+    "unpacked_latents",
 ]
+
+
+def label_ids(labels: Sequence[int | str] | Tensor, ids: Mapping[str, int], owner: str) -> list[int]:
+    """Class ids of labels that are ids, or names of classes.
+
+    Args:
+        labels: A list, a tuple or a tensor; a string alone is none of them.
+        ids: The class id of each name, of `owner`.
+
+    Raises:
+        ValueError: for a string in place of a list, and for a name that `owner` does not know.
+    """
+    if isinstance(labels, str):
+        raise ValueError(f"class_labels must be a list, one entry per image. Got {labels!r}: write [{labels!r}].")
+    unknown = sorted({label for label in labels if isinstance(label, str) and label not in ids})
+    if unknown:
+        some = list(ids)[:10]
+        raise ValueError(f"class_labels must be ids, or names of classes of the {owner}, as {some}. Got {unknown}.")
+    return [ids[label] if isinstance(label, str) else int(label) for label in labels]
 
 
 def check_labels(name: str, labels: Sequence[int], classes: int, owner: str) -> None:
@@ -30,6 +65,44 @@ def check_labels(name: str, labels: Sequence[int], classes: int, owner: str) -> 
     wrong = sorted({label for label in labels if not 0 <= label < classes})
     if wrong:
         raise ValueError(f"{name} must be in [0, {classes - 1}], the {classes} classes of the {owner}. Got {wrong}.")
+
+
+def check_components(unet: Any, transformer: Any, vae: Any, scheduler: Any, estimator: Any) -> None:
+    """Raises ValueError, in one line, for components that are no prior with an estimator."""
+    kinds = {
+        "unet": (unet, (UNet2DModel,)),
+        "transformer": (transformer, (DiTTransformer2DModel,)),
+        "vae": (vae, (AutoencoderKL, AutoencoderTiny)),
+        "scheduler": (scheduler, (SchedulerMixin,)),
+        "estimator": (estimator, (PreTrainedModel,)),
+    }
+    for name, (component, expected) in kinds.items():
+        module = getattr(component, "_orig_mod", component)  # inside what torch.compile returns
+        if not isinstance(module, expected) and (component is not None or name == "scheduler"):
+            names = " or ".join(kind.__name__ for kind in expected)
+            raise ValueError(f"{name} must be a {names}. Got a {type(component).__name__}.")
+    if (unet is None) == (transformer is None) or (transformer is not None and vae is None):
+        networks = {"unet": unet, "transformer": transformer, "vae": vae}
+        given = [name for name, component in networks.items() if component is not None]
+        raise ValueError(f"A prior must be a unet, or a transformer with its vae. Got {given}.")
+    name, prior = ("unet", unet) if transformer is None else ("transformer", transformer)
+    config = prior.config
+    if config.sample_size is None:
+        raise ValueError(f"{name} must have its sample_size in its configuration. Got none.")
+    if config.out_channels not in (None, config.in_channels, 2 * config.in_channels):
+        raise ValueError(
+            f"{name} must put out the channels it takes, or twice as many with a learned variance. "
+            f"Got {config.in_channels} in and {config.out_channels} out."
+        )
+    if config.get("class_embed_type") is not None:
+        raise ValueError(
+            f"class_embed_type of the {name} must be None, with num_class_embeds for a prior of classes. "
+            f"Got {config.class_embed_type!r}."
+        )
+    if vae is not None and vae.config.latent_channels != config.in_channels:
+        raise ValueError(
+            f"vae must have latents of the prior's {config.in_channels} channels. Got {vae.config.latent_channels}."
+        )
 
 
 def class_entries(prior: ModelMixin) -> int | None:
@@ -48,7 +121,50 @@ def latent_shape(prior: ModelMixin, batch: int) -> tuple[int, int, int, int]:
 
 def decode_latents(vae: nn.Module, latents: Tensor) -> Tensor:
     """The images, about in [-1, 1], that a prior's latents stand for; differentiable."""
-    return vae.decode(1 / vae.config.scaling_factor * latents + (vae.config.get("shift_factor") or 0)).sample
+    config = vae.config
+    scaled = 1 / config.scaling_factor * latents
+    if config.get("latents_mean") is not None and config.get("latents_std") is not None:
+        mean, std = (
+            torch.tensor(config[name], dtype=latents.dtype, device=latents.device)[:, None, None]
+            for name in ("latents_mean", "latents_std")
+        )
+        scaled = scaled * std + mean
+    return vae.decode(scaled + (config.get("shift_factor") or 0)).sample
+
+
+def unpacked_latents(pipeline: Any, latents: Tensor, size: tuple[int, int] | None) -> Tensor:
+    """The latents of a pipeline as its VAE takes them, `(batch, channels, height, width)`; differentiable.
+
+    Args:
+        pipeline: Any; of those that pack their latents into a sequence, Flux is known.
+        latents: Of that pipeline, while it samples.
+        size: Height and width of the images, in pixels; None: square ones.
+
+    Raises:
+        ValueError: If the latents have another form than the pipeline's VAE decodes.
+    """
+    name, vae = type(pipeline).__name__, pipeline.vae
+    if not isinstance(vae, AutoencoderKL | AutoencoderTiny):
+        raise ValueError(
+            f"A pipeline must have an AutoencoderKL or AutoencoderTiny to be guided. Got {name} with "
+            f"{type(vae).__name__}."
+        )
+    if latents.ndim == 3 and name == "FluxPipeline":
+        side = math.isqrt(latents.shape[1]) * 2 * pipeline.vae_scale_factor
+        height, width = size or (side, side)
+        factor = 2 * pipeline.vae_scale_factor
+        if (height // factor) * (width // factor) != latents.shape[1]:
+            raise ValueError(
+                f"image_size must be (height, width) of the images where they are not square. Got {size} for "
+                f"{latents.shape[1]} packed latents."
+            )
+        latents = pipeline._unpack_latents(latents, height, width, pipeline.vae_scale_factor)
+    if latents.ndim != 4 or latents.shape[1] != vae.config.latent_channels:
+        raise ValueError(
+            f"A pipeline must sample latents of shape (batch, {vae.config.latent_channels}, height, width), as its VAE "
+            f"takes them, to be guided. Got {name}, whose latents are {tuple(latents.shape)}."
+        )
+    return latents
 
 
 def predict(
@@ -93,46 +209,43 @@ def _forward(prior: ModelMixin, sample: Tensor, timestep: Tensor, labels: Tensor
 
 
 def reverse_step(
-    scheduler: SchedulerMixin, output: Tensor, timestep: Tensor, sample: Tensor, **options: Any
+    scheduler: SchedulerMixin, output: Tensor, index: int, sample: Tensor, **options: Any
 ) -> tuple[Tensor, Tensor]:
     """The scheduler's next sample and the clean image it is heading for, both of the shape of `sample`.
 
     Args:
-        scheduler: One whose samples are `sqrt(alpha) * image + sqrt(1 - alpha) * noise`, as of DDPM.
+        scheduler: One that `check_scheduler` accepts.
         output: The prior's output. A learned variance is left to the schedulers that use one.
-        timestep: The present timestep.
+        index: The present step.
         sample: The present sample.
         **options: Passed on to the schedulers whose `step` takes them.
     """
     channels = sample.shape[1]
-    learned = scheduler.config.get("variance_type") in ("learned", "learned_range")
+    learned = vars(scheduler).get("variance_type") in ("learned", "learned_range")
     accepted = inspect.signature(scheduler.step).parameters
     options = {name: value for name, value in options.items() if name in accepted}
+    timestep = scheduler.timesteps[index]
+    clean = None if _gives_clean_image(scheduler) else clean_prediction(scheduler, output[:, :channels], index, sample)
     step = scheduler.step(output if learned else output[:, :channels], timestep, sample, **options)
-    clean = getattr(step, "pred_original_sample", None)
-    if clean is None:
-        clean = clean_prediction(scheduler, output[:, :channels], timestep, sample)
-    return step.prev_sample, clean
+    return step.prev_sample, step.pred_original_sample if clean is None else clean
 
 
-def clean_prediction(scheduler: SchedulerMixin, output: Tensor, timestep: Tensor, sample: Tensor) -> Tensor:
+def _gives_clean_image(scheduler: SchedulerMixin) -> bool:
+    """Whether `step` returns the clean image, clipped as the scheduler clips it."""
+    return isinstance(scheduler, DDPMScheduler | DDIMScheduler)
+
+
+def clean_prediction(scheduler: SchedulerMixin, output: Tensor, index: int, sample: Tensor) -> Tensor:
     """The image that a prediction stands for (DDPM, Eq. 15, and its kin), clipped if the scheduler's samples are.
 
-    Raises:
-        ValueError: if the prior predicts neither the noise, nor the image, nor the velocity.
+    Args:
+        output: The prediction, of the shape of `sample`.
+        index: The present step.
     """
-    alpha = scheduler.alphas_cumprod[timestep]
-    kind = scheduler.config.prediction_type
-    if kind == "epsilon":
-        clean = (sample - (1 - alpha) ** 0.5 * output) / alpha**0.5
-    elif kind == "sample":
-        clean = output
-    elif kind == "v_prediction":
-        clean = alpha**0.5 * sample - (1 - alpha) ** 0.5 * output
-    else:
-        raise ValueError(
-            f"prediction_type of the scheduler must be one of ['epsilon', 'sample', 'v_prediction']. Got {kind!r}."
-        )
+    of_sample, of_output = clean_coefficients(scheduler, index)
+    clean = of_sample * sample + of_output * output
+    if scheduler.config.get("thresholding") and hasattr(scheduler, "_threshold_sample"):
+        return scheduler._threshold_sample(clean)
     if scheduler.config.get("clip_sample"):
         bound = scheduler.config.get("clip_sample_range", 1.0)
         clean = clean.clamp(-bound, bound)

@@ -12,11 +12,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, TypeVar
-
-import yaml
+from typing import Any, TypeVar, get_args
 
 from decoct.config import require_effect
+from decoct.config.options import Group
+from decoct.files import read_yaml, shown
 from decoct.pages.printed import format_settings
 from decoct.run.outputs import check_output
 from decoct.run.supervision import end_with_parent, keep_status
@@ -74,6 +74,9 @@ def run_stage(
         config: Any = parse_config(config_class, arguments, description)
         check_output(config)
         stage = stage_of(config)
+        from decoct.hub.errors import give_up_on_silence  # here, because the client takes long to import
+
+        give_up_on_silence()
         if stage.plan is not None and config.dry_run:
             show(stage.printed_plan, stage.plan(config))
             return
@@ -116,9 +119,15 @@ def parse_config(
     """
     from transformers.hf_argparser import HfArgumentParser  # 0.6 s, so not at import
 
-    class Parser(HfArgumentParser):  # it hands all metadata of a field to argparse, which knows no `matters`
-        def add_argument(self, *names: str, matters: str | None = None, **options: Any) -> argparse.Action:
-            return super().add_argument(*names, **options)
+    class Parser(HfArgumentParser):
+        def add_argument(self, *names: str, matters: str = "", group: str = "run", **options: Any) -> argparse.Action:
+            """Adds an option; of a field's metadata argparse knows the help alone."""
+            action = super().add_argument(*names, **options)
+            action.group = group  # type: ignore[attr-defined]
+            return action
+
+        def format_help(self) -> str:
+            return grouped_help(self, getattr(config_class, "SHOWN_FIRST", None))
 
     parser: Any = Parser(
         config_class,  # type: ignore[arg-type]
@@ -128,11 +137,13 @@ def parse_config(
         allow_abbrev=False,
     )
     parser.add_argument("--preset", metavar="NAME_OR_PATH", help="Preset by name, or a YAML file; options override it.")
+    parser.add_argument("--help_all", "--help-all", action=AllOptions, nargs=0, help="show all options and exit")
     arguments = list(sys.argv[1:] if argv is None else argv)
     fields = [field.name for field in dataclasses.fields(config_class)]  # type: ignore[arg-type]
     words = {word.split("=", 1)[0] for word in arguments}
     given = {action.dest for action in parser._actions if words & set(action.option_strings)}  # by presets: not meant
     try:
+        require_known_options(config_class, arguments)
         preset = parser.parse_known_args(arguments)[0].preset
         if preset is not None:
             section = config_class.__name__.removesuffix("Config").lower()
@@ -141,14 +152,27 @@ def parse_config(
             arguments, return_remaining_strings=True, look_for_args_file=False
         )
         if unknown:
-            raise ValueError(
-                f"unknown argument {unknown[0]!r}. The nearest option is '--{nearest(unknown[0], fields)}'."
-            )
+            raise ValueError(f"unknown argument {unknown[0]!r}. Options are written --option value; see --help.")
         require_effect(config, given)
         return config
-    except (ValueError, FileNotFoundError) as error:
+    except (ValueError, OSError) as error:
         parser.exit(2, f"{parser.prog}: error: {error}\n")
         raise
+
+
+def require_known_options(config_class: type, arguments: Sequence[str], others: Sequence[str] = ()) -> None:
+    """Raises ValueError for the first word that looks like an option and is none, with the nearest that is one.
+
+    Args:
+        others: Options beside the configuration's fields and those of all commands.
+    """
+    options = [*ALWAYS_SHOWN, *others]
+    for field in dataclasses.fields(config_class):
+        options += [field.name, f"no_{field.name}"] if field.default is True else [field.name]
+    for word in arguments:
+        name = word[2:].partition("=")[0]
+        if word.startswith("--") and name.replace("-", "_") not in options:
+            raise ValueError(f"unknown option '--{name}'. The nearest option is '--{nearest(name, options)}'.")
 
 
 def read_preset(name: str, section: str, fields: Sequence[str]) -> dict[str, Any]:
@@ -169,18 +193,24 @@ def read_preset(name: str, section: str, fields: Sequence[str]) -> dict[str, Any
     path = Path(name) if Path(name).suffix in (".yaml", ".yml") else shipped.get(name)
     if path is None or not path.is_file():
         raise FileNotFoundError(f"preset must be one of {sorted(shipped)}, or an existing YAML file. Got {name!r}.")
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise ValueError(f"{path} must be valid YAML. {error}") from None
+    content = read_yaml(path)
     if not isinstance(content, dict) or not isinstance(content.get(section), dict):
-        found = list(content) if isinstance(content, dict) else type(content).__name__
-        raise ValueError(f"{path} must have a section `{section}:` with settings. Got {found}.")
-    for key in content[section]:
+        found = list(content) if isinstance(content, dict) else content
+        raise ValueError(f"{path} must have a section `{section}:` with settings. Got {shown(found)}.")
+    for key, value in content[section].items():
         if key not in fields:
             near = nearest(str(key), fields)
-            raise ValueError(f"{path}: unknown key {key!r} in section `{section}:`. The nearest key is {near!r}.")
+            raise ValueError(
+                f"{path}: unknown key {shown(str(key))!r} in section `{section}:`. The nearest key is {near!r}."
+            )
+        if not all(map(is_plain, value if isinstance(value, list) else [value])):
+            raise ValueError(f"{path}: {key} must be a plain value or a list of them. Got {shown(value)}.")
     return content[section]
+
+
+def is_plain(value: Any) -> bool:
+    """Whether a preset's value is one value, and no option when it stands among a command's arguments."""
+    return not isinstance(value, dict | list) and not str(value).startswith("--")
 
 
 def nearest(word: str, words: Sequence[str]) -> str:
@@ -243,15 +273,58 @@ def message_of(error: Exception) -> str:
     return f"{error.filename}: {error.strerror}. {remedy}"
 
 
+class AllOptions(argparse.Action):
+    """`--help_all`: `--help` with every option."""
+
+    def __call__(self, parser: Any, namespace: argparse.Namespace, values: Any, option_string: Any = None) -> None:
+        sys.stdout.write(grouped_help(parser, None))
+        parser.exit()
+
+
+def grouped_help(parser: argparse.ArgumentParser, names: Sequence[str] | None) -> str:
+    """The text of `--help`: options by group.
+
+    Args:
+        names: Fields that are shown, in their order in a group; those that all commands have are always shown.
+            Default: all.
+    """
+    # A flag that is on has a second option, which turns it off; both are one line of the help.
+    shown = {action.dest: action for action in reversed(parser._actions) if action.help != argparse.SUPPRESS}
+    actions = {dest: shown[dest] for dest in names or reversed(shown) if dest not in ALWAYS_SHOWN}
+    formatter = parser._get_formatter()
+    formatter.add_usage(parser.usage, parser._actions, [])
+    formatter.add_text(parser.description)
+    for group in get_args(Group):
+        formatter.start_section(group)
+        formatter.add_arguments([action for action in actions.values() if action.group == group])  # type: ignore[attr-defined]
+        formatter.end_section()
+    formatter.start_section("all commands")
+    formatter.add_arguments([shown[dest] for dest in ALWAYS_SHOWN])
+    formatter.end_section()
+    if names is not None and len(actions) < len(shown) - len(ALWAYS_SHOWN):
+        formatter.add_text(f"{len(shown) - len(ALWAYS_SHOWN) - len(actions)} more options: --help_all")
+    return formatter.format_help()
+
+
+ALWAYS_SHOWN = ("preset", "help", "help_all")
+
+
 class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
     """Keeps the description's lines, one spelling of each option, and no default that is `None`."""
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
-        return action.help if action.default in (None, []) else super()._get_help_string(action)
+        if action.default in (None, []):
+            return action.help
+        if isinstance(action.default, list):  # as it is written on the command line
+            return f"{action.help} (default: {' '.join(map(str, action.default))})"
+        return super()._get_help_string(action)
 
     def _format_action_invocation(self, action: argparse.Action) -> str:
-        if len(action.option_strings) < 2 or action.nargs == 0:
-            return super()._format_action_invocation(action)
-        one_spelling = argparse.Action(action.option_strings[:1], action.dest, action.nargs, metavar=action.metavar)
+        if action.nargs == 0:
+            return ", ".join(word for word in action.option_strings if "-" not in word[2:])
+        name = f"--{action.dest}"
+        if isinstance(action.const, bool):  # a flag
+            return f"{name}, --no_{action.dest}" if action.default is True else name
+        one_spelling = argparse.Action([name], action.dest, action.nargs, metavar=action.metavar)
         one_spelling.choices = action.choices
         return super()._format_action_invocation(one_spelling)

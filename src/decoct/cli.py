@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from importlib.resources import as_file, files
 from pathlib import Path
 
-from decoct import __version__
+from decoct import __version__, config
+from decoct.arguments import require_known_options
 from decoct.run.supervision import local_processes, supervise
 
 __all__ = ["main"]
@@ -30,8 +31,25 @@ COMMANDS = {
     "beta-study": "measure what contextual information is worth at each number of images per class",
 }
 
-# Commands that compute nothing on a GPU, so that they run as they are.
-UNLAUNCHED = ("publish", "verify", "compare")
+# What their options are.
+CONFIGS = {
+    "train-teacher": config.TeacherConfig,
+    "train-estimator": config.EstimatorConfig,
+    "train-prior": config.PriorConfig,
+    "distill": config.DistillConfig,
+    "sample": config.SampleConfig,
+    "evaluate": config.EvaluateConfig,
+    "publish": config.PublishConfig,
+    "verify": config.VerifyConfig,
+    "compare": config.CompareConfig,
+    "ablate": config.AblateConfig,
+    "information": config.InformationConfig,
+    "beta-study": config.BetaStudyConfig,
+    "whole": config.WholeConfig,  # `decoct distill DATASET`
+}
+
+# Commands that compute nothing on a GPU, or start those that do, so that they run as they are.
+UNLAUNCHED = ("publish", "verify", "compare", "whole")
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -41,7 +59,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         usage="decoct COMMAND [--processes N] [--option value ...]",
         description="Distil an image-classification dataset into a few images per class, and measure what they are "
         "worth.\n\ncommands:\n" + "".join(f"  {name:<16} {text}\n" for name, text in COMMANDS.items()),
-        epilog="`decoct COMMAND --help` lists the options of a command.",
+        epilog="`decoct COMMAND --help` shows the first options of a command, `--help_all` all of them.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
@@ -55,12 +73,20 @@ def main(argv: Sequence[str] | None = None) -> None:
     launcher = argparse.ArgumentParser(prog=f"decoct {options.command}", add_help=False, allow_abbrev=False)
     launcher.add_argument("--processes", type=int, default=options.processes)
     launch, script_arguments = launcher.parse_known_args(options.arguments)
+    # A dataset that is named before any option is taken the whole way, from a teacher to a report.
+    if options.command == "distill" and script_arguments and not script_arguments[0].startswith("-"):
+        options.command = "whole"
+    try:
+        # At once, and not after the launch.
+        require_known_options(CONFIGS[options.command], script_arguments, ["processes"])
+    except ValueError as error:
+        launcher.exit(2, f"{launcher.prog}: error: {error}\n")
     with as_file(files("decoct.scripts") / f"{options.command.replace('-', '_')}.py") as script:
-        if {"-h", "--help"} & set(script_arguments):
-            command, environments = [sys.executable, str(script), "--help"], [dict(os.environ)]
+        if asked := {"-h", "--help", "--help_all", "--help-all"} & set(script_arguments):
+            command, environments = [sys.executable, str(script), asked.pop()], [dict(os.environ)]
         elif options.command in UNLAUNCHED:
             if launch.processes is not None:
-                parser.error(f"--processes is not for `{options.command}`, which runs in one process.")
+                parser.error(f"--processes is not for `{launcher.prog}`, which runs in one process.")
             command, environments = [sys.executable, str(script), *script_arguments], [dict(os.environ)]
         else:
             try:

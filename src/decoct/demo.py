@@ -22,7 +22,8 @@ from decoct.config import (
     config_hash,
     to_dict,
 )
-from decoct.run.folder import read_json, write_json
+from decoct.files import read_json, read_object
+from decoct.run.folder import write_json
 from decoct.run.supervision import PARENT
 
 __all__ = ["METHODS", "Step", "demo_plan", "demo_steps", "demo_summary", "run_steps"]
@@ -112,7 +113,7 @@ def run_steps(steps: list[Step], folder: Path) -> None:
         ChildProcessError: If a step fails.
     """
     file = folder / "steps.json"
-    done: dict[str, str] = read_json(file) if file.is_file() else {}
+    done: dict[str, str] = read_object(file) if file.is_file() else {}
     folder.mkdir(parents=True, exist_ok=True)
     began, current = time.perf_counter(), True
     for number, step in enumerate(steps, start=1):

@@ -70,6 +70,11 @@ def hub_costs() -> Record:
     }
 
 
+def carrying(scheduler: str, options: dict[str, Any], *shares: list[float] | None) -> dict[str, Any]:
+    measured = [{"refused": "no"} if each is None else {"shares": each} for each in shares]
+    return {"scheduler": scheduler, "options": options, **dict(zip(("sample", "prediction"), measured, strict=True))}
+
+
 FILES: dict[str, Any] = {
     "cifar10": [
         *final("random", 0.50, 0.51, 0.52),
@@ -94,17 +99,26 @@ FILES: dict[str, Any] = {
         *ablated("norm", 0.40, 0.40, 0.40, scoring="grad_norm", order="highest", cropping="random"),
     ],
     "hub": {"cifar10": hub_costs()},
+    "schedulers": [
+        carrying("DDIMScheduler", {}, [1.0, 1.0], [1, 1]),
+        carrying("DDIMScheduler", {"prediction_type": "v_prediction"}, [1.0, 1.0], [1, 1]),
+        carrying("SomeScheduler", {}, None, None),
+        carrying("UniPCMultistepScheduler", {}, None, [0.999, 1.021]),
+        carrying("UniPCMultistepScheduler", {"solver_order": 3}, None, None),
+    ],
 }
 
 
 @pytest.fixture
 def root(readme, tmp_path) -> Path:
-    """Both READMEs with their markers, and records."""
+    """The pages with their markers, and records."""
     (tmp_path / "benchmarks" / "results").mkdir(parents=True)
+    (tmp_path / "docs").mkdir()
     for name in FILES:
         write(tmp_path, name, FILES[name])
     for file, sections in readme.SECTIONS.items():
         marked = [f"<!-- {name}:begin -->\nold\n<!-- {name}:end -->" for name in sections]
+        (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / file).write_text("\n".join(["# Title", *marked, "after"]))
     return tmp_path
 
@@ -208,16 +222,6 @@ def test_sweeps_of_other_conditions_never_share_a_table(readme, root, name):
 # The other sections
 
 
-def test_self_contained_sets_stand_beside_their_bytes_and_random_images(readme, root):
-    assert section(readme, root, "mixed") == "No records yet."
-    fields = {"labels": "mixed", "eval_split": "validation", "slots": 300, "label_bits": 8, "bytes": 624_466}
-    (best,), (random,) = strong(0.76, dataset="cifar10", **fields), strong(0.75)
-    write(root, "mixed_labels", [{**best, "baseline": random}])
-    text = section(readme, root, "mixed")
-    assert row(text, "10") == ["300 of 8 bits a logit", "624", "82.5", "75.0 (1)", "76.0 (1)"]
-    assert "on the validation split" in text
-
-
 def test_the_ablation_stands_below_the_files_own_headings(readme, root):
     text = section(readme, root, "ablation")
     assert "#### Table 6: scoring and cropping, convnet4" in text
@@ -232,24 +236,40 @@ def test_costs_of_the_hub_are_medians_and_the_largest_peak(readme, root):
     assert row(section(readme, root, "hub"), "cifar10: 500 images of 32 px") == costs
 
 
+def test_the_front_page_has_sets_beside_random_images_and_bytes(readme, root):
+    assert section(readme, root, "headline") == "No records yet."
+    fields = {"dataset": "cifar10", "labels": "mixed", "eval_split": "test", "image_bytes": 230_400, "bytes": 444_444}
+    ours = strong(0.76, 0.78, **fields)
+    random = [{**record, "method": "random", **fields} for record in strong(0.75, 0.75)]
+    alone = [{**record, "ipc": 50} for record in ours]
+    write(root, "self_contained", [*ours, *random, *alone])
+    text = section(readme, root, "headline")
+    cells = row(text, "10")
+    assert cells[:2] == ["77.0 ± 1.4 (2)", "75.0 ± 0.0 (2)"]
+    assert cells[2].startswith("+2.0 points, 95 % interval")
+    assert cells[3:] == ["444", "230", "82.5", "54.1"]
+    assert "cifar10, test split; student convnet3" in text
+    assert [cells[0] for cells in rows(text)[1:] if cells[0].isdigit()] == ["10"]  # nothing stands beside the others
+
+
 # The command
 
 
 def test_only_the_sections_are_written_and_check_tells_when_they_are_out_of_date(readme, root, capsys):
-    path = root / "README.md"
+    path = root / "docs" / "results.md"
     before = path.read_text()
     assert readme.main(["--root", str(root), "--check"]) == 1
     assert path.read_text() == before
-    assert "README.md, section igds: out of date" in capsys.readouterr().out
+    assert "docs/results.md, section igds: out of date" in capsys.readouterr().out
     assert readme.main(["--root", str(root)]) == 0
     written = path.read_text()
-    assert written.startswith("# Title\n<!-- results:begin -->") and written.endswith("<!-- hub:end -->\nafter")
+    assert written.startswith("# Title\n<!-- self_contained:begin -->") and written.endswith("<!-- igds:end -->\nafter")
     assert "\nold\n" not in written + (root / "benchmarks" / "README.md").read_text()
     assert readme.main(["--root", str(root), "--check"]) == 0
     write(root, "cifar10", [*FILES["cifar10"], *final("rded", 0.4, 0.5, 0.6)])
     capsys.readouterr()
     assert readme.main(["--root", str(root), "--check"]) == 1
-    assert capsys.readouterr().out == "README.md, section results: out of date; run python benchmarks/readme.py\n"
+    assert capsys.readouterr().out == "docs/results.md, section results: out of date; run python benchmarks/readme.py\n"
 
 
 def test_without_records_the_sections_say_so(readme, root):
@@ -262,9 +282,19 @@ def test_without_records_the_sections_say_so(readme, root):
 
 def test_missing_markers_are_an_error_that_names_the_file(readme, root):
     (root / "README.md").write_text("# Title\n")
-    with pytest.raises(ValueError, match=r"README.md must hold the markers <!-- results:begin -->"):
+    with pytest.raises(ValueError, match=r"README.md must hold the markers <!-- headline:begin -->"):
         readme.main(["--root", str(root)])
 
 
 def test_the_repositorys_sections_are_what_its_records_say(readme):
     assert readme.main(["--check"]) == 0
+
+
+def test_schedulers_that_carry_no_guidance_stand_below_the_table(readme, root):
+    found = section(readme, root, "schedulers")
+    assert rows(found)[2:] == [
+        ["DDIMScheduler", "1.00", "1.00"],
+        ["UniPCMultistepScheduler", "refused", "1.00 to 1.02"],
+        ["UniPCMultistepScheduler (solver_order=3)", "refused", "refused"],
+    ]
+    assert found.endswith("Refused either way: SomeScheduler.")

@@ -14,7 +14,7 @@ RESULTS = Path(__file__).parents[2] / "benchmarks" / "results"
 TASKS = {"continual": "continual", "transfer": "transfer"}
 FILES = (
     *("ablation_imagenette", "beta_study_sample", "beta_sweep_cifar10", "beta_sweep_sample", "cifar10", "continual"),
-    *("cross_architecture", "mixed_labels", "transfer"),
+    *("cross_architecture", "self_contained", "transfer"),
 )
 TYPES: dict[str, Any] = {
     **dict.fromkeys(("task", "dataset", "method", "student", "protocol", "labels", "epoch"), str),
@@ -53,5 +53,5 @@ def test_every_record_has_the_fields_of_all_records(name):
 
 
 def test_files_that_name_the_precision_name_it_alike():
-    for name in ("beta_sweep_cifar10", "beta_sweep_sample", "cifar10", "mixed_labels"):
+    for name in ("beta_sweep_cifar10", "beta_sweep_sample", "cifar10", "self_contained"):
         assert {record["mixed_precision"] for record in records_of(name)} == {"bf16"}

@@ -7,7 +7,7 @@ import pytest
 from worlds import coloured, encoded, labelled
 
 from decoct.config import DataConfig, TeacherConfig
-from decoct.data.held_out import split_off_validation
+from decoct.data.held_out import held_out_count, split_off_validation
 from decoct.data.loading import load_split, load_train_and_eval
 
 
@@ -35,6 +35,11 @@ def test_a_share_of_each_class_is_held_out_and_the_rest_is_trained_on(folder):
     assert sorted([*rows(train), *rows(validation)]) == rows(every)
     assert np.bincount(validation["label"][:]).tolist() == [2, 1, 1]
     assert np.bincount(train["label"][:]).tolist() == [18, 10, 1]
+
+
+def test_a_count_of_held_out_images_is_rounded_but_neither_none_nor_all():
+    assert [held_out_count(images, 0.1) for images in (0, 1, 2, 4, 15, 16, 25)] == [0, 0, 1, 1, 2, 2, 2]
+    assert held_out_count(20, 0.0) == 0 and held_out_count(2, 0.9) == 1
 
 
 def test_the_share_is_the_same_in_every_run_and_grows_with_the_fraction(folder):

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
+import itertools
 import math
+import re
+import struct
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 
-from decoct.data.mixed_views import MixedViews, mixed_pixels, mixed_views
+from decoct.data.mixed_views import MixedViews, mixed_pixels, mixed_views, views_digest
 
 MASK = 0xFFFFFFFF
 KNOWN = [[0, 0, 32, 30], True, 9, [23, 32, 13, 30]]
@@ -139,3 +144,28 @@ def test_pixels_are_those_of_a_plain_loop(dtype):
             first, end, left, right = views.cuts[row, slot].tolist()
             plain[:, first:end, left:right] = view(int(views.partners[row, slot]), slot)[:, first:end, left:right]
             assert torch.allclose(made, plain, atol=1e-5)
+
+
+def test_the_documented_implementation_is_ours():
+    """The code of the page, run as it stands there."""
+    page = (Path(__file__).parents[2] / "docs" / "mixed-labels.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"^```python\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    made: dict = {}
+    exec(code, made)
+    for seed, count, slots, side, smallest in ((5, 6, 5, 32, 0.08), (2**31, 1, 3, 28, 1.0), (9, 3, 9, 65, 0.3)):
+        views = every_view(seed, count, slots, side, smallest)
+        for image, slot in itertools.product(range(count), range(slots)):
+            box, *rest = made["mixed_view"](seed, image, slot, count, side, smallest)
+            ours = [each[image, slot].tolist() for each in (views.boxes, views.flips, views.partners, views.cuts)]
+            assert ours == [list(box), *rest]
+
+
+def test_the_digest_is_that_of_plain_numbers():
+    numbers = []
+    for image, slot in itertools.product(range(3), range(16)):
+        box, flip, partner, square = expected(7, image, slot, 3, 32, 0.08)
+        numbers += [*box, int(flip), partner, *square]
+    plain = hashlib.sha256(struct.pack(f"<{len(numbers)}q", *numbers)).hexdigest()[:16]
+    digest = {"seed": 7, "count": 3, "slots": 20, "side": 32, "smallest_area": 0.08}
+    assert views_digest(**digest) == plain
+    assert views_digest(**{**digest, "seed": 8}) != plain != views_digest(**{**digest, "smallest_area": 0.09})

@@ -6,7 +6,15 @@ import numpy as np
 import pytest
 import torch
 
-from decoct.distilled.logit_codes import BITS, code_width, decode_logits, encode_logits
+from decoct.distilled.logit_codes import (
+    BITS,
+    code_width,
+    decode_logits,
+    encode_logits,
+    encode_top_k,
+    kept_classes,
+    spread,
+)
 
 
 def logits(classes: int, scale: float = 5.0, rows: int = 40) -> np.ndarray:
@@ -92,3 +100,64 @@ def test_codes_are_told_by_plain_arithmetic():
             line = codes[3, 1].tolist()
             code = line[label] if bits == 8 else line[label // 2] >> 4 * (label % 2) & 15
             assert decoded[3, 1, label].item() == pytest.approx(code * float(scales[3, 1]), rel=1e-6)
+
+
+# The largest logits alone
+
+
+def decoded_top_k(given: np.ndarray, bits: int, top_k: int) -> torch.Tensor:
+    codes, scales, kept, rest = encode_top_k(given, bits, top_k)
+    assert codes.shape == (*given.shape[:-1], code_width(top_k, bits)) and codes.dtype == np.uint8
+    assert kept.shape == (*given.shape[:-1], top_k) and kept.dtype == np.uint16
+    assert scales.shape == rest.shape == given.shape[:-1] and rest.dtype == np.float16
+    largest = decode_logits(torch.from_numpy(codes), torch.from_numpy(scales), top_k, bits)
+    return spread(largest, torch.from_numpy(kept.astype(np.int32)), torch.from_numpy(rest), given.shape[-1])
+
+
+@pytest.mark.parametrize("bits", BITS)
+@pytest.mark.parametrize(("classes", "top_k"), [(10, 3), (101, 20), (1000, 7), (5, 4), (6, 1)])
+def test_other_classes_share_the_teachers_mass_at_temperature_1(bits, classes, top_k):
+    given = logits(classes)
+    decoded = decoded_top_k(given, bits, top_k)
+    _, _, kept, _ = encode_top_k(given, bits, top_k)
+    assert (np.diff(kept.astype(int), axis=-1) > 0).all()
+    for row, (view, slot) in enumerate(np.ndindex(40, 3)):
+        teacher, ours = given[view, slot].astype(np.float64), decoded[view, slot].double().numpy()
+        expected = set(np.argsort(teacher)[-top_k:].tolist())
+        assert set(kept[view, slot].tolist()) == expected
+        others = [label for label in range(classes) if label not in expected]
+        assert len(set(ours[others].tolist())) == 1, "they have one logit"
+        masses = [np.exp(z - z.max()) / np.exp(z - z.max()).sum() for z in (teacher, ours)]
+        assert masses[1][others].sum() == pytest.approx(masses[0][others].sum(), rel=0.02), row  # a float16's logit
+        members = sorted(expected)
+        step = np.ptp(teacher[members]) / (2**bits - 1)
+        assert np.abs(ours[members] - (teacher[members] - teacher[members].min())).max() <= 0.51 * step + 1e-5
+
+
+@pytest.mark.parametrize("bits", BITS)
+def test_improbable_classes_are_told_at_any_temperature(bits):
+    """Their probability at temperature 1 is below what float32 holds; at 20 it is not."""
+    given = np.array([[300.0, 290.0, 0.0, 1.0, -1.0]], np.float32)
+    decoded = decoded_top_k(given, bits, 2)
+    assert torch.isfinite(decoded).all()
+    soft, expected = ((z / 20).softmax(-1)[0] for z in (decoded, torch.from_numpy(given)))
+    assert torch.allclose(soft, expected, atol=2e-3) and soft[2] > 0
+
+
+def test_bytes_and_shapes_of_the_largest_logits():
+    assert [kept_classes(top_k, 10) for top_k in (0, 3, 9, 10, 11)] == [0, 3, 9, 0, 0]
+    for top_k in (0, 10, 11):
+        with pytest.raises(ValueError, match=f"label_top_k must be below the 10 classes.* Got {top_k}"):
+            encode_top_k(logits(10), 8, top_k)
+    broken = logits(10)
+    broken[3, 1, 4] = np.nan
+    with pytest.raises(ValueError, match="logits must be finite"):
+        encode_top_k(broken, 8, 3)
+
+
+def test_known_codes_of_the_largest_logits():
+    """By plain arithmetic: classes 1 and 3 are kept, 1 apart; the others have e^-2 + e^-3 of e^0 + e^1."""
+    codes, scales, kept, rest = encode_top_k(np.array([[-2.0, 0.0, -3.0, 1.0]], np.float32), 8, 2)
+    assert kept.tolist() == [[1, 3]] and codes.tolist() == [[0, 255]]
+    assert scales[0] == pytest.approx(1 / 255, rel=2e-3)
+    assert rest[0] == pytest.approx(np.log((np.exp(-2) + np.exp(-3)) / 2), abs=3e-3)

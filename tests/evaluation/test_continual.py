@@ -1,10 +1,14 @@
 import dataclasses
 import json
+import re
+import shlex
+from pathlib import Path
 
 import pytest
 import torch
 from worlds import without_times
 
+from decoct.arguments import parse_config
 from decoct.config import EvaluateConfig
 from decoct.data.loading import load_images
 from decoct.data.tensors import PixelDataset
@@ -115,6 +119,20 @@ def test_the_last_step_is_ordinary_training(config, run_folder, images, monkeypa
     assert record["stage_accuracies"][0][-1] == alone
     assert record["stage_accuracies"][0][0] == 1, "one class cannot be mistaken"
     assert alone > 0.4, "the comparison must be with a student that learned"
+
+
+def test_the_documented_command_has_labels_that_work(run_folder, images):
+    text = (Path(__file__).parents[2] / "docs" / "evaluation.md").read_text("utf-8")
+    (words,) = re.findall("^decoct evaluate (.*--task continual.*)$", text, re.MULTILINE)
+    words = f"{words} --distilled {run_folder} --dataset {images} --steps 3 --epochs 1 --no_baseline"
+    rows = plan_evaluate(parse_config(EvaluateConfig, shlex.split(words)))
+    assert len(rows) == 2 and all(row["students"] for row in rows)
+
+
+def test_mixed_labels_are_refused_and_the_error_names_others(config, monkeypatch):
+    monkeypatch.setattr("decoct.distilled.dataset.DistilledSet.check_labels", lambda distilled, labels: None)
+    with pytest.raises(ValueError, match="labels must not hold 'mixed'.*Name others: --labels tiles"):
+        plan_evaluate(config(labels=["mixed"], protocols=["strong_kd"]))
 
 
 def test_one_record_per_setting(config, run_folder, teacher):

@@ -13,7 +13,7 @@ from worlds import draw_no_pictures
 from decoct.evaluation.grid import agrees, known_of
 from decoct.evaluation.grid_file import GridFile, Variant, read_grid, varied
 from decoct.evaluation.sweep import Inputs, Sweep, cells_of, part_of
-from decoct.run.folder import read_json
+from decoct.files import read_json
 from decoct.training.protocols import load_protocol
 
 RUNS = Path("runs")

@@ -16,6 +16,7 @@ from worlds import accuracy_record
 from decoct.config import PublishConfig, VerifyConfig
 from decoct.distilled.dataset import read_manifest, spec_of
 from decoct.evaluation.teachers import Teachers
+from decoct.files import read_json
 from decoct.hub.publish import publish
 from decoct.hub.verify import verify
 from decoct.igds.loading import load_estimator
@@ -23,7 +24,7 @@ from decoct.models.classifier import Classifier
 from decoct.pages.local_paths import without_local_paths
 from decoct.pages.report import write_report
 from decoct.pipelines.igds.pipeline import IGDSPipeline
-from decoct.run.folder import read_json, write_json
+from decoct.run.folder import write_json
 
 
 @pytest.mark.parametrize(
@@ -44,9 +45,15 @@ from decoct.run.folder import read_json, write_json
         ("path/to/teacher", "path/to/teacher"),
         ("https://example.org/home/alice", "https://example.org/home/alice"),
         ("about 3/4 and/or ~5 %, 1 / 2 ..", "about 3/4 and/or ~5 %, 1 / 2 .."),
+        ("/home/alice/runs/a + /home/alice/my runs/b", "path/to/a + path/to/b"),
+        ("runs/a + /home/alice/runs/b", "runs/a + path/to/b"),
         ("Got '/home/alice/my runs/x', no folder.", "Got 'path/to/x', no folder."),
         ("out of reach: /home/alice/x: missing (see /var/log/y).", "out of reach: path/to/x: missing (see path/to/y)."),
         ([{"name": "/a/b"}, 1, None, True], [{"name": "path/to/b"}, 1, None, True]),
+        (
+            {"name": "/home/a + user/b", "members": [{"name": "/home/a"}, {"name": "user/b"}]},
+            {"name": "path/to/a + user/b", "members": [{"name": "path/to/a"}, {"name": "user/b"}]},
+        ),
         ({"label_names": ["/m/01g317", "../.."]}, {"label_names": ["/m/01g317", "../.."]}),
         ({"id2label": {"0": "/m/01g317"}}, {"id2label": {"0": "/m/01g317"}}),
     ],

@@ -16,8 +16,9 @@ from huggingface_hub import CommitOperationAdd, HfApi, constants
 from worlds import contents, write_run
 
 from decoct.config import PublishConfig
+from decoct.files import read_json
 from decoct.hub.publish import format_push, kind_of, plan_publish, publish, require_publishing
-from decoct.run.folder import read_json, write_json
+from decoct.run.folder import write_json
 
 DATA = "data/ipc_2/train-00000-of-00001.parquet"
 

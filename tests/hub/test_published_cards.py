@@ -9,11 +9,11 @@ from worlds import write_run
 
 from decoct.config import PublishConfig
 from decoct.data.source import source_record
+from decoct.files import read_json
 from decoct.hub.publish import format_push, plan_publish, publish
 from decoct.pages.dataset_card import dataset_card
 from decoct.pages.model_cards import model_card
 from decoct.pages.source import GivenInfo
-from decoct.run.folder import read_json
 
 
 def test_a_source_on_the_hub_is_recorded_with_its_licence_and_linked(hub, run_folder):

@@ -167,6 +167,31 @@ def test_two_view_takes_the_mean_of_both_views():
     assert result.loss.item() == pytest.approx(result.contrastive.item() - 0.7 * expected.item(), rel=1e-4)
 
 
+def test_the_literal_gradient_is_half_of_the_detached_one_where_views_are_alike():
+    far, near = unit(5, 6, 0), torch.nn.functional.normalize(unit(5, 6, 0) + 0.01 * unit(5, 6, 1), dim=1)
+    gradients = {}
+    for literal in (False, True):
+        query = near.clone().requires_grad_(True)
+        shares = [(each / 0.3).softmax(dim=1) for each in (query, far)]
+        contextual_loss(query, (shares[0] + shares[1]) / 2, 0.3, literal).backward()
+        gradients[literal] = query.grad
+    torch.testing.assert_close(gradients[True], gradients[False] / 2, rtol=0.05, atol=1e-5)
+
+
+def test_the_literal_loss_is_the_same_number_with_another_gradient():
+    views, labels = (images(4, 0), images(4, 1)), torch.tensor([0, 1, 2, 0])
+    results, gradients = {}, {}
+    for kind in ("detached", "literal"):
+        contrast = MomentumContrast(norm_free_estimator(), 8, kl_weight=5.0, kl_gradient=kind).train()
+        results[kind] = contrast(*views, labels)
+        results[kind].loss.backward()
+        gradients[kind] = torch.cat(
+            [each.grad.flatten() for each in contrast.query.parameters() if each.grad is not None]
+        )
+    assert results["literal"].loss.item() == results["detached"].loss.item()
+    assert not torch.allclose(gradients["literal"], gradients["detached"])
+
+
 def test_class_mean_takes_the_running_mean_of_the_class():
     contrast = MomentumContrast(norm_free_estimator(), 8, kl_temperature=0.3, q_mode="class_mean").train()
     labels = torch.tensor([0, 1, 1, 0])

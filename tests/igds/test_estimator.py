@@ -12,10 +12,14 @@ import torch
 from transformers import (
     AutoModel,
     ConvNextImageProcessor,
+    Dinov2Config,
+    Dinov2Model,
     DistilBertConfig,
     ResNetConfig,
     ResNetForImageClassification,
     ResNetModel,
+    SiglipConfig,
+    SiglipModel,
     ViTConfig,
     ViTForImageClassification,
     ViTImageProcessor,
@@ -157,6 +161,9 @@ torch.save((type(model).__module__, model.config.id2label, dict(output)), f"{fol
     assert (tmp_path / "second" / "estimator.py").read_bytes() == (tmp_path / "first" / "estimator.py").read_bytes()
 
 
+SMALL = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+
+
 def save_vit(folder: Path) -> None:
     ViTForImageClassification(vit_config()).save_pretrained(folder)  # its encoder has no pooler
     ViTImageProcessor(image_mean=list(MEAN), image_std=list(STD), size={"height": 32, "width": 32}).save_pretrained(
@@ -188,6 +195,30 @@ def test_any_image_model_can_be_the_encoder(tmp_path):
         estimator.save_pretrained(tmp_path / "saved")
         loaded = load_estimator(tmp_path / "saved")
         assert torch.equal(loaded(batch(size)).logits, estimator(batch(size)).logits)
+
+
+def save_dinov2(folder: Path) -> None:
+    Dinov2Model(Dinov2Config(**SMALL, mlp_ratio=2, image_size=28, patch_size=14)).save_pretrained(folder)
+
+
+def save_siglip(folder: Path) -> None:
+    text = {**SMALL, "vocab_size": 16, "max_position_embeddings": 4, "projection_size": 16}
+    vision = {**SMALL, "image_size": 28, "patch_size": 14}
+    SiglipModel(SiglipConfig(text_config=text, vision_config=vision)).save_pretrained(folder)
+
+
+@pytest.mark.parametrize(("save", "kind"), [(save_dinov2, "dinov2"), (save_siglip, "siglip_vision_model")])
+def test_encoders_of_today_are_taken_as_they_are(tmp_path, save, kind):
+    save(tmp_path / "encoder")
+    processor = ViTImageProcessor(image_mean=list(MEAN), image_std=list(STD), size={"height": 28, "width": 28})
+    processor.save_pretrained(tmp_path / "encoder")
+    estimator = wrap_encoder(tmp_path / "encoder", NAMES).eval()
+    whole = AutoModel.from_pretrained(tmp_path / "encoder").eval()
+    pooled = getattr(whole, "vision_model", whole)(pixel_values=batch(28)).pooler_output
+    torch.testing.assert_close(estimator(batch(28)).features, pooled)
+    assert estimator.config.encoder["model_type"] == kind
+    estimator.save_pretrained(tmp_path / "saved")
+    torch.testing.assert_close(load_estimator(tmp_path / "saved")(batch(28)).logits, estimator(batch(28)).logits)
 
 
 def test_encoders_that_cannot_be_used_are_errors(tmp_path):

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import math
+import shutil
 
 import datasets
 import numpy as np
@@ -260,6 +262,30 @@ def test_a_distilled_set_beside_its_source(setting, estimator, tmp_path):
     table = format_information(result)
     assert all(name in table for name in [*COLOURS, "overall", "IPC 1", "IPC 2", "to source", "12 tiles"])
     assert f"{one['prototype']:.3f}" in table
+
+
+def test_a_set_is_read_by_its_manifest_not_by_its_card(setting, tmp_path):
+    """As `decoct evaluate` reads it: a card may name any file."""
+    run = tmp_path / "distilled"
+    shutil.copytree(setting["distilled"], run)
+    card = (run / "README.md").read_text()
+    (run / "README.md").write_text(card.replace("data/ipc_1/", "data/ipc_2/"))
+    expected = information(InformationConfig(**setting))
+    found = information(InformationConfig(**{**setting, "distilled": str(run)}))
+    assert found["distilled"] == expected["distilled"] and found["distilled"]["1"]["images"] == 12
+    (run / "data/ipc_1/train-00000-of-00001.parquet").unlink()
+    shutil.copy(run / "data/ipc_2/train-00000-of-00001.parquet", run / "data/ipc_1/")
+    with pytest.raises(ValueError, match="must have at most 3 rows. Got 6"):
+        information(InformationConfig(**{**setting, "distilled": str(run)}))
+
+
+def test_embeddings_that_are_not_finite_name_the_image_and_class(estimator):
+    broken = copy.deepcopy(estimator)
+    with torch.no_grad():
+        broken.classifier.weight.fill_(torch.nan)
+    images = labelled(encoded(coloured([0, 1, 2])), [2, 1, 0])
+    with pytest.raises(ValueError, match="Logits of the estimator must be finite. Got nan for tile 0 of class 'blue'"):
+        embed(images, broken, batch_size=2)
 
 
 def test_a_dry_run_counts_forward_passes_and_writes_nothing(setting, tmp_path):

@@ -22,10 +22,10 @@ from diffusers import (
 
 from decoct.config import PriorConfig
 from decoct.data.spec import ImageSpec
+from decoct.files import read_json
 from decoct.igds.loading import load_estimator
 from decoct.igds.prior import SCHEDULERS, check_prior, load_pipeline, prior_fingerprint, prior_label_names
 from decoct.pipelines.igds.pipeline import IGDSPipeline
-from decoct.run.folder import read_json
 from decoct.training.prior import build_unet
 
 SPEC = ImageSpec(8, 1, (0.5,), (0.5,), ("a", "b", "c"))

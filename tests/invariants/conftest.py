@@ -14,7 +14,7 @@ import pytest
 
 from decoct.arguments import parse_config
 from decoct.config import DistillConfig
-from decoct.run.folder import read_json
+from decoct.files import read_json
 from decoct.synthesis.distill import distill
 
 # `driver.py FOLDER --option value ...` distils; each process writes what it had to do to `FOLDER/rank_N.json`.

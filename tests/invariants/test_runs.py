@@ -8,7 +8,7 @@ from safetensors.torch import load_file
 
 from decoct.arguments import parse_config
 from decoct.config import TeacherConfig
-from decoct.run.folder import read_json
+from decoct.files import read_json
 
 
 @pytest.fixture(scope="module")

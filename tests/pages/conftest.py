@@ -12,7 +12,8 @@ import pytest
 from worlds import accuracy_record, draw_no_pictures, measured
 
 from decoct.config import DistillConfig
-from decoct.run.folder import read_json, write_json
+from decoct.files import read_json
+from decoct.run.folder import write_json
 
 from .cards import MANIFEST
 

@@ -9,6 +9,8 @@ import shlex
 import pytest
 from huggingface_hub import DatasetCard
 
+from decoct.distilled.parquet import column_bytes
+from decoct.files import read_json
 from decoct.pages.dataset_card import dataset_card
 from decoct.pages.source import GivenInfo
 
@@ -59,7 +61,7 @@ def test_columns_of_mixed_views_are_named_where_they_are_stored(manifest):
     assert "slot_codes" not in dataset_card(manifest)
     manifest["config"] |= {"slots": 100, "label_bits": 4}
     body = dataset_card(manifest)
-    assert "--protocols strong_kd --labels mixed --students convnet3 --seeds 3\n" in blocks(body, "bash")[0]
+    assert "--labels mixed --students convnet3 --seeds 3\n" in blocks(body, "bash")[0]
     assert "logits for 100 mixed views of the image (crop, flip and CutMix), 4 bits each" in body
     assert "| `slot_scales` | what a code counts in the logits of each of those views, `(100, 1)` |\n" in body
 
@@ -207,3 +209,20 @@ def test_hostile_names_are_data_everywhere(manifest, name):
         assert words[3] == words[5] == " ".join(name.split())
         again = shlex.split(blocks(text, "bash")[1].replace("\\\n", " "))
         assert again[again.index("--dataset") + 1] == name
+
+
+def test_bytes_of_images_and_of_labels_stand_beside_their_number(manifest):
+    assert "kB" not in dataset_card(manifest).split("## Columns")[0], "older manifests do not note them"
+    columns = {"image": 23_400, "label": 100, "tile_logits": 2_000, "slot_codes": 100_000, "slot_scales": 20_000}
+    head = dataset_card({**manifest, "bytes": {"1": columns, "10": {"image": 234_000}}}).split("## Columns")[0]
+    assert "| configuration | images per class | images | kB of images | kB of labels | teacher's accuracy" in head
+    assert "| `ipc_1` | 1 | 10 | 23.4 | 122.1 | 0.900 |\n" in head
+    assert "| `ipc_10` | 10 | 100 | 234.0 | 0.0 | 0.950 |\n" in head
+
+
+def test_a_manifest_notes_the_bytes_that_its_files_have(runs):
+    manifest = read_json(runs / "mixed" / "manifest.json")
+    rows, columns = column_bytes(sorted((runs / "mixed").glob("data/ipc_5/*.parquet")))
+    assert rows == 20
+    noted = {name: size for name, size in manifest["bytes"]["5"].items() if size}
+    assert noted == {name: size for name, size in columns.items() if name != "tiles"}

@@ -11,7 +11,7 @@ from decoct.arguments import parse_config
 from decoct.config import DistillConfig, to_dict
 from decoct.pages.describe import Network, command_of, counted, describe, method_sentence
 
-from .cards import record
+from .cards import MANIFEST, record
 
 
 @pytest.mark.parametrize(
@@ -85,3 +85,21 @@ def test_a_manifest_of_an_older_version_says_less():
 
 def test_counted():
     assert [counted(number, "seed") for number in (0, 1, 2)] == ["0 seeds", "1 seed", "2 seeds"]
+
+
+def test_accuracy_a_kilobyte_counts_the_images_and_the_labels_that_are_trained_on():
+    columns = {"image": 9_000, "label": 100, "tile_logits": 400, "slot_codes": 1_500, "slot_scales": 200}
+    columns |= {"slot_classes": 600, "slot_rest": 100, "view_logits": 50_000, "view_boxes": 5_000}
+    manifest = {**MANIFEST, "bytes": {"10": columns}}
+    records = [record(labels=labels) for labels in ("mixed", "views", "tiles", "hard", "online")]
+    records.append(record(labels="mixed", ipc=50))
+    rows = {(table.labels, row["ipc"]): row for table in describe(manifest, records).tables for row in table.rows}
+    found = {key: (row["kilobytes"], row["per_kilobyte"]) for key, row in rows.items()}
+    assert found == {
+        ("mixed", "10"): ("11.5", "5.2"),  # 60 % in 11.5 kB
+        ("views", "10"): ("64.1", "0.94"),
+        ("tiles", "10"): ("9.5", "6.3"),
+        ("hard", "10"): ("9.1", "6.6"),
+        ("online", "10"): ("–", "–"),  # it takes a teacher
+        ("mixed", "50"): ("–", "–"),  # not noted
+    }

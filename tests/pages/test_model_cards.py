@@ -11,9 +11,9 @@ import pytest
 from huggingface_hub import ModelCard
 from worlds import accuracy_record
 
+from decoct.files import read_json
 from decoct.pages.model_cards import model_card
 from decoct.pages.source import GivenInfo
-from decoct.run.folder import read_json
 
 
 @pytest.fixture(scope="module")

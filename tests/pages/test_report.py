@@ -13,12 +13,13 @@ from PIL import Image
 
 import decoct
 from decoct.distilled.schema import SLOT_COLUMNS
+from decoct.files import read_json
 from decoct.pages.contents import soft_label
 from decoct.pages.describe import command_of, run_settings
 from decoct.pages.report import write_report
-from decoct.pages.shown import storage_of
+from decoct.pages.shown import Storage, storage_of
 from decoct.pages.sources import encoded_bytes
-from decoct.run.folder import read_json, write_json
+from decoct.run.folder import write_json
 
 from .reading import NAMES, SIDE, Page, picture, real_pixels, rows_of
 
@@ -138,6 +139,7 @@ def test_tables_hold_the_records_numbers(copied, make_record):
     assert "sample · protocol rded_kd · labels views · last epoch" in page.text
     assert "protocol rded_kd (epochs=7) · labels online · best epoch (chosen on the test set)" in page.text
     assert "+10.0 points" in page.text and "the teacher stands for it" in page.text
+    assert "2 0.323 0.041 0.213 " in page.text and "accuracy % a kB" in page.text
     assert page.text.count("turned off by --no_baseline") == 2
     assert "Also measured, and kept in results.json : continual" in page.text
     assert "No student" not in page.text
@@ -171,6 +173,20 @@ def test_storage_is_what_the_files_hold(distilled, sample_part):
     assert f"The source: 96 images, {source / 1000:.3g} kB" in page.text
     largest = storage_of(folder, read_json(folder / "manifest.json"))[-1]
     assert f"{100 * largest.total / source:.1f} %" in page.text
+
+
+def test_the_bytes_of_mixed_views_are_those_of_all_their_columns(copied, monkeypatch):
+    folder = copied("random")
+    manifest = read_json(folder / "manifest.json")
+    manifest["config"]["slots"] = 3
+    write_json(folder / "manifest.json", manifest)
+    sizes = {"label": 1, "tile_logits": 2, "view_logits": 3, "view_boxes": 4}
+    labels = {**sizes, **{name: 1000 * 10**place for place, name in enumerate(SLOT_COLUMNS)}}
+    stored = Storage(1, 4, 5000, labels, 0, 2_000_000)
+    assert stored.mixed_views == 1_111_000 and stored.all_labels == 1_111_010
+    monkeypatch.setattr("decoct.pages.report.storage_of", lambda folder, manifest: [stored])
+    write_report(folder)
+    assert "1 4 5 kB 2 B 3 B 4 B 1.11 MB 1.11 MB" in Page(folder / "report.html").text
 
 
 def test_bytes_of_files_and_of_archives(image_folder, tmp_path):

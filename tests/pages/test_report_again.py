@@ -6,8 +6,9 @@ import pytest
 from worlds import draw_no_pictures
 
 from decoct.config import DistillConfig
+from decoct.files import read_json
 from decoct.pages.report import write_report
-from decoct.run.folder import read_json, write_json
+from decoct.run.folder import write_json
 from decoct.synthesis.distill import distill
 
 from .reading import Page

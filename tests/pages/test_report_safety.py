@@ -11,9 +11,10 @@ import datasets
 import numpy as np
 from PIL import Image
 
+from decoct.files import read_json
 from decoct.pages.report import write_report
 from decoct.pages.sources import Sources, data_uri
-from decoct.run.folder import read_json, write_json
+from decoct.run.folder import write_json
 
 from .reading import Page
 

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import itertools
+import math
 import re
 
 import pytest
 import torch
 
+from decoct.config import DistillConfig
 from decoct.data.mixed_views import mixed_pixels, mixed_views
 from decoct.distilled.dataset import load_distilled
-from decoct.distilled.logit_codes import decode_logits
+from decoct.files import read_json
 from decoct.pages.dataset_card import dataset_card
-from decoct.run.folder import read_json
+from decoct.synthesis.distill import distill
+from decoct.training.protocols import batch_size, entry_of, load_protocol
 
 
 def example_of(card, longest=40):
@@ -49,31 +52,79 @@ def test_the_network_grows_with_the_images(runs, side, blocks, width):
     assert f"nn.Linear({width}, 4)" in code
 
 
-def test_mixed_views_are_those_of_decoct(runs):
-    """The script's own geometry and pixels, against the library's."""
-    code = example_of(dataset_card(read_json(runs / "mixed" / "manifest.json")), longest=72)
-    assert "slot_codes" in code and "view_logits" not in code
-    code = code[: code.index("class Convolution")].replace('load_dataset("."', f"load_dataset({str(runs / 'mixed')!r}")
+def training_script(folder, manifest, longest=45):
+    """The training example of a set with mixed views, loading the set in a folder."""
+    training = re.findall(r"^```python\n(.*?)^```$", dataset_card(manifest), re.MULTILINE | re.DOTALL)[1]
+    assert len([line for line in training.splitlines() if line.strip()]) <= longest
+    return training.replace('load_dataset("."', f"load_dataset({str(folder)!r}")
+
+
+@pytest.fixture(scope="module")
+def top_k_set(once, sample_part, trained_teacher):
+    """A set whose largest three of four logits are stored, in 8 bits."""
+
+    def make(folder):
+        shared = {"dataset": str(sample_part), "teacher": str(trained_teacher), "method": "random"}
+        distill(DistillConfig(output_dir=str(folder / "run"), ipc=[5], slots=8, label_top_k=3, **shared))
+
+    return once("top-k-script", make) / "run"
+
+
+@pytest.mark.parametrize("kind", ["four bits", "largest logits"])
+def test_mixed_views_are_those_of_decoct(kind, runs, top_k_set):
+    """The script's own geometry, pixels and logits, against the library's."""
+    folder, longest = (runs / "mixed", 45) if kind == "four bits" else (top_k_set, 46)
+    code = training_script(folder, read_json(folder / "manifest.json"), longest)
+    assert "slot_codes" in code and "view_logits" not in code and ("slot_rest" in code) == (kind == "largest logits")
     made: dict = {}
-    exec(code, made)
-    distilled = load_distilled(runs / "mixed", 5)
+    exec(code[: code.index("blocks = ")], made)
+    distilled = load_distilled(folder, 5)
     mean, std = made["mean"], made["std"]
     for row, slot in itertools.product(range(0, 20, 3), range(8)):
         image = torch.tensor([row])
         views = mixed_views(image, torch.tensor([slot]), seed=0, count=20, side=28, smallest_area=0.08)
         expected = mixed_pixels(distilled.images, image, views)[0]
         assert torch.allclose(made["mixed"](row, slot) * std + mean, expected, atol=1e-5)
-    decoded = decode_logits(distilled.slots.codes, distilled.slots.scales, 4, 4)
-    assert torch.allclose(made["logits"], decoded)
+    images, slots = torch.cartesian_prod(torch.arange(20), torch.arange(8)).unbind(1)
+    assert torch.allclose(made["logits"][images, slots], distilled.slots.logits(images, slots, 4))
 
 
-def test_a_network_learns_from_mixed_views_by_the_script(runs, sample_part):
-    code = example_of(dataset_card(read_json(runs / "mixed" / "manifest.json")), longest=72)
-    code = code.replace('load_dataset("."', f"load_dataset({str(runs / 'mixed')!r}").replace(
-        ", 1000, 20\n", ", 120, 20\n"
-    )
-    code = re.sub(r'load_dataset\("[^"]*"\)', f"load_dataset({str(sample_part)!r})", code)
-    torch.manual_seed(0)
+def test_the_script_trains_under_the_protocols_settings(runs):
+    protocol, manifest = load_protocol("strong_kd"), read_json(runs / "mixed" / "manifest.json")
+    code = training_script(runs / "mixed", manifest).replace("range(steps)", "range(3)")
+    assert protocol.ema_warmup and not protocol.hard_weight and protocol.schedule == "half_cosine", "as the script has"
     made: dict = {}
     exec(code, made)
+    steps = entry_of(protocol.steps, 5)
+    assert (made["steps"], made["temperature"]) == (steps, protocol.temperature)
+    assert made["batch"] == batch_size(protocol, 5, 4, 20)
+    muon, adam = made["optimizers"]
+    share = 0.5 * (1 + math.cos(math.pi * 3 / (2 * steps)))
+    (group,) = muon.param_groups
+    assert group["lr"] == pytest.approx(protocol.matrix_learning_rate * share)
+    assert (group["momentum"], group["weight_decay"]) == (protocol.momentum, protocol.weight_decay)
+    assert [tuple(matrix.shape[1:]) for matrix in group["params"]] == [(9,), (1152,), (1152,)]
+    assert [each["lr"] for each in adam.param_groups] == pytest.approx([protocol.learning_rate * share] * 2)
+    decays = {tuple(weight.ndim for weight in each["params"])[0]: each["weight_decay"] for each in adam.param_groups}
+    assert decays == {2: protocol.weight_decay, 1: 0}
+    groups = [group for each in made["optimizers"] for group in each.param_groups]
+    trained = sum(weight.numel() for group in groups for weight in group["params"])
+    assert trained == sum(weight.numel() for weight in made["network"].parameters())
+    kernel = next(made["blocks"][0][0].parameters())
+    assert torch.equal(made["weights"][0].view_as(kernel), kernel), "what Muon trains is what the network has"
+
+
+@pytest.mark.parametrize("kind", ["four bits", "largest logits"])
+def test_a_network_learns_from_mixed_views_by_the_script(kind, runs, top_k_set, sample_part):
+    folder, longest = (runs / "mixed", 45) if kind == "four bits" else (top_k_set, 46)
+    manifest = read_json(folder / "manifest.json")
+    code = training_script(folder, manifest, longest)
+    code = re.sub(r"= (\d+, 28, 4, \d+), \d+, 17", r"= \1, 40, 17", code)
+    assert ", 40, 17, 20\n" in code, "40 steps"
+    code = code.replace("1152", "144").replace("128", "16")  # a narrow network
+    measuring = re.findall(r"^```python\n(.*?)^```$", dataset_card(manifest), re.MULTILINE | re.DOTALL)[2]
+    measuring = re.sub(r'load_dataset\("[^"]*"\)', f"load_dataset({str(sample_part)!r})", measuring)
+    torch.manual_seed(0)
+    made: dict = {}
+    exec(code + measuring, made)
     assert made["right"] / len(made["real"]) > 0.4  # four classes: chance is 0.25

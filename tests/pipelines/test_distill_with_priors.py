@@ -1,4 +1,4 @@
-"""Distilling with priors of the Hub's layouts: an unconditional DDPM, and a DiT with other class ids."""
+"""Distilling with priors of the Hub's layouts: an unconditional DDPM, a DiT with other class ids, text to image."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import text_to_image
 from diffusers import DDIMScheduler, DDPMPipeline, DDPMScheduler, DiTPipeline
 
 import decoct
@@ -13,6 +14,7 @@ from decoct.config import DistillConfig
 from decoct.distilled.dataset import load_distilled
 from decoct.igds.loading import build_estimator
 from decoct.synthesis.distill import distill
+from decoct.synthesis.sampled import IGDS
 
 
 @pytest.fixture
@@ -27,6 +29,7 @@ def config(image_folder, tmp_path):
             "method": "igds",
             "dataset": str(image_folder),
             "teacher": str(tmp_path / "teacher"),
+            "allow_weak_teacher": True,
             "estimator": str(tmp_path / "estimator"),
             "prior": str(tmp_path / "prior"),
             "ipc": [2],
@@ -65,3 +68,46 @@ def test_a_dit_with_other_class_ids(config, make_dit, tmp_path):
     )
     assert_distilled(tmp_path / "run")
     assert manifest["config"]["prior_classes"] == [7, 0, 3]
+
+
+def test_a_text_to_image_prior_makes_classes_by_their_names(config, tmp_path):
+    stable_diffusion = text_to_image.build("stable_diffusion", tmp_path / "tokenizer")
+    stable_diffusion.save_pretrained(tmp_path / "prior")
+    with pytest.raises(ValueError, match="prompt must be given for a text-to-image prior.*a StableDiffusionPipeline"):
+        distill(config())
+    options = {"prompt": "a photo of a {label}", "sampling_steps": 3}
+    with pytest.raises(ValueError, match="Got PNDMScheduler, whose step .* carries"):
+        distill(config(**{**options, "sampling_steps": 10}))
+    assert not (tmp_path / "run" / "data").exists()
+    manifest = distill(config(scheduler="ddim", **options))
+    assert_distilled(tmp_path / "run")
+    names = manifest["label_names"]
+    assert manifest["prior"]["prompts"] == [f"a photo of a {name}" for name in names]
+    assert (manifest["config"]["guide_on"], manifest["config"]["scheduler"]) == ("prediction", "ddim")
+
+    (tmp_path / "prompts.yaml").write_text("".join(f"{name}: a {name}\n" for name in names), "utf-8")
+    other = config(scheduler="ddim", **{**options, "prompt": None}, prompts=str(tmp_path / "prompts.yaml"))
+    with pytest.raises(ValueError, match="which differs in\n  prior: .*a photo of a blue"):
+        distill(other)
+    (tmp_path / "prompts.yaml").write_text(f"{names[0]}: a thing\n", "utf-8")
+    with pytest.raises(ValueError, match=f"prompts must have a line .* without .*{names[1]}"):
+        distill(other)
+
+
+def test_a_pipeline_of_diffusers_distills_in_python(config, image_folder, tmp_path):
+    flux = text_to_image.build("flux", tmp_path / "tokenizer")
+    made = config()
+    teacher, estimator = decoct.load_classifier(made.teacher), decoct.load_estimator(made.estimator)
+    with pytest.raises(ValueError, match="estimator and prompt must be given with a pipeline of diffusers"):
+        IGDS(flux, teacher)
+    options = {
+        "prompt": "a {label}",
+        "sampling_steps": 2,
+        "views": 2,
+        "slots": 0,
+        "batch_size": 8,
+        "allow_weak_teacher": True,
+    }
+    igds = IGDS(flux, teacher, estimator=estimator, **options)
+    rows = igds.distill(decoct.load_images(str(image_folder)), ipc=1)
+    assert len(rows) == 3 and rows[0]["image"].size == (16, 16)

@@ -81,7 +81,9 @@ def directions(like: Tensor, count: int = 4) -> list[Tensor]:
 
 def pipeline_of(steps: int = 10, **components: Any) -> Any:
     """What the guidance asks of a pipeline."""
-    return SimpleNamespace(scheduler=SimpleNamespace(timesteps=range(steps)), **components)
+    scheduler = DDPMScheduler()
+    scheduler.set_timesteps(steps)
+    return SimpleNamespace(scheduler=scheduler, **components)
 
 
 def test_soft_assignments_are_the_softmax_at_a_temperature():
@@ -343,7 +345,7 @@ def test_settings_are_kept_as_a_configuration(estimator):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"guide_on": "noise"}, r"guide_on must be one of \['sample', 'x0_pred'\]. Got 'noise'"),
+        ({"guide_on": "noise"}, r"guide_on must be one of \['sample', 'x0_pred', 'prediction'\]. Got 'noise'"),
         ({"reduction": "max"}, r"reduction must be one of \['sum', 'mean'\]. Got 'max'"),
         ({"beta": -0.1}, "beta must be at least 0. Got -0.1"),
         ({"guidance_scale": -1.0}, "guidance_scale must be at least 0"),

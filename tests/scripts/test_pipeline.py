@@ -8,8 +8,8 @@ from worlds import without_times
 from decoct.arguments import parse_config
 from decoct.config import EvaluateConfig
 from decoct.evaluation.evaluate import evaluate
+from decoct.files import read_json
 from decoct.models.zoo import load_classifier
-from decoct.run.folder import read_json
 
 
 def test_teacher_distill_evaluate(launch, scripts, sample_part, monkeypatch, tmp_path):
@@ -26,6 +26,7 @@ def test_teacher_distill_evaluate(launch, scripts, sample_part, monkeypatch, tmp
 
     sizes = ["--ipc", 1, 2, "--candidates_per_class", 8, "--grid_size", 3, "--coalitions", 16, "--views", 2]
     source = [*data, "--teacher", "runs/teacher", "--label_teacher", "early", "--output_dir", "runs/distilled"]
+    sizes.append("--allow_weak_teacher")  # after one epoch
     distilled = launch(scripts / "distill.py", *source, *sizes, cwd=tmp_path)
     assert distilled.returncode == 0, distilled.stderr
     assert "preview.png" in distilled.stdout

@@ -10,7 +10,7 @@ from PIL import Image
 
 import decoct
 from decoct.config import SampleConfig
-from decoct.run.folder import read_json
+from decoct.files import read_json
 from decoct.synthesis import samples
 from decoct.synthesis.samples import draw_samples, plan_samples
 
@@ -98,7 +98,7 @@ def test_igds_as_an_object_equals_the_command(tiny_prior, tiny_estimator, traine
     teacher = decoct.load_classifier(trained_teacher)
     images = decoct.load_images(str(sample_part))
     pipeline = decoct.load_pipeline(tiny_prior, decoct.load_estimator(tiny_estimator), "ddim")
-    options = {"sampling_steps": 2, "views": 2, "batch_size": 8}
+    options = {"sampling_steps": 2, "views": 2, "slots": 0, "batch_size": 8}
     distilled = decoct.IGDS(pipeline, teacher, **options).distill(images, ipc=2)
     assert distilled.column_names == ["image", "label", "tile_logits", "view_logits", "view_boxes", "tiles"]
     assert distilled["label"][:] == [0, 0, 1, 1, 2, 2, 3, 3]

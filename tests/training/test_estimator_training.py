@@ -14,10 +14,10 @@ from worlds import contents
 from decoct.config import EstimatorConfig
 from decoct.data.loading import load_images
 from decoct.data.tensors import PixelDataset
+from decoct.files import read_json
 from decoct.igds.contrastive import MomentumContrast
 from decoct.igds.loading import load_estimator
 from decoct.igds.probe import extract_features
-from decoct.run.folder import read_json
 from decoct.run.seeding import numpy_generator
 from decoct.training.estimator import plan_estimator, train_estimator
 from decoct.training.view_augment import ViewChoices, draw_choices, view_of
@@ -66,6 +66,7 @@ def test_a_run_leaves_an_estimator_and_its_record(config, sample_part, tmp_path,
     assert {weight.dtype for weight in estimator.parameters()} == {torch.float32}
     features, labels = extract_features(estimator, PixelDataset(load_images(str(sample_part), "test"), 28, 1))
     predicted = estimator.classifier(torch.from_numpy(features)).argmax(dim=1)
+    assert 0 <= record["softplus_accuracy"] <= 1
     assert record["linear_accuracy"] == pytest.approx(float((predicted.numpy() == labels).mean()))
     assert min(record["linear_accuracy"], record["knn_accuracy"]) > 0.3, "chance is 0.25"
 
@@ -140,7 +141,7 @@ def test_a_dry_run_counts_and_writes_nothing(config, tmp_path):
 def test_bad_settings_are_errors_before_anything_is_written(config, tmp_path):
     with pytest.raises(ValueError, match="batch_size must be at most the 96 images of the dataset. Got 128"):
         train_estimator(config(batch_size=128, queue_size=128))
-    with pytest.raises(ValueError, match=r"queue_size must be a multiple of batch_size \(16\). Got 40"):
+    with pytest.raises(ValueError, match=r"queue_size must be 0 or a multiple of batch_size \(16\). Got 40"):
         config(queue_size=40)
     with pytest.raises(ValueError, match="encoder must be one of .*'resnet10'.*Got 'resnet34'"):
         train_estimator(config(encoder="resnet34"))

@@ -12,7 +12,7 @@ from PIL import Image
 
 from decoct.config import PriorConfig
 from decoct.data.spec import ImageSpec
-from decoct.run.folder import read_json
+from decoct.files import read_json
 from decoct.training import prior as stages
 from decoct.training.prior import build_unet, draw_noising, plan_prior, train_prior
 

@@ -12,6 +12,7 @@ from decoct.training.protocols import (
     Protocol,
     batch_size,
     crop_scale,
+    entry_of,
     epoch_count,
     learning_rate,
     load_protocol,
@@ -91,6 +92,14 @@ def test_igds_adam_has_the_papers_numbers(igds):
     assert (igds.cutmix_probability, igds.norm, igds.labels) == (1, "instance", ("hard",))
 
 
+@pytest.mark.parametrize(("classes", "ipc"), [(11, 1), (101, 1), (10, 1), (10, 10), (1, 1)])
+def test_a_last_batch_of_one_image_is_no_step(strong, classes, ipc):
+    images = classes * ipc
+    size = batch_size(strong, ipc, classes, images)
+    steps = max(1, sum(min(size, images - first) > 1 for first in range(0, images, size)))
+    assert epoch_count(strong, ipc, classes, images) == math.ceil(entry_of(strong.steps, ipc) / steps)
+
+
 def test_strong_kd_trains_as_many_steps_by_stored_labels_as_by_others(strong):
     assert (strong.optimizer, strong.matrix_learning_rate, strong.rrc_scale) == ("muon", 0.02, 0.08)
     assert set(strong.labels) == set(LABEL_MODES) and strong.ema_warmup and 0 < strong.ema_decay < 1
@@ -99,12 +108,13 @@ def test_strong_kd_trains_as_many_steps_by_stored_labels_as_by_others(strong):
         assert epoch_count(strong, ipc, 10, 10 * ipc) * 10 * ipc == steps * batch
 
 
-@pytest.mark.parametrize(("images", "epochs"), [(3, 10), (4, 10), (5, 5), (8, 5), (9, 4), (40, 1), (4000, 1)])
+@pytest.mark.parametrize(("images", "epochs"), [(3, 10), (4, 10), (5, 10), (8, 5), (9, 5), (40, 1), (4000, 1)])
 def test_steps_are_as_many_whole_epochs_as_have_them(rded, images, epochs):
-    """Batches of 4; the last one of an epoch may be smaller, and a set of one batch has a step an epoch."""
+    """Batches of 4; the last one of an epoch may be smaller, unless it is a single image, which is left out."""
     protocol = dataclasses.replace(rded, epochs=None, steps=10, batch_sizes={1: 4})
     assert epoch_count(protocol, 1, images, images) == epochs
-    assert epochs * math.ceil(images / 4) >= 10 > (epochs - 1) * math.ceil(images / 4)
+    steps = max(1, (images + 2) // 4)
+    assert epochs * steps >= 10 > (epochs - 1) * steps
 
 
 def test_settings_that_a_protocol_leaves_out_are_no_part_of_what_names_its_students():
@@ -274,7 +284,7 @@ def test_unknown_protocols_and_fields_are_errors(tmp_path):
     with pytest.raises(ValueError, match="must have every field once"):
         load_protocol(file)
     file.write_text("name: [half")
-    with pytest.raises(ValueError, match=r"(?s)half.yaml must be YAML.*line 1"):
+    with pytest.raises(ValueError, match=r"(?s)half.yaml must be valid YAML.*Line 1"):
         load_protocol(file)
 
 

@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from worlds import contents
+from worlds import coloured, contents, encoded
 
 from decoct.config import TeacherConfig
+from decoct.files import read_json
 from decoct.models.zoo import load_classifier
-from decoct.run.folder import read_json
 from decoct.training.teacher import plan_teacher, train_teacher
 
 from .interrupted import PowerCut, cut_power
@@ -44,7 +44,8 @@ def test_one_run_leaves_the_converged_teacher_and_the_early_ones(trained_teacher
     assert len(load_file(trained_teacher / "forgetting.safetensors")["events"]) == 96
     for epoch in (2, 4):
         early = read_json(trained_teacher / f"epoch_{epoch}" / "training.json")
-        assert early == {"epoch": epoch, "accuracy": record["epochs"][epoch - 1]["accuracy"]}
+        accuracy = record["epochs"][epoch - 1]["accuracy"]
+        assert early == {"epoch": epoch, "accuracy": accuracy, "validation_fraction": 0}
     teachers = [load_classifier(trained_teacher / part) for part in (".", "epoch_2", "epoch_4")]
     assert len({teacher.fingerprint() for teacher in teachers}) == 3
     assert len({teacher.spec for teacher in teachers}) == 1
@@ -159,3 +160,20 @@ def test_bad_settings_are_errors_before_anything_is_written(config, tmp_path):
     with pytest.raises(ValueError, match="mixed_precision must be one of"):
         config(mixed_precision="fp8")
     assert not (tmp_path / "teacher").exists()
+
+
+def test_forty_images_need_no_batch_size(tmp_path):
+    """From a table with text labels, as people have them, by the defaults of the command line."""
+    for split, count in (("train", 40), ("test", 8)):
+        labels = [row % 3 for row in range(count)]
+        for row, pixels in enumerate(encoded(coloured(labels, seed=count))):
+            (tmp_path / f"{split}-{row}.png").write_bytes(pixels["bytes"])
+        rows = [f"{split}-{row}.png,{('red', 'green', 'blue')[label]}" for row, label in enumerate(labels)]
+        (tmp_path / f"{split}.csv").write_text("\n".join(["file,label", *rows]))
+    output = tmp_path / "teacher"
+    places = {"dataset": str(tmp_path), "output_dir": str(output)}
+    config = TeacherConfig(**places, model="convnet3_w8", epochs=2, save_epochs=[])
+    assert plan_teacher(config)["steps"] == 2 and config.batch_size == 0
+    record = train_teacher(config)
+    assert record["config"]["batch_size"] == read_json(output / "run.json")["batch_size"] == 40
+    assert load_classifier(output).spec.label_names == ("blue", "green", "red")

@@ -24,6 +24,7 @@ from decoct.config.publishing import PublishConfig, PublishingConfig, VerifyConf
 from decoct.config.sampling import SampleConfig, SamplingConfig
 from decoct.config.study import BetaStudyConfig, InformationConfig
 from decoct.config.training import EstimatorConfig, PriorConfig, TeacherConfig, TrainingConfig
+from decoct.config.whole import WholeConfig
 
 __all__ = [
     "ABLATION_TABLES",
@@ -45,6 +46,7 @@ __all__ = [
     "TeacherConfig",
     "TrainingConfig",
     "VerifyConfig",
+    "WholeConfig",
     "check_choice",
     "check_choices",
     "config_hash",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 from decoct.config.data import DataConfig
 from decoct.config.evaluate import LABEL_MODES
@@ -17,6 +17,8 @@ ABLATION_TABLES = ("6", "7", "8", "11")
 @dataclass(kw_only=True)
 class AblateConfig(DataConfig):
     """The ablation grid of InfoUtil (section 4.3, App. D): every setting with one teacher and one protocol."""
+
+    SHOWN_FIRST: ClassVar = "dataset image_size teacher tables ipc students labels seeds output_dir dry_run".split()
 
     output_dir: str = option(
         "runs/ablation", "Folder for distilled sets, students, records and tables.", matters="command"
@@ -41,14 +43,20 @@ class AblateConfig(DataConfig):
         "Which gradient norms are taken first: `highest` (the paper), `lowest`, or both.",
         matters="extent",
     )
-    label_teachers: list[str] = option(["converged"], "Teachers that label: converged, early.", matters="extent")
-    labels: list[str] = option(["online"], "Label modes: hard, tiles, views, online.", matters="extent")
-    students: list[str] = option(["convnet3"], "Student architectures.", matters="extent")
-    protocol: str = option("rded_kd", "Training protocol: a name that decoct ships, or a YAML file.")
-    seeds: int = option(3, "Repetitions; a seed draws the candidates and starts the student.", matters="extent")
-    epochs: int | None = option(None, "Epochs, instead of the protocol's; recorded as an override.")
+    label_teachers: list[str] = option(
+        ["converged"], "Teachers that label: converged, early.", matters="extent", group="labels"
+    )
+    labels: list[str] = option(["online"], "Label modes: hard, tiles, views, online.", matters="extent", group="labels")
+    students: list[str] = option(["convnet3"], "Student architectures.", matters="extent", group="training")
+    protocol: str = option("rded_kd", "Training protocol: a name that decoct ships, or a YAML file.", group="training")
+    seeds: int = option(
+        3, "Repetitions; a seed draws the candidates and starts the student.", matters="extent", group="training"
+    )
+    epochs: int | None = option(None, "Epochs, recorded as an override. Default: the protocol's.", group="training")
     rrc_scale: float | None = option(
-        None, "Smallest area of random-resized crops, instead of the protocol's; recorded as an override."
+        None,
+        "Smallest area of random-resized crops, recorded as an override. Default: the protocol's.",
+        group="training",
     )
     batch_size: int | None = option(
         None, "Images per forward pass. Default: the fastest of a short calibration.", matters="machine"
@@ -93,10 +101,13 @@ class AblateConfig(DataConfig):
 class CompareConfig:
     """Tables and figures of several runs' results."""
 
-    runs: list[str] = option([], "Run folders (with results.json) or result files.")
+    runs: list[str] = option([], "Run folders (with results.json) or result files; at least one.", group="data")
     output_dir: str = option("runs/comparison", "Folder for the tables (Markdown, CSV) and figures.", matters="command")
     reported: str | None = option(
-        None, "YAML file of other people's numbers to set beside, with their source; `infoutil` and `igds` are shipped."
+        None,
+        "YAML file of other people's numbers to set beside, with their source; `infoutil` and `igds` are shipped. "
+        "Default: none.",
+        group="data",
     )
 
     def __post_init__(self) -> None:

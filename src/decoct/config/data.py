@@ -7,7 +7,9 @@ from typing import Literal
 
 from decoct.config.options import check_choices, option, require
 
-__all__ = ["DataConfig", "RunConfig"]
+__all__ = ["HELD_OUT", "DataConfig", "RunConfig"]
+
+HELD_OUT = "held_out"  # what the images held out of the training split are called where a split is named
 
 
 @dataclass(kw_only=True)
@@ -21,8 +23,10 @@ class RunConfig:
         matters="command",
     )
     dry_run: bool = option(False, "Print what would be computed and what it would cost, then stop.", matters="command")
-    seed: int = option(0, "Run seed; every random choice follows from it.")
-    mixed_precision: Literal["no", "bf16", "fp16"] = option("no", "Precision of the forward and backward passes.")
+    seed: int = option(0, "Run seed; every random choice follows from it.", group="run")
+    mixed_precision: Literal["no", "bf16", "fp16"] = option(
+        "no", "Precision of the forward and backward passes.", group="run"
+    )
 
     def __post_init__(self) -> None:
         check_choices(self)
@@ -36,24 +40,39 @@ class DataConfig(RunConfig):
         "sample",
         "Hub id, local image folder, local parquet folder or file, local .csv, .tsv or .jsonl with paths of images, "
         "or `sample` (embedded).",
+        group="data",
     )
-    dataset_config: str | None = option(None, "Configuration name of a Hub dataset that has several.")
-    train_split: str = option("train", "Split to train on or to distil.")
-    eval_split: str | None = option(None, "Split to measure accuracy on. Default: `test`, else `validation`.")
+    dataset_config: str | None = option(
+        None, "Configuration name of a Hub dataset that has several. Default: its only one.", group="data"
+    )
+    train_split: str = option("train", "Split to train on or to distil.", group="data")
+    eval_split: str | None = option(
+        None, "Split to measure accuracy on. Default: `test`, else `validation`.", group="data"
+    )
     validation_fraction: float | None = option(
         None,
         "Share of each class that is held out of the training split, in [0, 1), the same images in every run; "
         "`--eval_split held_out` measures on them, and training does by default. 0.1 is enough for choices that "
-        "must not look at the test split. Default: what the teacher, or the distilled set, was made with, else 0.",
+        "must not look at the test split. Default: for `distill` what its "
+        "teacher, for `evaluate` what the set was made with; else 0.",
+        group="data",
     )
-    image_column: str | None = option(None, "Column that holds the images. Default: the only image column.")
-    label_column: str | None = option(None, "Column that holds the class labels. Default: the only ClassLabel column.")
+    image_column: str | None = option(
+        None, "Column that holds the images. Default: the only image column.", group="data"
+    )
+    label_column: str | None = option(
+        None, "Column that holds the class labels. Default: the only ClassLabel column.", group="data"
+    )
     image_size: int | None = option(
-        None, "Side in pixels; images are resized (shorter side) and centre-cropped. Required when sizes differ."
+        None, "Side in pixels; images are resized (shorter side) and centre-cropped. Default: their own.", group="data"
     )
-    skip_unreadable: bool = option(False, "Leave unreadable images out and list them, instead of stopping.")
+    skip_unreadable: bool = option(
+        False, "Leave unreadable images out and list them, instead of stopping.", group="data"
+    )
     bit_depth: int | None = option(
-        None, "Bits of 16-bit images that are used, 8 to 16. Default: the fewest of 8, 10, 12, 14, 16 that hold them."
+        None,
+        "Bits of 16-bit images that are used, 8 to 16. Default: the fewest of 8, 10, 12, 14, 16 that hold them.",
+        group="data",
     )
     num_workers: int = option(0, "Worker processes that decode images.", matters="command")
 

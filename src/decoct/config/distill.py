@@ -5,15 +5,28 @@ from __future__ import annotations
 import dataclasses
 import math
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from decoct.config.data import DataConfig
 from decoct.config.options import option, require
 from decoct.config.publishing import PublishingConfig
-from decoct.config.sampling import SamplingConfig
+from decoct.config.sampling import UNPROMPTED, SamplingConfig
 from decoct.methods import METHODS
 
 __all__ = ["DistillConfig", "default_values"]
+
+
+def method_defaults(method: str, tiles_per_image: int) -> dict[str, Any]:
+    """A method's values for the fields that were left at None."""
+    return {"pool_factor": 3.0, "crop_fraction": 0.5 if tiles_per_image == 4 else 1.0, **METHODS[method].defaults}
+
+
+def by_method(name: str) -> str:
+    """The default of a field that is the method's own, for its help text: `whole (igds, random)`."""
+    methods: dict[Any, list[str]] = {}
+    for method in METHODS:
+        methods.setdefault(method_defaults(method, 1)[name], []).append(method)
+    return "Default: " + ", ".join(f"{value} ({', '.join(names)})" for value, names in methods.items()) + "."
 
 
 @dataclass(kw_only=True)
@@ -22,6 +35,10 @@ class DistillConfig(SamplingConfig, PublishingConfig, DataConfig):
 
     Fields that default to None take the method's own value (`decoct.methods.METHODS`).
     """
+
+    SHOWN_FIRST: ClassVar = (
+        "dataset image_size method teacher ipc tiles_per_image prior estimator output_dir dry_run".split()
+    )
 
     output_dir: str = option("runs/distilled", "Run folder; `load_dataset` reads it as it is.", matters="command")
     method: Literal["infoutil", "igds", "rded", "random", "herding", "k_center", "k_means", "forgetting"] = option(
@@ -32,19 +49,22 @@ class DistillConfig(SamplingConfig, PublishingConfig, DataConfig):
         ["converged"],
         "Teacher that labels: `converged`, `early` (the first saved `epoch_N`), `by_ipc` (early up to IPC 10, the "
         "paper's rule), or a folder or Hub id. Of several, the mean of their logits.",
+        group="labels",
     )
     label_map: str | None = option(
         None,
         "JSON, YAML or CSV file with the teacher's name (or number) of each class that the dataset names otherwise. "
         "Names that differ in case, spaces, underscores and hyphens alone, and classes of a larger teacher, are "
-        "matched without.",
+        "matched without. Default: none.",
         matters="command",
+        group="labels",
     )
     allow_weak_teacher: bool = option(
         False,
         "Go on with a teacher that recognises fewer training images than twice chance (of two or three classes: "
         "half way from chance to all).",
         matters="command",
+        group="method",
     )
     ipc: list[int] = option([10], "Images per class; several values share one run.")
     tiles_per_image: Literal[1, 4] = option(1, "Tiles of an image (k): 1 for small images, 4 for a 2x2 mosaic.")
@@ -52,7 +72,11 @@ class DistillConfig(SamplingConfig, PublishingConfig, DataConfig):
         300, "Images of a class that are scored, drawn by the seed. 0: all.", matters="selection"
     )
     attribution: Literal["kernel_shap", "exact_shapley", "captum_kernel_shap", "grad_cam", "random", "whole"] | None = (
-        option(None, "What the crops come from: a heat map, random crops, or the whole image.", matters="selection")
+        option(
+            None,
+            f"What the crops come from: a heat map, random crops, or the whole image. {by_method('attribution')}",
+            matters="selection",
+        )
     )
     grid_size: int = option(4, "Side of the patch grid; its cells are the players.", matters="selection")
     coalitions: int = option(128, "Coalitions of KernelSHAP, in complementary pairs.", matters="selection")
@@ -76,12 +100,14 @@ class DistillConfig(SamplingConfig, PublishingConfig, DataConfig):
     )
     utility: Literal["grad_norm", "grad_norm_last", "loss", "gradient_flow", "forgetting", "random"] | None = option(
         None,
-        "Score of a crop; `forgetting` counts how often the teacher forgot the image while it was trained.",
+        "Score of a crop; `forgetting` counts how often the teacher forgot the image while it was trained. "
+        f"{by_method('utility')}",
         matters="selection",
     )
     utility_order: Literal["highest", "lowest", "quantile"] | None = option(
         None,
-        "Which scores are taken first: the highest (the paper), the lowest, or those around a quantile.",
+        "Which scores are taken first: the highest (the paper), the lowest, or those around a quantile. "
+        f"{by_method('utility_order')}",
         matters="selection",
     )
     utility_quantile: float = option(
@@ -90,13 +116,15 @@ class DistillConfig(SamplingConfig, PublishingConfig, DataConfig):
     selection: Literal["top", "random", "herding", "k_center", "k_means", "coverage"] | None = option(
         None,
         "Take the best scores, random images, or the most diverse of a pool by the teacher's features; `coverage` "
-        "takes those that leave the least variance in a Gaussian process over the pool, the same first for every IPC.",
+        "takes those that leave the least variance in a Gaussian process over the pool, the same first for every IPC. "
+        f"{by_method('selection')}",
         matters="selection",
     )
     pool_factor: float | None = option(
         None,
         "Pool that `herding`, `k_center` and `k_means` choose from, best scores first, as a multiple of the tiles "
-        "that are needed. 0: all candidates.",
+        "that are needed. 0: all candidates. "
+        f"{by_method('pool_factor')}",
         matters="selection",
     )
     pool_share: float = option(
@@ -115,7 +143,7 @@ class DistillConfig(SamplingConfig, PublishingConfig, DataConfig):
     )
     tune_budget: float = option(
         0.1,
-        "Images that these trainings see, as a share of those that the teacher was trained on.",
+        "What these trainings cost, as a share of the teacher's own.",
         matters="selection",
     )
     gradient_flow_references: int = option(
@@ -127,18 +155,23 @@ class DistillConfig(SamplingConfig, PublishingConfig, DataConfig):
         matters="sampling",
     )
     views: int = option(
-        0, "Fixed views of an image without CutMix whose logits are stored, for labels `views` (M); 0: none."
+        0,
+        "Fixed views of an image without CutMix whose logits are stored, for labels `views` (M); 0: none.",
+        group="labels",
     )
     slots: int = option(
-        100,
+        300,
         "Mixed views of an image (crop, flip and CutMix) whose logits are stored, for labels `mixed`; where they lie "
         "costs no bytes. 0: none.",
+        group="labels",
     )
-    label_bits: Literal[4, 8] = option(8, "Bits of a logit of a mixed view.")
+    label_bits: Literal[4, 8] = option(4, "Bits of a logit of a mixed view.", group="labels")
     label_top_k: int = option(
-        0, "Largest logits of a mixed view that are stored, the other classes sharing what is left. 0: all."
+        0,
+        "Largest logits of a mixed view that are stored, the other classes sharing what is left. 0: all.",
+        group="labels",
     )
-    view_scale: float = option(0.08, "Smallest area of a view, as a share of the image's.")
+    view_scale: float = option(0.08, "Smallest area of a view, as a share of the image's.", group="labels")
     batch_size: int | None = option(
         None, "Images per forward pass. Default: the fastest of a short calibration.", matters="machine"
     )
@@ -147,14 +180,14 @@ class DistillConfig(SamplingConfig, PublishingConfig, DataConfig):
     )
 
     def __post_init__(self) -> None:
+        given: Any = self.label_teacher  # a preset or a caller may give the only one as it is
+        self.label_teacher = [given] if isinstance(given, str) else given
         super().__post_init__()
         self.check_publishing()
         for name, value in method_defaults(self.method, self.tiles_per_image).items():
             if getattr(self, name) is None:
                 setattr(self, name, value)
         self.candidates_per_class = self.candidates_per_class or None
-        given: Any = self.label_teacher  # a preset or a caller may give the only one as it is
-        self.label_teacher = [given] if isinstance(given, str) else list(given)
         self.ipc = sorted(set(self.ipc))
         require(bool(self.ipc) and min(self.ipc) >= 1, "ipc", "one or more numbers from 1 on", self.ipc)
         per_class = self.candidates_per_class
@@ -201,11 +234,6 @@ class DistillConfig(SamplingConfig, PublishingConfig, DataConfig):
         return math.isqrt(self.tiles_per_image)
 
 
-def method_defaults(method: str, tiles_per_image: int) -> dict[str, Any]:
-    """A method's values for the fields that were left at None."""
-    return {"pool_factor": 3.0, "crop_fraction": 0.5 if tiles_per_image == 4 else 1.0, **METHODS[method].defaults}
-
-
 def default_values(method: str, tiles_per_image: int = 1) -> dict[str, Any]:
     """The values that a method has in every field unless others are given."""
     values = {
@@ -213,4 +241,4 @@ def default_values(method: str, tiles_per_image: int = 1) -> dict[str, Any]:
         for each in dataclasses.fields(DistillConfig)
     }
     given = {"method": method, "tiles_per_image": tiles_per_image}
-    return {**values, **method_defaults(method, tiles_per_image), **given}
+    return {**values, **UNPROMPTED, **method_defaults(method, tiles_per_image), **given}

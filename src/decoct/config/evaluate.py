@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 from decoct.config.data import DataConfig
 from decoct.config.options import option, require
@@ -15,67 +15,99 @@ __all__ = ["LABEL_MODES", "EvaluateConfig"]
 class EvaluateConfig(DataConfig):
     """Training students on a distilled set and measuring them on real images."""
 
+    SHOWN_FIRST: ClassVar = "distilled dataset ipc students labels teacher protocols seeds output_dir dry_run".split()
+
     output_dir: str | None = option(
         None, "Folder for results.json. Default: the distilled run folder.", matters="command"
     )  # type: ignore[assignment]
-    distilled: str = option("runs/distilled", "Distilled run folder or Hub id.")
+    distilled: str = option("runs/distilled", "Distilled run folder or Hub id.", group="data")
     task: Literal["accuracy", "continual", "transfer"] = option(
         "accuracy",
         "What is measured: accuracy on the same classes; `continual`: classes that arrive in steps; `transfer`: "
         "pre-training on the distilled set, then fine-tuning on --target_dataset.",
     )
-    ipc: list[int] = option([], "IPCs to evaluate. Default: all in the distilled set.")
-    students: list[str] = option(["convnet3"], "Student architectures.")
-    teacher: str | None = option(None, "Teacher of `online` labels. Default: the one named in the manifest.")
+    ipc: list[int] = option([], "IPCs to evaluate. Default: all in the distilled set.", group="data")
+    students: list[str] = option(["convnet3"], "Student architectures.", group="training")
+    teacher: str | None = option(
+        None, "Teacher of `online` labels. Default: the one named in the manifest.", group="labels"
+    )
     label_map: str | None = option(
         None,
         "JSON, YAML or CSV file with the teacher's name (or number) of each class that the set names otherwise. "
         "Default: that of the manifest.",
         matters="command",
+        group="labels",
     )
-    protocols: list[str] = option(["strong_kd"], "Training protocols: names that decoct ships, or YAML files.")
-    labels: list[str] = option(["mixed"], "Label modes: hard, tiles, views, mixed, online.")
-    seeds: int = option(1, "Students trained per setting.")
-    epochs: int | None = option(None, "Epochs, instead of the protocol's; recorded as an override.")
+    protocols: list[str] = option(
+        ["strong_kd"], "Training protocols: names that decoct ships, or YAML files.", group="training"
+    )
+    labels: list[str] = option(["mixed"], "Label modes: hard, tiles, views, mixed, online.", group="labels")
+    seeds: int = option(1, "Students trained per setting.", group="training")
+    epochs: int | None = option(None, "Epochs, recorded as an override. Default: the protocol's.", group="training")
     rrc_scale: float | None = option(
-        None, "Smallest area of random-resized crops, instead of the protocol's; recorded as an override."
+        None,
+        "Smallest area of random-resized crops, recorded as an override. Default: the protocol's.",
+        group="training",
     )
     compile: bool = option(
-        False, "Compile networks with torch.compile (about 16 s at start, then up to 1.7x faster).", matters="machine"
+        False,
+        "Compile networks with torch.compile (about 16 s at start, then up to 1.7x faster).",
+        matters="machine",
+        group="training",
     )
-    epoch: Literal["last", "best"] = option("last", "Which epoch's accuracy is reported; `best` looks at the test set.")
+    epoch: Literal["last", "best"] = option(
+        "last", "Which epoch's accuracy is reported; `best` looks at the test set.", group="training"
+    )
     baseline: bool = option(
-        True, "Evaluate random images of the same source too, with the same labels, protocol and teacher."
+        True,
+        "Evaluate random images of the same source too, with the same labels, protocol and teacher.",
+        group="comparison",
     )
     baseline_dir: str | None = option(
-        None, "Folder of the random images, shared by all sets they serve. Default: `random-*` beside output_dir."
+        None,
+        "Folder of the random images, shared by all sets they serve. Default: `random-*` beside output_dir.",
+        group="comparison",
     )
     ranking: bool = option(
-        True, "Compute the metrics of DD-Ranking (HLR, IOR, LRS), which also trains students with hard labels."
+        True,
+        "Compute the metrics of DD-Ranking (HLR, IOR, LRS), which also trains students with hard labels.",
+        group="comparison",
     )
     real_accuracy: list[str] = option(
         [],
         "Accuracy of students trained on all real images with hard labels, as NAME=FRACTION, for HLR. Default: the "
         "teacher's, for students of its architecture.",
+        group="comparison",
     )
-    steps: int = option(5, "Steps in which the classes arrive (task continual).")
-    orders: int = option(5, "Random class orders, each with a seed of its own (task continual, in place of --seeds).")
+    steps: int = option(5, "Steps in which the classes arrive (task continual).", group="continual")
+    orders: int = option(
+        5, "Random class orders, each with a seed of its own (task continual, in place of --seeds).", group="continual"
+    )
     target_dataset: str | None = option(
         None,
-        "Hub id or folder of the dataset to fine-tune on (task transfer). Random images to pre-train on beside the "
-        "distilled set come from --dataset or, without it, from what the set was distilled from.",
+        "Hub id or folder of the dataset to fine-tune on, for task transfer. Random images to pre-train on beside the "
+        "distilled set come from --dataset or, without it, from what the set was distilled from. Default: none.",
+        group="transfer",
     )
-    target_config: str | None = option(None, "Configuration name of the target dataset.")
-    target_train_split: str = option("train", "Split of the target dataset to fine-tune on.")
+    target_config: str | None = option(
+        None, "Configuration name of the target dataset. Default: its only one.", group="transfer"
+    )
+    target_train_split: str = option("train", "Split of the target dataset to fine-tune on.", group="transfer")
     target_eval_split: str | None = option(
-        None, "Split of the target dataset to measure accuracy on. Default: `test`, else `validation`."
+        None,
+        "Split of the target dataset to measure accuracy on. Default: `test`, else `validation`.",
+        group="transfer",
     )
     target_label_column: str | None = option(
-        None, "Column of the target dataset that holds the class labels. Default: its only ClassLabel column."
+        None,
+        "Column of the target dataset that holds the class labels. Default: its only ClassLabel column.",
+        group="transfer",
     )
-    finetune_steps: int = option(10_000, "Steps of fine-tuning (IGDS, App. G).")
-    finetune_batch_size: int = option(256, "Images per step of fine-tuning (IGDS, App. G).")
-    finetune_learning_rate: float = option(0.01, "Initial learning rate of fine-tuning by SGD (IGDS, App. G).")
+    finetune_steps: int = option(10_000, "Steps of fine-tuning (IGDS, App. G).", group="transfer")
+    finetune_batch_size: int = option(256, "Images per step of fine-tuning (IGDS, App. G).", group="transfer")
+    finetune_learning_rate: float = option(
+        0.01, "Initial learning rate of fine-tuning by SGD (IGDS, App. G).", group="transfer"
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()

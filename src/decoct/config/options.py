@@ -24,10 +24,35 @@ __all__ = [
 ]
 
 Matters: TypeAlias = Literal["result", "extent", "machine", "command", "publishing", "selection", "sampling"]
+# In the order in which `--help` shows them.
+Group: TypeAlias = Literal[
+    "data",
+    "method",
+    "selection",
+    "sampling",
+    "labels",
+    "training",
+    "comparison",
+    "continual",
+    "transfer",
+    "run",
+    "publishing",
+]
 Values = TypeVar("Values")
 
+# Where `--help` shows a field that names no group of its own, by what it matters for.
+GROUPS: dict[Matters, Group] = {
+    "result": "method",
+    "extent": "method",
+    "selection": "selection",
+    "sampling": "sampling",
+    "machine": "run",
+    "command": "run",
+    "publishing": "publishing",
+}
 
-def option(default: Any, help: str, matters: Matters = "result") -> Any:
+
+def option(default: Any, help: str, matters: Matters = "result", group: Group | None = None) -> Any:
     """A dataclass field with its help text; lists are copied per instance.
 
     Args:
@@ -35,8 +60,9 @@ def option(default: Any, help: str, matters: Matters = "result") -> Any:
             tiles are chosen from real images, or sampled. `extent`: how much is computed, which the same folder may
             add to. `machine`: how fast it is computed, and with it a result's last digits. `command`: how one command
             is carried out, `publishing`: where its result goes on the Hub; neither is part of a run's identity.
+        group: Heading in `--help`. Default: by what the field matters for.
     """
-    metadata = {"help": help, "matters": matters}
+    metadata = {"help": help, "matters": matters, "group": group or GROUPS[matters]}
     if isinstance(default, list):
         return field(default_factory=lambda: list(default), metadata=metadata)
     return field(default=default, metadata=metadata)

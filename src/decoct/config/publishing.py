@@ -35,13 +35,18 @@ class PublishingConfig:
 class PublishConfig(PublishingConfig):
     """Uploading a run folder: a distilled dataset, teacher, estimator, prior or IGDS pipeline."""
 
-    folder: str = option("runs/distilled", "Run folder to publish.")
+    folder: str = option("runs/distilled", "Run folder to publish.", group="publishing")
     license: str | None = option(
         None,
         "Licence by its Hub identifier (`mit`, `cc-by-4.0`, or `other`): of the source, for a distilled dataset; of "
         "the model itself, for a model. Default: what the source says of itself; none for a model.",
+        group="publishing",
     )
-    attribution: str | None = option(None, "Who made the source dataset, as a sentence or citation for the card.")
+    attribution: str | None = option(
+        None,
+        "Who made the source dataset, as a sentence or citation for the card. Default: what the source says.",
+        group="publishing",
+    )
     overwrite: bool = option(
         False,
         "Publish into a repository that holds something else: files of the same name are replaced, data or weights "
@@ -61,8 +66,14 @@ class PublishConfig(PublishingConfig):
 class VerifyConfig:
     """Checking a distilled dataset: hashes, schema, labels, logits, images."""
 
-    source: str = option("runs/distilled", "Run folder, or Hub id of a published distilled dataset.")
-    revision: str | None = option(None, "Branch, tag or commit of a Hub repository. Default: `main`.")
+    source: str = option("runs/distilled", "Run folder, or Hub id of a published distilled dataset.", group="data")
+    revision: str | None = option(None, "Branch, tag or commit of a Hub repository. Default: `main`.", group="data")
+    teacher: list[str] = option(
+        [],
+        "Folder or Hub id of the teacher that labelled, which is asked for a sample of the stored logits again; all of "
+        "them where several did. Default: no logits are compared.",
+        group="data",
+    )
 
     def __post_init__(self) -> None:
         check_choices(self)

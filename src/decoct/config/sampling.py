@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 from decoct.config.data import RunConfig
 from decoct.config.options import option, require
 
-__all__ = ["SampleConfig", "SamplingConfig"]
+__all__ = ["UNPROMPTED", "SampleConfig", "SamplingConfig"]
+
+# What is left at None in a run without prompts.
+UNPROMPTED = {"guide_on": "sample", "classifier_free_guidance_scale": 1.0, "scheduler": "ddpm"}
 
 
 @dataclass(kw_only=True)
@@ -17,7 +20,32 @@ class SamplingConfig(RunConfig):
 
     prior: str = option(
         "runs/prior",
-        "Diffusion prior in DDPM or DiT layout: folder, Hub id, or `sample` (embedded).",
+        "Diffusion prior in DDPM or DiT layout, or with --prompt a text-to-image one: folder, Hub id, or `sample` "
+        "(embedded).",
+        matters="sampling",
+    )
+    prompt: str | None = option(
+        None,
+        "What a text-to-image prior is asked for, with {label} in the place of a class's name, such as "
+        '"a photo of a {label}". Default: none, the prior is no text-to-image one.',
+        matters="sampling",
+    )
+    prompts: str | None = option(
+        None,
+        "YAML file with the prompt of each class (`golden_retriever: a photo of a golden retriever`), in place of "
+        "--prompt. Default: none.",
+        matters="sampling",
+    )
+    prior_variant: str | None = option(
+        None, "Variant of the prior's weights, such as fp16. Default: those without one.", matters="sampling"
+    )
+    prior_image_size: int | None = option(
+        None, "Side of the images that a text-to-image prior makes. Default: its own.", matters="sampling"
+    )
+    guidance_vae: str | None = option(
+        None,
+        "Folder or Hub id of the VAE that decodes a text-to-image prior's latents for the guidance, such as an "
+        "AutoencoderTiny. Default: the prior's own.",
         matters="sampling",
     )
     estimator: str = option(
@@ -30,9 +58,11 @@ class SamplingConfig(RunConfig):
         0.2, "Step size of the information guidance (eta); 0 turns it off.", matters="sampling"
     )
     temperature: float = option(0.07, "Temperature of the softmax over features (tau).", matters="sampling")
-    guide_on: Literal["sample", "x0_pred"] = option(
-        "sample",
-        "Guide on the next noisy sample (Algorithm 2), or on the prediction of the clean image.",
+    guide_on: Literal["sample", "x0_pred", "prediction"] | None = option(
+        None,
+        "Where the guidance is taken and where it enters: both at the next noisy sample (Algorithm 2); taken at the "
+        "predicted clean image, entering the next sample; or both at the prediction, which every scheduler carries. "
+        "Default: sample, and prediction with --prompt.",
         matters="sampling",
     )
     guidance_reduction: Literal["sum", "mean"] = option(
@@ -46,18 +76,48 @@ class SamplingConfig(RunConfig):
     softplus: bool = option(
         True, "Softplus in place of ReLU in the estimator that guides (section 5.1).", matters="sampling"
     )
-    classifier_free_guidance_scale: float = option(
-        1.0, "Weight of the class-conditional prediction against the unconditional one; 1 is off.", matters="sampling"
+    classifier_free_guidance_scale: float | None = option(
+        None,
+        "Weight of the conditional prediction against the unconditional one; 1 is off. Default: 1, and the prior's own "
+        "with --prompt.",
+        matters="sampling",
     )
-    scheduler: Literal["ddpm", "ddim", "dpm_solver"] = option("ddpm", "Sampler of the prior.", matters="sampling")
+    scheduler: Literal["ddpm", "ddim", "dpm_solver", "own"] | None = option(
+        None, "Sampler of the prior. Default: ddpm, and the prior's own with --prompt.", matters="sampling"
+    )
     sampling_steps: int = option(250, "Reverse steps.", matters="sampling")
     guidance_batch: int = option(
         100, "Most tiles of a class that are sampled, and compared with one another, at a time.", matters="sampling"
     )
-    micro_batch: int = option(100, "Images per pass of the prior and the estimator.", matters="sampling")
+    micro_batch: int = option(
+        100,
+        "Images per pass of the prior; a text-to-image prior takes all of --guidance_batch at once.",
+        matters="sampling",
+    )
+    vae_micro_batch: int | None = option(
+        None, "Latents per pass of the VAE in the guidance. Default: micro_batch.", matters="sampling"
+    )
+    estimator_micro_batch: int | None = option(
+        None, "Images per pass of the estimator. Default: micro_batch.", matters="sampling"
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        prompted = self.prompt is not None or self.prompts is not None
+        require(self.prompt is None or "{label}" in self.prompt, "prompt", "a text with {label} in it", self.prompt)
+        require(
+            self.prompt is None or self.prompts is None, "prompt", "None where prompts are given in a file", self.prompt
+        )
+        for name in ("prior_image_size", "guidance_vae"):
+            value = getattr(self, name)
+            require(value is None or prompted, name, "None for a prior without --prompt or --prompts", value)
+        require(not (prompted and self.prior_classes), "prior_classes", "left out with prompts", self.prior_classes)
+        defaults = {"guide_on": "prediction", "scheduler": "own"} if prompted else UNPROMPTED
+        for name, default in defaults.items():
+            if getattr(self, name) is None:
+                setattr(self, name, default)
+        scale = self.classifier_free_guidance_scale
+        require(scale is None or scale >= 0, "classifier_free_guidance_scale", "at least 0", scale)
         require(self.guidance_scale >= 0, "guidance_scale", "at least 0", self.guidance_scale)
         require(self.temperature > 0, "temperature", "positive", self.temperature)
         require(
@@ -69,16 +129,22 @@ class SamplingConfig(RunConfig):
         classes = self.prior_classes
         require(all(each >= 0 for each in classes), "prior_classes", "class ids from 0 on", classes)
         scale = self.classifier_free_guidance_scale
-        require(scale >= 0, "classifier_free_guidance_scale", "at least 0", scale)
+        require(scale is None or scale >= 0, "classifier_free_guidance_scale", "at least 0", scale)
         require(self.guidance_every >= 1, "guidance_every", "at least 1", self.guidance_every)
         require(self.sampling_steps >= 1, "sampling_steps", "at least 1", self.sampling_steps)
         require(self.guidance_batch >= 1, "guidance_batch", "at least 1", self.guidance_batch)
-        require(self.micro_batch >= 1, "micro_batch", "at least 1", self.micro_batch)
+        for name in ("micro_batch", "vae_micro_batch", "estimator_micro_batch", "prior_image_size"):
+            value = getattr(self, name)
+            require(value is None or value >= 1, name, "at least 1", value)
 
 
 @dataclass(kw_only=True)
 class SampleConfig(SamplingConfig):
     """A picture of samples over beta (IGDS, Fig. 4)."""
+
+    SHOWN_FIRST: ClassVar = (
+        "prior estimator betas classes images_per_class guidance_scale scheduler sampling_steps output_dir dry_run"
+    ).split()
 
     output_dir: str = option("runs/samples", "Folder for samples.png and samples.json.", matters="command")
     betas: list[float] = option([0.0, 1.0, 5.0], "Weights of the contextual information, side by side.")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from decoct.config.data import DataConfig
 from decoct.config.options import option, require
@@ -13,6 +14,8 @@ __all__ = ["BetaStudyConfig", "InformationConfig"]
 @dataclass(kw_only=True)
 class InformationConfig(DataConfig):
     """Prototype information and contextual score of a labelled dataset (IGDS, Eqs. 9 and 15)."""
+
+    SHOWN_FIRST: ClassVar = "dataset image_size train_split estimator distilled output_dir dry_run".split()
 
     output_dir: str | None = option(
         None, "Folder for information.json. Default: nothing is written.", matters="command"
@@ -32,22 +35,28 @@ class InformationConfig(DataConfig):
 class BetaStudyConfig(DataConfig):
     """Accuracy of subsets against their contextual score, over IPC (IGDS, section 5.2 and App. A)."""
 
+    SHOWN_FIRST: ClassVar = "dataset image_size estimator ipc targets students labels seeds output_dir dry_run".split()
+
     output_dir: str = option("runs/beta-study", "Folder for study.json and the figure.", matters="command")
     estimator: str = option("runs/estimator", "Variational estimator: folder, Hub id, or `sample` (embedded).")
-    teacher: str | None = option(None, "Teacher of `online` labels; needed for them alone.")
+    teacher: str | None = option(
+        None, "Teacher of `online` labels, needed for them alone. Default: none.", group="labels"
+    )
     ipc: list[int] = option([1, 10, 50], "Images per class of the subsets.")
     targets: int = option(5, "Target scores per IPC, spread evenly over the range that the data has.")
     sharpness: float = option(
         1.0, "Factor in the exponent of the sampling weights; 1 is the paper's, which hardly moves the scores."
     )
     temperature: float = option(0.07, "Temperature of the softmax over features.")
-    students: list[str] = option(["convnet3"], "Student architectures.")
-    protocol: str = option("rded_kd", "Training protocol by name.")
-    labels: str = option("hard", "Label mode of the students: hard or online.")
-    seeds: int = option(1, "Subsets and students per setting.")
-    epochs: int | None = option(None, "Epochs, instead of the protocol's; recorded as an override.")
+    students: list[str] = option(["convnet3"], "Student architectures.", group="training")
+    protocol: str = option("rded_kd", "Training protocol by name.", group="training")
+    labels: str = option("hard", "Label mode of the students: hard or online.", group="labels")
+    seeds: int = option(1, "Subsets and students per setting.", group="training")
+    epochs: int | None = option(None, "Epochs, recorded as an override. Default: the protocol's.", group="training")
     rrc_scale: float | None = option(
-        None, "Smallest area of random-resized crops, instead of the protocol's; recorded as an override."
+        None,
+        "Smallest area of random-resized crops, recorded as an override. Default: the protocol's.",
+        group="training",
     )
     batch_size: int = option(256, "Images per forward pass of the estimator.", matters="machine")
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Literal, Self
+from typing import ClassVar, Literal, Self
 
-from decoct.config.data import DataConfig
+from decoct.config.data import HELD_OUT, DataConfig
 from decoct.config.options import option, require
 from decoct.config.publishing import PublishingConfig
 
@@ -17,19 +17,24 @@ __all__ = ["EstimatorConfig", "PriorConfig", "TeacherConfig", "TrainingConfig"]
 class TrainingConfig(PublishingConfig, DataConfig):
     """What all training shares: length, batches, learning rate, checkpoints, trackers."""
 
-    epochs: int = option(60, "Passes over the training split.")
+    epochs: int = option(60, "Passes over the training split.", group="training")
     batch_size: int = option(
-        0, "Images per step, over all processes. 0: 128, or all images of a smaller training split."
+        0, "Images per step, over all processes. 0: 128, or all images of a smaller training split.", group="training"
     )
-    learning_rate: float = option(1e-3, "Peak learning rate.")
-    weight_decay: float = option(0.01, "Weight decay; none on one-dimensional parameters.")
-    warmup_fraction: float = option(0.1, "Share of all steps that warm the learning rate up, before the cosine.")
+    learning_rate: float = option(1e-3, "Peak learning rate.", group="training")
+    weight_decay: float = option(0.01, "Weight decay; none on one-dimensional parameters.", group="training")
+    warmup_fraction: float = option(
+        0.1, "Share of all steps that warm the learning rate up, before the cosine.", group="training"
+    )
     checkpoint_every: int = option(1, "Epochs between checkpoints that a killed run resumes from.", matters="command")
     checkpoint_steps: int | None = option(
-        None, "Steps between checkpoints within an epoch, for long epochs.", matters="command"
+        None, "Steps between checkpoints within an epoch, for long epochs. Default: none.", matters="command"
     )
     compile: bool = option(
-        False, "Compile networks with torch.compile (about 16 s at start, then up to 1.7x faster).", matters="machine"
+        False,
+        "Compile networks with torch.compile (about 16 s at start, then up to 1.7x faster).",
+        matters="machine",
+        group="training",
     )
     report_to: str | None = option(
         None, "Tracker by name: tensorboard, trackio, wandb … Default: none.", matters="command"
@@ -37,6 +42,8 @@ class TrainingConfig(PublishingConfig, DataConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.validation_fraction and self.eval_split is None:
+            self.eval_split = HELD_OUT
         self.check_publishing()
         require(self.epochs >= 1, "epochs", "at least 1", self.epochs)
         require(self.batch_size >= 0, "batch_size", "0 or more", self.batch_size)
@@ -61,6 +68,10 @@ class TrainingConfig(PublishingConfig, DataConfig):
 class TeacherConfig(TrainingConfig):
     """Training a teacher on the whole dataset with AdamW (InfoUtil, App. B.2)."""
 
+    SHOWN_FIRST: ClassVar = (
+        "dataset image_size model epochs batch_size learning_rate save_epochs output_dir report_to dry_run".split()
+    )
+
     output_dir: str = option(
         "runs/teacher", "Folder for the teacher: the converged one, and `epoch_N/` for early ones.", matters="command"
     )
@@ -70,9 +81,13 @@ class TeacherConfig(TrainingConfig):
         "(all with `_instance` for instance norm; ResNets with `_imagenet` for the large stem below 65 pixels), "
         "mobilenet_v2, efficientnet_b0, swin_v2_t.",
     )
-    save_epochs: list[int] = option([10], "Epochs after which an early teacher is saved as `epoch_N/`.")
-    crop_padding: int | None = option(None, "Pixels of padding for random crops. Default: an eighth of the side.")
-    flip: bool = option(True, "Flip images horizontally at random.")
+    save_epochs: list[int] = option(
+        [10], "Epochs after which an early teacher is saved as `epoch_N/`.", group="training"
+    )
+    crop_padding: int | None = option(
+        None, "Pixels of padding for random crops. Default: an eighth of the side.", group="training"
+    )
+    flip: bool = option(True, "Flip images horizontally at random.", group="training")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -88,33 +103,53 @@ class EstimatorConfig(TrainingConfig):
     The defaults are for small images; the preset `imagenette` has those of MoCo for large ones.
     """
 
+    SHOWN_FIRST: ClassVar = (
+        "dataset image_size encoder epochs batch_size learning_rate kl_weight output_dir report_to dry_run".split()
+    )
+
     output_dir: str = option("runs/estimator", "Folder for the estimator.", matters="command")
     encoder: str = option(
         "resnet18",
         "Encoder to train: resnet10, resnet18 or resnet50 (`_wN` sets the width of the first stage), or the folder or "
         "Hub id of an image model that is taken as it is, so that only the classifier is trained.",
     )
-    epochs: int = option(200, "Passes over the training split.")
+    epochs: int = option(200, "Passes over the training split.", group="training")
     batch_size: int = option(
-        0, "Images per step, over all processes. 0: 512, or all images of a smaller training split."
+        0, "Images per step, over all processes. 0: 512, or all images of a smaller training split.", group="training"
     )
-    learning_rate: float = option(0.06, "Peak learning rate of SGD at batch 512; scaled linearly with the batch.")
-    weight_decay: float = option(5e-4, "Weight decay; none on one-dimensional parameters.")
-    warmup_fraction: float = option(0.0, "Share of all steps that warm the learning rate up, before the cosine.")
+    learning_rate: float = option(
+        0.06, "Peak learning rate of SGD at batch 512; scaled linearly with the batch.", group="training"
+    )
+    weight_decay: float = option(5e-4, "Weight decay; none on one-dimensional parameters.", group="training")
+    warmup_fraction: float = option(
+        0.0, "Share of all steps that warm the learning rate up, before the cosine.", group="training"
+    )
     projection_dim: int = option(128, "Dimensions of the projection that keys and queries live in.")
     queue_size: int = option(
         0, "Keys in the queue (K), a multiple of the batch size. 0: the largest up to 4,096, at least one batch."
     )
     momentum: float = option(0.99, "Momentum of the momentum encoder (m).")
     temperature: float = option(0.1, "Temperature of the contrastive loss.")
-    kl_weight: float = option(0.1, "Weight of the contextual term (lambda); 0 is MoCo.")
+    kl_weight: float = option(
+        0.1,
+        "Weight of the contextual term (lambda); 0 is MoCo. Detached, which is the default of --kl_gradient, its "
+        "gradient is twice the literal one where views are alike, so that this lambda is half of the paper's.",
+    )
     kl_temperature: float = option(0.1, "Temperature of the softmax inside the contextual term.")
     q_mode: Literal["two_view", "class_mean"] = option(
         "two_view", "Reference of the contextual term: the mean of an image's two views, or its class's mean."
     )
-    crop_scale: float = option(0.2, "Smallest area of a random-resized crop, as a share of the image's.")
-    flip: bool = option(True, "Flip images horizontally at random.")
-    color_jitter: float = option(0.4, "Strength of brightness, contrast and saturation changes; 0 leaves them out.")
+    kl_gradient: Literal["detached", "literal"] = option(
+        "detached",
+        "Take the reference as a constant, or with its own gradient, as Algorithm 1 does literally (two_view only).",
+    )
+    crop_scale: float = option(
+        0.2, "Smallest area of a random-resized crop, as a share of the image's.", group="training"
+    )
+    flip: bool = option(True, "Flip images horizontally at random.", group="training")
+    color_jitter: float = option(
+        0.4, "Strength of brightness, contrast and saturation changes; 0 leaves them out.", group="training"
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -130,6 +165,12 @@ class EstimatorConfig(TrainingConfig):
         require(self.temperature > 0, "temperature", "positive", self.temperature)
         require(self.kl_temperature > 0, "kl_temperature", "positive", self.kl_temperature)
         require(self.kl_weight >= 0, "kl_weight", "at least 0", self.kl_weight)
+        require(
+            self.kl_gradient == "detached" or self.q_mode == "two_view",
+            "kl_gradient",
+            "'detached' for q_mode 'class_mean', a running mean without a gradient",
+            self.kl_gradient,
+        )
         require(0 < self.crop_scale <= 1, "crop_scale", "in (0, 1]", self.crop_scale)
         require(0 <= self.color_jitter < 1, "color_jitter", "in [0, 1)", self.color_jitter)
 
@@ -143,6 +184,10 @@ class EstimatorConfig(TrainingConfig):
 class PriorConfig(TrainingConfig):
     """Training a pixel diffusion prior with AdamW (DDPM, arXiv 2006.11239)."""
 
+    SHOWN_FIRST: ClassVar = (
+        "dataset image_size channels conditional epochs batch_size learning_rate output_dir report_to dry_run".split()
+    )
+
     output_dir: str = option("runs/prior", "Folder for the prior, a diffusers pipeline.", matters="command")
     conditional: bool = option(True, "Give the network the class; `--no_conditional` trains an unconditional prior.")
     channels: list[int] = option([64, 128, 128], "Channels of the U-Net's resolutions, a multiple of 8 each.")
@@ -152,14 +197,20 @@ class PriorConfig(TrainingConfig):
     train_steps: int = option(1000, "Diffusion steps of the noise schedule.")
     beta_schedule: Literal["squaredcos_cap_v2", "linear"] = option("squaredcos_cap_v2", "Noise schedule.")
     label_dropout: float = option(0.1, "Share of labels replaced by the null class, for classifier-free guidance.")
-    ema_decay: float = option(0.999, "Decay of the moving average of the weights, which is what is saved.")
-    flip: bool = option(True, "Flip images horizontally at random.")
-    epochs: int = option(200, "Passes over the training split.")
-    learning_rate: float = option(2e-4, "Peak learning rate of AdamW.")
-    weight_decay: float = option(0.0, "Weight decay; none on one-dimensional parameters.")
-    warmup_fraction: float = option(0.02, "Share of all steps that warm the learning rate up, before the cosine.")
-    sample_every: int = option(20, "Epochs between grids of samples, in `samples/`; 0 leaves them out.")
-    sample_steps: int = option(50, "DDIM steps of these samples.")
+    ema_decay: float = option(
+        0.999, "Decay of the moving average of the weights, which is what is saved.", group="training"
+    )
+    flip: bool = option(True, "Flip images horizontally at random.", group="training")
+    epochs: int = option(200, "Passes over the training split.", group="training")
+    learning_rate: float = option(2e-4, "Peak learning rate of AdamW.", group="training")
+    weight_decay: float = option(0.0, "Weight decay; none on one-dimensional parameters.", group="training")
+    warmup_fraction: float = option(
+        0.02, "Share of all steps that warm the learning rate up, before the cosine.", group="training"
+    )
+    sample_every: int = option(
+        20, "Epochs between grids of samples, in `samples/`; 0 leaves them out.", group="training"
+    )
+    sample_steps: int = option(50, "DDIM steps of these samples.", group="training")
 
     def __post_init__(self) -> None:
         super().__post_init__()

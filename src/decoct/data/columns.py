@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from decoct.data.folders import is_text
+from decoct.data.names import check_names
 
 __all__ = ["find_image_column", "find_label_column", "listed", "read_labels"]
 
@@ -122,6 +123,7 @@ def read_labels(
         labels, names = _classes_of(values, column, label_names)
     if broken := [name for name in names if not is_text(name)]:
         raise ValueError(f"Class names must be UTF-8. Got {broken[0]!r} in column {column!r}: name the class anew.")
+    check_names(names, f"column {column!r}")
     return labels, datasets.ClassLabel(names=names)
 
 

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 from datasets import Dataset
 
-__all__ = ["HELD_OUT", "split_off_validation"]
+from decoct.data.source import dataset_fingerprint
+from decoct.files import read_object
 
-HELD_OUT = "held_out"  # what these images are called where a split is named
+__all__ = ["check_same_images", "check_share", "held_out_count", "held_out_of", "split_off_validation"]
+
 SEED = 0
 
 
 def split_off_validation(images: Dataset, fraction: float) -> tuple[Dataset, Dataset]:
     """The images to train on, and those held out: a share of each class, rounded, at least one and never all.
 
-    Which images they are depends on the labels alone, so that every run of a dataset holds out the same.
+    Which images they are depends on the labels alone, so that every run of the same images holds out the same.
 
     Args:
         images: From `load_images`.
@@ -31,7 +36,59 @@ def split_off_validation(images: Dataset, fraction: float) -> tuple[Dataset, Dat
             raise ValueError(
                 f"validation_fraction must be 0 where a class has one image. Got {fraction}, and class {name!r}."
             )
-        count = min(max(round(fraction * len(rows)), 1), len(rows) - 1)
-        if len(rows):
-            held_out[np.random.default_rng([SEED, label]).permutation(rows)[:count]] = True
+        count = held_out_count(len(rows), fraction)
+        held_out[np.random.default_rng([SEED, label]).permutation(rows)[:count]] = True
     return images.select(np.flatnonzero(~held_out)), images.select(np.flatnonzero(held_out))
+
+
+def held_out_count(images: int, fraction: float) -> int:
+    """How many of a class's images are held out: at least one where it has two, never all; none at a fraction of 0."""
+    return min(max(round(fraction * images), 1), images - 1) if fraction and images else 0
+
+
+def held_out_of(network: str) -> float | None:
+    """The share of the training split that was held out of a network's training; None if its folder does not say."""
+    record = _record(network, "training.json")
+    if record is None:
+        return None
+    return record.get("validation_fraction", record.get("config", {}).get("validation_fraction")) or 0.0
+
+
+def check_share(network: str, role: str, share: float | None) -> None:
+    """Raises ValueError if a network has seen images that are held out now, or others were held out of its training.
+
+    Args:
+        network: Folder; one that does not say is taken at its word.
+        role: What the network is for, for the message.
+        share: That is held out now; 0 and None: nothing, and any network will do.
+    """
+    trained = held_out_of(network)
+    if share and trained is not None and trained != share:
+        raise ValueError(
+            f"{role} must be trained with --validation_fraction {share:g}, as the teacher, so that it has not seen the "
+            f"images held out. Got {network}, trained with {trained:g}."
+        )
+
+
+def check_same_images(network: str, images: Dataset, share: float | None) -> None:
+    """Raises ValueError if images are held out, and a network was trained on others than these: of other images
+    others are held out.
+
+    Args:
+        network: Folder; one that does not say is taken at its word.
+        images: The training split without what is held out.
+        share: That is held out.
+    """
+    folder = Path(network)
+    record = _record(network, "run.json") or _record(str(folder.parent), "run.json")
+    if share and record is not None and record.get("data", "") not in ("", found := dataset_fingerprint(images)):
+        raise ValueError(
+            f"The images to distil must be those that {network} was trained on, since {share:g} of those are held out. "
+            f"Got images with fingerprint {found} in place of {record['data']}: give the dataset and the --train_split "
+            "of the training."
+        )
+
+
+def _record(network: str, name: str) -> dict[str, Any] | None:
+    file = Path(network) / name
+    return read_object(file) if file.is_file() else None

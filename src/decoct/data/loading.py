@@ -13,9 +13,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from decoct.config import DataConfig
+from decoct.config.data import HELD_OUT
 from decoct.data.columns import SHOWN, find_image_column, find_label_column, listed, read_labels
 from decoct.data.duplicates import count_shared_images
-from decoct.data.held_out import HELD_OUT, split_off_validation
+from decoct.data.held_out import split_off_validation
 from decoct.data.inspection import inspect_images, to_eight_bits
 from decoct.data.measuring import measure_spec
 from decoct.data.opening import builder_of, name_of, open_split
@@ -194,12 +195,8 @@ def _notes(images: datasets.Dataset) -> dict[str, Any]:
 
 
 def load_train_and_eval(config: DataConfig) -> tuple[datasets.Dataset, datasets.Dataset]:
-    """The images to train on and to measure on: those held out, unless another split is named, else a split.
-
-    Images in both are reported.
-    """
-    given = config.eval_split or (HELD_OUT if config.validation_fraction else None)
-    eval_split = eval_split_name(config.dataset, config.dataset_config, given, config.label_column)
+    """The training split and the evaluation split of the configured dataset; images in both are reported."""
+    eval_split = eval_split_name(config.dataset, config.dataset_config, config.eval_split, config.label_column)
     train = load_split(config, config.train_split)
     evaluation = load_split(config, eval_split, label_names=train.features["label"].names)
     depths = bit_depth_of(train), bit_depth_of(evaluation)

@@ -30,6 +30,7 @@ antialiasing, corners not aligned, and sees nothing outside the crop: `F.interpo
 
 from __future__ import annotations
 
+import hashlib
 import math
 from typing import NamedTuple
 
@@ -39,7 +40,7 @@ from torch import Tensor
 
 from decoct.data.crops import crop_and_resize
 
-__all__ = ["MixedViews", "mixed_pixels", "mixed_views"]
+__all__ = ["MixedViews", "mixed_pixels", "mixed_views", "views_digest"]
 
 # Height over width: the range 3/4 to 4/3 of random-resized crops, in steps that are about even.
 RATIOS = np.array([(3, 4), (5, 6), (11, 12), (1, 1), (12, 11), (6, 5), (4, 3)], dtype=np.int64)
@@ -97,6 +98,21 @@ def mixed_views(images: Tensor, slots: Tensor, *, seed: int, count: int, side: i
         edges += [np.maximum(0, first), np.minimum(side, first + cut)]
     cuts = np.stack(edges, axis=-1)
     return MixedViews(*map(torch.from_numpy, (boxes, flips, partners, partner_boxes, partner_flips, cuts)))
+
+
+def views_digest(*, seed: int, count: int, slots: int, side: int, smallest_area: float) -> str:
+    """Sixteen hex digits of the views of a set's first images, by which another reader can tell that it has them right.
+
+    Of at most 16 images and 16 slots each, image by image: sha256 over top, left, height, width, flip, partner and the
+    four edges of the square, as little-endian 64-bit whole numbers.
+    """
+    images = torch.arange(min(count, 16))[:, None]
+    views = mixed_views(
+        images, torch.arange(min(slots, 16)), seed=seed, count=count, side=side, smallest_area=smallest_area
+    )
+    parts = [views.boxes, views.flips[..., None], views.partners[..., None], views.cuts]
+    numbers = np.concatenate([part.numpy().astype("<i8") for part in parts], axis=-1)
+    return hashlib.sha256(numbers.tobytes()).hexdigest()[:16]
 
 
 def mixed_pixels(images: Tensor, rows: Tensor, views: MixedViews) -> Tensor:

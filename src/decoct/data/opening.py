@@ -95,7 +95,7 @@ def builder_of(source: str, config_name: str | None) -> datasets.DatasetBuilder:
         if path.exists():
             check_label_order([str(file) for each in (builder.config.data_files or {}).values() for file in each])
         builder.download_and_prepare()
-    except (OSError, ValueError, DatasetsError) as error:
+    except (OSError, ValueError, RuntimeError, DatasetsError) as error:
         missing = not path.exists() and files is None
         where = "there is no such folder or file here, and as a Hub id it " if missing else "it "
         raise ValueError(

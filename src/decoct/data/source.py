@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 from datasets import Dataset, Image
-from huggingface_hub import hf_hub_download, metadata_load
+from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import HFValidationError, HTTPError
 from huggingface_hub.utils import validate_repo_id
+
+from decoct.files import read_card_header
 
 __all__ = [
     "card_license",
@@ -114,8 +115,8 @@ def card_license(dataset: str) -> str | None:
         card = Path(dataset).expanduser() / "README.md"
         if is_hub_id(dataset):
             card = Path(hf_hub_download(dataset, "README.md", repo_type="dataset"))
-        license = (metadata_load(card) or {}).get("license") if card.is_file() else None
-    except (OSError, ValueError, HTTPError, yaml.YAMLError):
+        license = read_card_header(card).get("license") if card.is_file() else None
+    except (OSError, ValueError, HTTPError):
         return None
     licenses = license if isinstance(license, list) else [license]
     return ", ".join(each for each in licenses if isinstance(each, str)) or None

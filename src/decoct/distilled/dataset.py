@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import torch
 from datasets import ClassLabel, Dataset, load_dataset
-from huggingface_hub import hf_hub_download
+from huggingface_hub import hf_hub_download, snapshot_download
 from huggingface_hub.errors import EntryNotFoundError
 from torch import Tensor
 
@@ -21,8 +22,10 @@ from decoct.data.pixels import to_pixels
 from decoct.data.source import location_of
 from decoct.data.spec import ImageSpec
 from decoct.distilled.logit_codes import code_width, decode_logits, kept_classes, spread
-from decoct.distilled.manifest import MANIFEST, check_fields, check_mixed_views, parse_manifest
+from decoct.distilled.manifest import MANIFEST, check_fields, check_mixed_views
+from decoct.distilled.parquet import check_footer, check_images, ipc_files
 from decoct.distilled.schema import spec_of
+from decoct.files import read_json, shown
 
 __all__ = ["DistilledSet", "Slots", "commit_of", "load_distilled", "read_manifest", "spec_of"]
 
@@ -160,7 +163,7 @@ class DistilledSet:
         what, how = {
             "tiles": ("tile_logits", "a teacher"),
             "views": ("views", "--views 50"),
-            "mixed": ("mixed views", "--slots 100"),
+            "mixed": ("mixed views", "--slots 300"),
         }[labels]
         instead = "mixed" if self.slots is not None else "online" if self.view_logits is None else "views"
         protocol = " --protocols rded_kd" if instead == "views" else ""  # sets with views alone were made for it
@@ -188,8 +191,22 @@ def load_distilled(folder_or_hub_id: str | Path, ipc: int, revision: str | None 
         raise ValueError(f"ipc must be one of {manifest['ipcs']}, those of {folder_or_hub_id}. Got {ipc}.")
     # Not the card's configurations: a card could name any file.
     files = {"train": f"data/ipc_{ipc}/*.parquet"}
-    dataset = load_dataset(str(folder_or_hub_id), data_files=files, split="train", revision=revision)
     spec = spec_of(manifest)
+    folder = _folder_of(folder_or_hub_id, ipc, revision)
+    paths = ipc_files(folder, ipc)
+    if not paths:
+        raise ValueError(
+            f"{folder_or_hub_id} must hold data/ipc_{ipc}/*.parquet. Got none: distil or download it again."
+        )
+    for path in paths:
+        try:
+            check_footer(path, ipc * spec.num_classes)
+            check_images(path)
+        except (pa.ArrowException, OSError, ValueError) as error:
+            raise ValueError(
+                f"{folder_or_hub_id} cannot be read: {shown(str(error))} `decoct verify` tells more."
+            ) from error
+    dataset = load_dataset(str(folder), data_files=files, split="train")
     _check_labels(dataset, spec, f"{folder_or_hub_id}, ipc_{ipc}")
     if len(dataset) != ipc * spec.num_classes:
         raise ValueError(
@@ -209,6 +226,15 @@ def load_distilled(folder_or_hub_id: str | Path, ipc: int, revision: str | None 
         manifest=manifest,
         slots=_slots(dataset, manifest),
     )
+
+
+def _folder_of(folder_or_hub_id: str | Path, ipc: int, revision: str | None) -> Path:
+    """The run folder, or that of the Hub's cache, with the files of one IPC."""
+    location = location_of(folder_or_hub_id, "distilled")
+    if isinstance(location, Path):
+        return location
+    pattern = f"data/ipc_{ipc}/*.parquet"
+    return Path(snapshot_download(location, repo_type="dataset", revision=revision, allow_patterns=pattern))
 
 
 def read_manifest(folder_or_hub_id: str | Path, revision: str | None = None) -> dict[str, Any]:
@@ -256,7 +282,7 @@ def _manifest_file(folder_or_hub_id: str | Path, revision: str | None) -> Path:
 
 def _usable(file: Path, source: str | Path) -> dict[str, Any]:
     """The manifest in a file; raises ValueError unless it has what reading needs."""
-    manifest = parse_manifest(file)
+    manifest = read_json(file)
     if problems := check_fields(manifest):
         raise ValueError(f"{source}: manifest.json cannot be used. {problems[0]}")
     return manifest

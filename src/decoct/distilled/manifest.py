@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
-import reprlib
 from collections.abc import Callable, Iterable
-from pathlib import Path
 from typing import Any
 
 from decoct.config import DistillConfig, check_choice
+from decoct.data.names import unshowable
+from decoct.files import shown
 
 __all__ = [
     "MANIFEST",
@@ -18,23 +17,10 @@ __all__ = [
     "check_fields",
     "check_manifest",
     "check_mixed_views",
-    "parse_manifest",
-    "shown",
     "unsafe_path",
 ]
 
 MANIFEST = "manifest.json"
-MOST_BYTES = 64 * 2**20  # of manifest.json and README.md, which are read at once
-SHOWN_CHARACTERS = 200
-SHORT = reprlib.Repr()
-SHORT.maxlevel, SHORT.maxlist, SHORT.maxdict, SHORT.maxstring, SHORT.maxother = 4, 12, 12, 80, 80
-
-
-def shown(text: object) -> str:
-    """Text, or another value as Python writes it, on one line without control characters, cut where it is long."""
-    line = text if isinstance(text, str) else SHORT.repr(text)
-    line = line if len(line) <= SHOWN_CHARACTERS else line[:SHOWN_CHARACTERS] + "…"
-    return "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in line)
 
 
 def unsafe_path(name: str) -> str | None:
@@ -46,20 +32,6 @@ def unsafe_path(name: str) -> str | None:
     if any(part in ("", ".", "..") for part in name.split("/")):
         return "leaves the folder or is not in its normal form"
     return None
-
-
-def parse_manifest(path: Path) -> Any:
-    """The content of a manifest file.
-
-    Raises:
-        ValueError: If it is too large, or not JSON.
-    """
-    if (size := path.stat().st_size) > MOST_BYTES:
-        raise ValueError(f"{path.name} must have at most {MOST_BYTES:,} bytes. Got {size:,}.")
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path.name} must be JSON. {shown(str(error))}") from error
 
 
 def is_whole(value: Any) -> bool:
@@ -143,7 +115,7 @@ def check_manifest(manifest: Any) -> list[str]:
     """What is wrong with a parsed manifest, a sentence each; nothing of what it names is opened."""
     if problems := check_fields(manifest, FIELDS):
         return problems
-    unprintable = [name for name in manifest["label_names"] if not name.isprintable()]
+    unprintable = [name for name in manifest["label_names"] if unshowable(name)]
     names = [f"label_names must have no control characters. Got {shown(name)}." for name in unprintable]
     return names + check_settings(manifest["config"])
 

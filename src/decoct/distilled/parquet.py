@@ -1,4 +1,8 @@
-"""The parquet files of a distilled set: which they are, and how they are read without holding them."""
+"""The parquet files of a distilled set: which they are, whether they are safe to read, and how not to hold them.
+
+A file of some kilobytes may stand for gigabytes: by its compression, by a long value in a dictionary that many rows
+name, or by runs of equal values. `check_footer` and `check_images` refuse it before it is read as a whole.
+"""
 
 from __future__ import annotations
 
@@ -6,9 +10,19 @@ from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-__all__ = ["column_bytes", "ipc_files", "open_parquet"]
+__all__ = ["check_footer", "check_images", "column_bytes", "ipc_files", "open_parquet"]
+
+CODECS = (
+    "SNAPPY",
+    "UNCOMPRESSED",
+)  # decoct writes Snappy, whose bytes cannot stand for more than EXPANSION times as many
+EXPANSION = 24
+SLACK = 64 * 2**20  # bytes that any file may take when it is read
+ROWS = 32  # read at a time
 
 
 def ipc_files(folder: Path, ipc: int) -> list[Path]:
@@ -19,6 +33,47 @@ def ipc_files(folder: Path, ipc: int) -> list[Path]:
 def open_parquet(path: Path) -> pq.ParquetFile:
     """A file to read batch by batch; with `pre_buffer`, all row groups read so far would stay in memory."""
     return pq.ParquetFile(path, pre_buffer=False)
+
+
+def check_footer(path: Path, most_rows: int) -> None:
+    """Raises ValueError for a file that says of itself that it would take far more memory than it has bytes.
+
+    Args:
+        most_rows: Images that belong into it.
+    """
+    metadata, room = pq.read_metadata(path), EXPANSION * path.stat().st_size + SLACK
+    if metadata.num_rows > most_rows:
+        raise ValueError(f"{path.name} must have at most {most_rows:,} rows. Got {metadata.num_rows:,}.")
+    size = values = 0
+    for group in range(metadata.num_row_groups):
+        for number in range(metadata.num_columns):
+            column = metadata.row_group(group).column(number)
+            if column.compression not in CODECS:
+                raise ValueError(
+                    f"{path.name} must be compressed by Snappy, as decoct writes it. Got {column.compression}, which "
+                    "may expand without bound."
+                )
+            size += column.total_uncompressed_size
+            values += column.num_values
+    if max(size, 8 * values) > room:
+        raise ValueError(
+            f"{path.name} must expand to at most {room:,} bytes. Got {size:,} bytes and {values:,} values in a file of "
+            f"{path.stat().st_size:,} bytes."
+        )
+
+
+def check_images(path: Path) -> None:
+    """Raises ValueError if the images of a file, which its rows may repeat, have far more bytes than the file."""
+    room = EXPANSION * path.stat().st_size + SLACK
+    with open_parquet(path) as file:
+        for batch in (
+            file.iter_batches(batch_size=ROWS, columns=["image"]) if "image" in file.schema_arrow.names else ()
+        ):
+            images = batch.column("image")
+            values = images.field("bytes") if pa.types.is_struct(images.type) else images
+            room -= pc.sum(pc.binary_length(values)).as_py() or 0
+            if room < 0:
+                raise ValueError(f"{path.name} must not repeat its images. Got more bytes than the file can hold.")
 
 
 def column_bytes(files: Iterable[Path]) -> tuple[int, dict[str, int]]:

@@ -23,6 +23,7 @@ from decoct.data.source import dataset_fingerprint
 from decoct.data.tensors import PixelDataset
 from decoct.evaluation.grid import Grid
 from decoct.evaluation.run import seconds_per_image
+from decoct.files import read_object
 from decoct.igds.loading import label_names, load_estimator
 from decoct.igds.measuring import embed, measure
 from decoct.igds.subsets import ScoredImages, distilled_set, score_images
@@ -33,7 +34,7 @@ from decoct.models.zoo import build_classifier, load_classifier
 from decoct.results.figures import save_beta_study
 from decoct.results.statistics import mean_and_std
 from decoct.run.files import write_tensors
-from decoct.run.folder import read_json, write_json
+from decoct.run.folder import write_json
 from decoct.run.lock import writes_alone
 from decoct.run.processes import close, open_accelerator
 from decoct.run.versions import installed_versions
@@ -309,7 +310,7 @@ class Study(Grid[Subset]):
     def _record(self, student: str, ipc: int, target: int) -> dict[str, Any]:
         """Accuracies and scores over the seeds."""
         cells = [cell for cell in self.cells if (cell.student, cell.ipc, cell.target) == (student, ipc, target)]
-        results = [read_json(self.file(cell)) for cell in cells]
+        results = [read_object(self.file(cell)) for cell in cells]
         mean, std = mean_and_std([result["accuracy"] for result in results])
         averages = {
             name: mean_and_std([result[name] for result in results])[0]

@@ -83,7 +83,7 @@ class ContinualEvaluation(Evaluation[Stage]):
         if "mixed" in self.config.labels:
             raise ValueError(
                 "labels must not hold 'mixed' for task 'continual': a mixed view shows images of classes that have not "
-                "come yet. Take one of hard, tiles, views and online."
+                "come yet. Name others: --labels tiles, which every set has, or hard, views or online."
             )
         _ = self.seen
         require_class_count(self.images, 1)

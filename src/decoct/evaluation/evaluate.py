@@ -14,7 +14,7 @@ from decoct.evaluation.continual import ContinualEvaluation, format_continual
 from decoct.evaluation.run import Evaluation
 from decoct.evaluation.transfer import TransferEvaluation, format_transfer
 from decoct.pages.report import write_report
-from decoct.results.records import merge_records
+from decoct.results.records import merge_records, read_results
 from decoct.run.lock import one_writer
 from decoct.run.processes import close, open_accelerator
 
@@ -50,6 +50,7 @@ def evaluate(config: EvaluateConfig) -> list[dict[str, Any]]:
     with one_writer(folder if config.output_dir is not None or folder.is_dir() else None):
         accelerator = open_accelerator(config.mixed_precision)
         evaluation = _checked(config, accelerator)
+        read_results(folder / "results.json")  # what could not be added to is found before the work
         records = evaluation.run(accelerator)
         if accelerator.is_main_process:
             merge_records(folder / "results.json", records)

@@ -37,7 +37,7 @@ from decoct.models.zoo import build_classifier, load_classifier
 from decoct.results.records import read_results
 from decoct.run.folder import write_json
 from decoct.synthesis.real import candidates_of, distill_images, forward_passes
-from decoct.synthesis.run import label_teacher
+from decoct.synthesis.run import label_teacher, validation_images
 from decoct.synthesis.shared import SharedScores, heatmap_settings, score_settings
 from decoct.training import protocols
 
@@ -228,7 +228,8 @@ class DistilledGrid(Grid[Cell]):
             distill_samples(config, source.images, source.teacher, self.accelerator)
         else:
             scores = source.scores(config) if forward_passes(config, 1, 1)["utility"] else None
-            distill_images(config, source.images, source.teacher, self.accelerator, scores)
+            validation = validation_images(config, source.teacher)
+            distill_images(config, source.images, source.teacher, self.accelerator, scores, validation)
 
     # Students
 

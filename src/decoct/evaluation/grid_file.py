@@ -48,9 +48,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from decoct.config import DistillConfig, EvaluateConfig
+from decoct.files import read_yaml, shown
 from decoct.training.protocols import Protocol
 
 __all__ = ["GridFile", "Variant", "read_grid", "varied"]
@@ -108,14 +107,11 @@ def read_grid(path: Path, vary: Mapping[str, Sequence[Any]] | None = None) -> Gr
     Raises:
         ValueError: If the file is no grid, names an option that there is not, or does not vary one of `vary`.
     """
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise ValueError(f"{path} must be YAML. {' '.join(str(error).split())}") from None
+    content = read_yaml(path)
     known = {each.name for each in dataclasses.fields(GridFile)}
     if not isinstance(content, dict) or not {"records", "sets"} <= set(content) <= known:
-        found = sorted(content) if isinstance(content, dict) else type(content).__name__
-        raise ValueError(f"{path} must have records and sets, and no keys but {sorted(known)}. Got {found}.")
+        found = sorted(map(str, content)) if isinstance(content, dict) else content
+        raise ValueError(f"{path} must have records and sets, and no keys but {sorted(known)}. Got {shown(found)}.")
     check_values(path, content)
     entries = {kind: {name: entry or {} for name, entry in (content.get(kind) or {}).items()} for kind in OPTIONS}
     for kind, members in entries.items():

@@ -18,19 +18,21 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, PartialState
 from datasets import Dataset
 from torch import nn
 from tqdm.auto import tqdm
 
 from decoct.config import EvaluateConfig, config_hash
 from decoct.config.options import require
+from decoct.data.held_out import check_share
 from decoct.data.loading import check_label_names, eval_split_name, load_split, side_of
 from decoct.data.source import dataset_fingerprint
 from decoct.data.tensors import PixelDataset
 from decoct.distilled.dataset import DistilledSet, commit_of, load_distilled, read_manifest, spec_of
 from decoct.evaluation.random_baseline import SOURCE_FIELDS, RandomBaseline
 from decoct.evaluation.teachers import Teachers
+from decoct.files import read_object
 from decoct.models.accuracy import accuracy
 from decoct.models.chance import weakness
 from decoct.models.classifier import Classifier
@@ -38,7 +40,7 @@ from decoct.models.label_map import read_label_map
 from decoct.models.weak_teacher import sample_accuracy
 from decoct.models.zoo import architecture_of, build_classifier
 from decoct.results.statistics import mean_and_std
-from decoct.run.folder import read_json, write_json
+from decoct.run.folder import write_json
 from decoct.run.processes import device_name
 from decoct.run.versions import installed_versions
 from decoct.training.protocols import Protocol, batch_size, epoch_count, load_protocol, own_settings, student_name
@@ -167,7 +169,7 @@ class Evaluation(ABC, Generic[UnitType]):
         asked = "online" in self.config.labels or self.config.teacher is not None
         if asked and self.config.task != "transfer":  # which reads no images of the source's classes
             for teacher in {id(each): each for each in map(self.teachers.online, self.ipcs)}.values():
-                found, count = sample_accuracy(teacher, self.images, "cpu", "no")
+                found, count = sample_accuracy(teacher, self.images, PartialState().device, self.config.mixed_precision)
                 what = f"{count:,} images of the split {self.eval_split!r}"
                 faults.append(weakness(found, classes, f"The teacher {teacher.name}", what))
         return [fault for fault in faults if fault is not None]
@@ -458,7 +460,7 @@ class Evaluation(ABC, Generic[UnitType]):
 
     def results(self, units: Iterable[UnitType]) -> list[dict[str, Any]]:
         """What was saved of students."""
-        return [read_json(self.file(unit)) for unit in units]
+        return [read_object(self.file(unit)) for unit in units]
 
     def teacher_accuracy(self, teacher: Classifier | str, device: torch.device) -> float | None:
         """A teacher's accuracy on the evaluation split, measured once; None if the teacher is out of reach."""
@@ -479,7 +481,7 @@ class Evaluation(ABC, Generic[UnitType]):
             if fault := weakness(found, self.spec.num_classes, f"The teacher {teacher.name}", what):
                 logger.warning(fault)
             write_json(file, {"teacher": teacher.name, "accuracy": found})
-        return read_json(file)["accuracy"]
+        return read_object(file)["accuracy"]
 
     # Dry run
 
@@ -532,8 +534,13 @@ def with_held_out(config: EvaluateConfig, manifest: dict[str, Any]) -> EvaluateC
         f"{made or 0.0:g}, the share held out when the set {config.distilled} was made",
         config.validation_fraction,
     )
+    if config.teacher is not None:
+        check_share(config.teacher, "teacher", made)
     return dataclasses.replace(
-        config, validation_fraction=made, bit_depth=config.bit_depth or manifest.get("bit_depth")
+        config,
+        validation_fraction=made,
+        train_split=manifest["config"]["train_split"] if made else config.train_split,  # what the share is of
+        bit_depth=config.bit_depth or manifest.get("bit_depth"),
     )
 
 

@@ -243,7 +243,7 @@ def set_config(grid: GridFile, inputs: Inputs, folder: Path, variant: Variant, i
     if options.get("method") != "igds":
         sampling = fields_that_matter_for(DistillConfig, "sampling")
         options = {name: value for name, value in options.items() if name not in sampling}
-    stored = {"views": 50, "slots": 100}  # unless a set or the grid says how many
+    stored = {"views": 50, "slots": 300}  # unless a set or the grid says how many
     for option, labels in (("views", "views"), ("slots", "mixed")):
         options.setdefault(option, stored[option] if labels in grid.labels else 0)
     if "label_teacher" in options:
@@ -280,9 +280,11 @@ def for_results(config_class: type, options: Mapping[str, Any]) -> dict[str, Any
 
 def bytes_of(folder: Path, ipc: int, manifest: Mapping[str, Any]) -> dict[str, int]:
     """Bytes of a set's images, as PNG, and of its stored labels."""
+    absent = {"slots": 0, "label_bits": 8, "label_top_k": 0}  # in sets of earlier versions
+    made = {**absent, **manifest["config"]}
     names = [field.name for field in dataclasses.fields(StoredLabels)]
     images = read_ipc(folder, ipc).select_columns(["image"]).cast_column("image", Image(decode=False))["image"]
-    stored = StoredLabels(**{name: manifest["config"][name] for name in names})
+    stored = StoredLabels(**{name: made[name] for name in names})
     labels = label_bytes(len(images), len(manifest["label_names"]), stored)
     pictures = sum(len(image["bytes"]) for image in images)
     return {"image_bytes": pictures, "label_bytes": labels, "bytes": pictures + labels}

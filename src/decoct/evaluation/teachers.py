@@ -34,7 +34,7 @@ class Teachers:
         label_map: Mapping[str, str] | None = None,
     ) -> None:
         self.distilled, self.manifest, self.spec, self.asked = distilled, manifest, spec, asked
-        self.label_map = label_map or manifest.get("label_map")
+        self.label_map = label_map or manifest.get("teacher_label_names")
         self._loaded: dict[str, Classifier | str] = {}
         self._fingerprints: dict[str, str] = {}
 

@@ -7,31 +7,25 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import yaml
 from datasets import Features
-from huggingface_hub import metadata_load
 
-from decoct.distilled.manifest import MOST_BYTES, shown
 from decoct.distilled.schema import expected_features
+from decoct.files import read_card_header, shown
 
 __all__ = ["card_problems"]
 
 CONFIG_KEYS = {"config_name", "data_files", "description", "default"}
-MOST_VALUES = 10**6  # label names take one each, for each configuration
 
 
 def card_problems(path: Path | None, manifest: dict[str, Any]) -> Iterator[str]:
     """What is wrong with the YAML header: `load_dataset` must find each IPC's own files, and no others."""
-    if path is None or path.stat().st_size > MOST_BYTES:
-        yield "is missing." if path is None else f"has more than {MOST_BYTES:,} bytes."
+    if path is None:
+        yield "is missing."
         return
     try:
-        header = metadata_load(path) or {}
-    except (ValueError, RecursionError, yaml.YAMLError) as error:
+        header = read_card_header(path)
+    except ValueError as error:
         yield f"has no YAML header that can be read: {shown(str(error))}"
-        return
-    if expands(header):
-        yield f"has a YAML header of more than {MOST_VALUES:,} values."
         return
     configs = header.get("configs")
     configs = configs if isinstance(configs, list) else []
@@ -47,16 +41,6 @@ def card_problems(path: Path | None, manifest: dict[str, Any]) -> Iterator[str]:
             if extra := {*map(str, config)} - CONFIG_KEYS:
                 yield f"{name} must have no keys but {sorted(CONFIG_KEYS)}. Got {shown(sorted(extra))}."
     yield from info_problems(header.get("dataset_info"), expected_features(manifest))
-
-
-def expands(content: Any) -> bool:
-    """Whether parsed YAML, whose aliases may repeat each other, has more than `MOST_VALUES` values."""
-    waiting, count = [content], 0
-    while waiting and count <= MOST_VALUES:
-        each = waiting.pop()
-        count += 1
-        waiting += each.values() if isinstance(each, dict) else each if isinstance(each, list) else ()
-    return count > MOST_VALUES
 
 
 def info_problems(content: Any, features: Features) -> Iterator[str]:

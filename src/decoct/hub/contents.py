@@ -6,10 +6,10 @@ import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from decoct.distilled.manifest import MANIFEST, check_manifest
-from decoct.run.folder import RUN_FILE, read_json
+from decoct.files import read_object
+from decoct.run.folder import RUN_FILE
 
 __all__ = [
     "CARD",
@@ -18,8 +18,6 @@ __all__ = [
     "Contents",
     "contents_of",
     "kind_of",
-    "read_checked",
-    "read_object",
     "repo_type_of",
 ]
 
@@ -39,7 +37,7 @@ CODE = {
     "teacher": ("convnet.py", "resnet.py", "vgg.py"),
     "estimator": ("estimator.py",),
     "prior": (),
-    "pipeline": ("pipeline.py", "guidance.py", "reverse.py", "estimator/estimator.py"),
+    "pipeline": ("pipeline.py", "guidance.py", "reverse.py", "schedulers.py", "estimator/estimator.py"),
 }
 
 
@@ -198,19 +196,3 @@ def reject_pickles(folder: Path) -> None:
                     f"weights must be safetensors. Got {Path(place) / name}, a pickle, which can execute code when "
                     "it is loaded: save the model again with `save_pretrained`, and remove this file."
                 )
-
-
-def read_checked(path: Path) -> Any:
-    """The content of a JSON file; raises ValueError if it is none."""
-    try:
-        return read_json(path)
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path} must be JSON. {error}") from None
-
-
-def read_object(path: Path) -> dict[str, Any]:
-    """A JSON object; raises ValueError if the file holds something else."""
-    content = read_checked(path)
-    if not isinstance(content, dict):
-        raise ValueError(f"{path} must be a JSON object. Got {type(content).__name__}.")
-    return content

@@ -11,8 +11,9 @@ from huggingface_hub.utils import validate_repo_id
 
 from decoct.config import PublishConfig, PublishingConfig, fields_that_matter_for
 from decoct.distilled.manifest import MANIFEST
-from decoct.hub.contents import CARD, Contents, contents_of, kind_of, read_checked, read_object, repo_type_of
-from decoct.hub.errors import hub_errors, require_token
+from decoct.files import read_json, read_object
+from decoct.hub.contents import CARD, Contents, contents_of, kind_of, repo_type_of
+from decoct.hub.errors import give_up_on_silence, hub_errors, require_token
 from decoct.hub.upload import MAIN, Push, push
 from decoct.pages.dataset_card import dataset_card
 from decoct.pages.local_paths import without_local_paths
@@ -56,6 +57,7 @@ def publish(config: PublishConfig, api: HfApi | None = None) -> str:
     if wanted.contents.left_out:
         logger.warning("Left out of the upload: %s", ", ".join(wanted.contents.left_out))
     token = api.token if api is not None and isinstance(api.token, str) else require_token(wanted.repo_id)
+    give_up_on_silence()
     with hub_errors(wanted.repo_id, token):
         return push(api or HfApi(token=token, library_name="decoct"), wanted)
 
@@ -130,7 +132,7 @@ def published(name: str, path: Path) -> Path | bytes:
     """
     if not name.endswith(".json"):
         return path
-    content = read_checked(path)
+    content = read_json(path)
     shown = without_local_paths(content)
     return path if shown == content else json_text(shown).encode()
 

@@ -16,13 +16,12 @@ import pyarrow as pa
 from datasets import Array2D, Features
 from PIL import Image
 
-from decoct.distilled.manifest import shown
-from decoct.distilled.parquet import open_parquet
+from decoct.distilled.parquet import ROWS, check_footer, check_images, open_parquet
 from decoct.distilled.schema import SLOT_COLUMNS, expected_features
+from decoct.files import shown
 
 __all__ = ["check_parquet", "tile_accuracy"]
 
-ROWS = 32  # read at a time
 ROWS_SHOWN = 10
 # draw_views rounds box sides to float16, whose spacing below 1 is 2^-11.
 BOX_TOLERANCE = 2.0**-11
@@ -33,11 +32,12 @@ UNDECODABLE = (OSError, SyntaxError, ValueError, EOFError, zlib.error, struct.er
 Problem = tuple[str, str]  # name of the check, what is wrong
 
 
-def check_parquet(path: Path, manifest: dict[str, Any]) -> tuple[list[Problem], np.ndarray]:
+def check_parquet(path: Path, manifest: dict[str, Any], ipc: int) -> tuple[list[Problem], np.ndarray]:
     """Checks schema and rows of one file, holding few rows at a time.
 
     Args:
         manifest: One without problems (`check_manifest`).
+        ipc: Images per class that belong into the file's folder.
 
     Returns:
         The problems, and the number of images of each class, `(classes,)` int64.
@@ -47,6 +47,8 @@ def check_parquet(path: Path, manifest: dict[str, Any]) -> tuple[list[Problem], 
     problems: list[Problem] = []
     faults: dict[Problem, list[str]] = defaultdict(list)
     try:
+        check_footer(path, max(4 * ipc * len(names), 10_000))  # a few too many are counted and named
+        check_images(path)
         with open_parquet(path) as file:
             features = expected_features(manifest)
             columns, problems = check_schema(file.schema_arrow, features)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
@@ -15,11 +16,13 @@ from huggingface_hub import HfApi, get_token, snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HTTPError, RepositoryNotFoundError, RevisionNotFoundError
 
 from decoct.config import VerifyConfig
+from decoct.data.mixed_views import views_digest
 from decoct.data.source import location_of
-from decoct.distilled.manifest import check_manifest, parse_manifest, shown, unsafe_path
+from decoct.distilled.manifest import check_manifest, unsafe_path
+from decoct.files import read_json, shown
 from decoct.hub.card_header import card_problems
 from decoct.hub.contents import PICKLES
-from decoct.hub.errors import is_sendable
+from decoct.hub.errors import give_up_on_silence, is_sendable
 from decoct.hub.rows import check_parquet, tile_accuracy
 from decoct.models.chance import weakness
 from decoct.run.folder import sha256
@@ -42,7 +45,9 @@ CHECKS = {
     "logits": "logits are finite, so that a softmax of them sums to 1",
     "views": "views lie inside the image",
     "tiles": "every tile says where it comes from",
+    "teacher": "a sample of the logits is what --teacher says",
 }
+ASKED = ("teacher",)  # checks that are made where they are asked for
 # Written beside the listed files, or added by the Hub; no dataset loads from them.
 UNLISTED = (
     *("manifest.json", "report.html", "results.json", "run.json", "evaluation/*", LOCK_FILE),
@@ -86,6 +91,7 @@ class Report:
         checked: The names of the checks that could be made.
         files, size, images: Files that were hashed, their bytes, and images that were read.
         warnings: What is no fault of the files.
+        measured: What was compared, in words.
     """
 
     source: str
@@ -96,11 +102,12 @@ class Report:
     size: int = 0
     images: int = 0
     warnings: list[str] = field(default_factory=list)
+    measured: list[str] = field(default_factory=list)
 
     @property
     def ok(self) -> bool:
         """Whether every check was made and found nothing."""
-        return not self.problems and len(self.checked) == len(CHECKS)
+        return not self.problems and {*CHECKS} - {*ASKED} <= {*self.checked}
 
     def add(self, check: str, where: str, what: str) -> None:
         """Notes a problem."""
@@ -113,6 +120,7 @@ class Report:
             found = [problem for problem in self.problems if problem.check == check]
             verdict = "PROBLEM" if found else "OK" if check in self.checked else "not checked"
             lines += [f"  {check:<9} {verdict:<12} {meaning}", *(f"    {problem}" for problem in found)]
+        lines += [f"    {each}" for each in self.measured]
         total = len(self.problems)
         verdict = "Everything is as it should be." if self.ok else f"{total} problem{'s' if total != 1 else ''}."
         return "\n".join([*lines, *(f"WARNING: {warning}" for warning in self.warnings), verdict])
@@ -129,9 +137,9 @@ def verify(config: VerifyConfig) -> Report:
     if isinstance(source, Path):
         if config.revision is not None:
             raise ValueError(f"revision must be left out for a folder. Got {config.revision!r} for {source}.")
-        return verify_folder(source)
+        return verify_folder(source, config.teacher)
     folder = download(source, config.revision)
-    report = verify_folder(folder)
+    report = verify_folder(folder, config.teacher)
     report.source, report.commit = source, folder.name
     return report
 
@@ -141,6 +149,7 @@ def download(repository: str, revision: str | None) -> Path:
     token = get_token() or ""
     if not is_sendable(token):
         raise PermissionError(f"{repository} could not be downloaded: HF_TOKEN is not a token. Set it again, or none.")
+    give_up_on_silence()
     try:
         # Asked first, since a snapshot alone would be taken from the cache where the Hub refuses or is down.
         commit = HfApi().dataset_info(repository, revision=revision).sha
@@ -169,14 +178,17 @@ def download(repository: str, revision: str | None) -> Path:
         ) from error
 
 
-def verify_folder(folder: Path) -> Report:
+def verify_folder(folder: Path, teachers: Sequence[str] = ()) -> Report:
     """Checks a run folder; rows are read few at a time.
 
     Paths that leave the folder are named and not opened, and no other file is opened for its content than those that
     the manifest lists.
 
+    Args:
+        teachers: Folders or Hub ids of teachers to compare a sample of the logits with, if nothing else is wrong.
+
     Raises:
-        ValueError: If the folder does not exist.
+        ValueError: If the folder does not exist, or a teacher is none of the set's classes and images.
     """
     if not folder.is_dir():
         raise ValueError(f"source must be an existing folder. Got {folder}.")
@@ -193,8 +205,43 @@ def verify_folder(folder: Path) -> Report:
     for what in card_problems(files.get("README.md"), manifest):
         report.add("card", "README.md", what)
     check_contents(files, listed, manifest, report)
-    report.checked = list(CHECKS)
+    check_geometry(manifest, report)
+    report.checked = [check for check in CHECKS if check not in ASKED]
+    if teachers and not report.problems:
+        check_teachers(folder, manifest, teachers, report)
     return report
+
+
+def check_geometry(manifest: dict[str, Any], report: Report) -> None:
+    """Computes where mixed views lie, and compares with what the manifest notes of it; older ones note nothing."""
+    config, noted = manifest["config"], manifest.get("mixed_views")
+    if not config.get("slots") or not isinstance(noted, dict):
+        return
+    shared = {"slots": config["slots"], "seed": config["seed"], "smallest_area": config["view_scale"]}
+    for ipc in manifest["ipcs"]:
+        count = ipc * len(manifest["label_names"])
+        digest = views_digest(count=count, side=manifest["image_size"], **shared)
+        if noted.get(str(ipc)) != digest:
+            what = (
+                f"seed and view_scale give mixed views {digest} for IPC {ipc}, it notes {shown(noted.get(str(ipc)))}."
+            )
+            report.add("views", "manifest.json", what)
+
+
+def check_teachers(folder: Path, manifest: dict[str, Any], names: Sequence[str], report: Report) -> None:
+    """Compares a sample of the stored logits with what the teachers say now."""
+    from decoct.hub.labels import compare_with_teachers, load_teachers  # networks take seconds to import
+
+    teachers = load_teachers(names, manifest)
+    for ipc in manifest["ipcs"]:
+        for column, compared in compare_with_teachers(folder, manifest, ipc, teachers).items():
+            error = f"{compared.error:.3g} ({compared.error / compared.step:.2g} steps of the quantisation)"
+            if compared.ok:
+                report.measured.append(f"ipc_{ipc}, {column}: {compared.labels} labels, largest error {error}.")
+            else:
+                what = f"{column} at {compared.place} is not what {' + '.join(names)} says: off by {error}."
+                report.add("teacher", f"data/ipc_{ipc}", what)
+    report.checked.append("teacher")
 
 
 def list_files(folder: Path, report: Report) -> dict[str, Path]:
@@ -238,7 +285,7 @@ def read_checked_manifest(files: dict[str, Path], report: Report) -> dict[str, A
         report.add("manifest", "manifest.json", "is missing; distilling and publishing end with it.")
         return None
     try:
-        manifest = parse_manifest(files["manifest.json"])
+        manifest = read_json(files["manifest.json"])
     except ValueError as error:
         report.add("manifest", "manifest.json", str(error))
         return None
@@ -297,7 +344,7 @@ def check_contents(files: dict[str, Path], listed: dict[str, str], manifest: dic
             if name not in files:
                 complete = False
                 continue
-            problems, found = check_parquet(files[name], manifest)
+            problems, found = check_parquet(files[name], manifest, ipc)
             for check, what in problems:
                 report.add(check, name, what)
                 complete &= check not in ("parquet", "schema")

@@ -40,7 +40,7 @@ def info_nce(query: Tensor, key: Tensor, queue: Tensor, temperature: float) -> T
     return F.cross_entropy(logits, logits.new_zeros(len(logits), dtype=torch.int64))
 
 
-def contextual_loss(query: Tensor, reference: Tensor, temperature: float) -> Tensor:
+def contextual_loss(query: Tensor, reference: Tensor, temperature: float, literal: bool = False) -> Tensor:
     """Mean `KL(softmax(query / temperature) || reference)` in nats; no gradient reaches the reference.
 
     Args:
@@ -48,8 +48,10 @@ def contextual_loss(query: Tensor, reference: Tensor, temperature: float) -> Ten
         reference: `(batch, dim)`, rows sum to 1: the mean of both views' distributions (Algorithm 1, line 7), for which
             the value is at most log 2, or the mean of the image's class (Eq. 13).
         temperature: Divides the query inside the softmax.
+        literal: Let the gradient reach the reference. The mean of both views depends on the query: where these are
+            alike, its own gradient takes half of the term's away.
     """
-    return contextual_terms(query, reference.detach(), temperature).mean()
+    return contextual_terms(query, reference if literal else reference.detach(), temperature).mean()
 
 
 def update_class_means(means: Tensor, seen: Tensor, assignments: Tensor, labels: Tensor, momentum: float) -> None:
@@ -91,6 +93,8 @@ class MomentumContrast(nn.Module):
         kl_weight: Weight of the contextual term; 0 is MoCo.
         kl_temperature: Of the softmax inside the contextual term.
         q_mode: Reference of the contextual term: `two_view` or `class_mean`.
+        kl_gradient: `detached`: that reference is a constant; `literal`: it has its own gradient (Algorithm 1, line 7),
+            which halves the term's where both views are alike.
         seed: Seed of the queue's first keys.
 
     Raises:
@@ -115,6 +119,7 @@ class MomentumContrast(nn.Module):
         kl_temperature: float = 0.1,
         q_mode: Literal["two_view", "class_mean"] = "two_view",
         seed: int = 0,
+        kl_gradient: Literal["detached", "literal"] = "detached",
     ) -> None:
         super().__init__()
         dim = query.config.projection_dim
@@ -122,6 +127,7 @@ class MomentumContrast(nn.Module):
             raise ValueError("The estimator to train must have a projection. Got projection_dim None.")
         self.momentum, self.temperature = momentum, temperature
         self.kl_weight, self.kl_temperature, self.q_mode = kl_weight, kl_temperature, q_mode
+        self.kl_gradient = kl_gradient
         self.query = query
         self.query.classifier.requires_grad_(False)
         self.key = copy.deepcopy(query).requires_grad_(False)
@@ -153,8 +159,9 @@ class MomentumContrast(nn.Module):
             key = self.key(key_views).embeddings
         with torch.autocast(query.device.type, enabled=False):
             contrastive = info_nce(query, key, self.queue.clone(), self.temperature)
-            reference = self._reference(query.detach(), key, labels)
-            contextual = contextual_loss(query, reference, self.kl_temperature)
+            literal = self.kl_gradient == "literal"
+            reference = self._reference(query if literal else query.detach(), key, labels)
+            contextual = contextual_loss(query, reference, self.kl_temperature, literal)
         self.enqueue(gather(key))
         return ContrastiveLoss(contrastive - self.kl_weight * contextual, contrastive.detach(), contextual.detach())
 
@@ -185,13 +192,13 @@ class MomentumContrast(nn.Module):
             ours.copy_(theirs)
         self.calibrated.fill_(True)
 
-    @torch.no_grad()
     def _reference(self, query: Tensor, key: Tensor, labels: Tensor) -> Tensor:
         """The reference distribution Q of each image."""
         assignments = soft_assignments(query, self.kl_temperature)
         if self.q_mode == "two_view":
             return (assignments + soft_assignments(key, self.kl_temperature)) / 2
-        update_class_means(
-            self.class_means, self.class_seen, gather(assignments), gather(labels), self.CLASS_MEAN_MOMENTUM
-        )
+        with torch.no_grad():
+            update_class_means(
+                self.class_means, self.class_seen, gather(assignments), gather(labels), self.CLASS_MEAN_MOMENTUM
+            )
         return self.class_means[labels]

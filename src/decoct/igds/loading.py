@@ -14,7 +14,7 @@ from decoct.data.source import LOCATION, model_location
 from decoct.data.spec import ImageSpec
 from decoct.igds.estimator import VariationalEstimator, VariationalEstimatorConfig
 from decoct.models.preprocessing import pixel_transform, processor_side
-from decoct.models.weights import check_finite, check_loaded
+from decoct.models.weights import UNLOADABLE, check_finite, check_loaded
 from decoct.models.zoo import image_settings
 from decoct.run.seeding import item_seed
 
@@ -100,11 +100,16 @@ def wrap_encoder(name_or_path: str | Path, label_names: tuple[str, ...], seed: i
     expected = f"one of {list(ENCODERS)} (with an optional _wN), a folder or a Hub id"
     model_location(name_or_path, "encoder", expected)
     try:
+        whole = AutoConfig.from_pretrained(name_or_path)
         encoder, info = AutoModel.from_pretrained(
-            name_or_path, use_safetensors=True, output_loading_info=True, dtype=torch.float32
+            name_or_path,
+            config=getattr(whole, "vision_config", whole),  # the images' half of CLIP, SigLIP and their kin
+            use_safetensors=True,
+            output_loading_info=True,
+            dtype=torch.float32,
         )
         processor = AutoImageProcessor.from_pretrained(name_or_path)
-    except (OSError, ValueError, SafetensorError) as error:
+    except (ValueError, SafetensorError, *UNLOADABLE) as error:
         raise ValueError(
             f"encoder must be an image model of transformers with model.safetensors and preprocessor_config.json. "
             f"Got {str(name_or_path)!r}, which cannot be loaded: {error}"
@@ -159,7 +164,7 @@ def load_estimator(name_or_path: str | Path, trust_remote_code: bool = False) ->
         raise ValueError(
             f"weights must be safetensors. Got {str(name_or_path)!r} with damaged or other ones: {error}."
         ) from error
-    except OSError as error:
+    except UNLOADABLE as error:
         raise ValueError(
             f"estimator must be an existing folder or a Hub id 'user/name'. Got {str(name_or_path)!r}, which cannot be "
             f"loaded: {error}"

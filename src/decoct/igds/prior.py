@@ -1,14 +1,16 @@
-"""Diffusion priors, wrapped with an estimator into an `IGDSPipeline`."""
+"""Diffusion priors with an estimator: as an `IGDSPipeline`, or text-to-image pipelines with a prompt a class."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import diffusers
 import torch
+import yaml
 from diffusers import (
     AutoencoderKL,
+    AutoencoderTiny,
     DDIMScheduler,
     DDPMScheduler,
     DiTTransformer2DModel,
@@ -17,44 +19,61 @@ from diffusers import (
     SchedulerMixin,
     UNet2DModel,
 )
+from safetensors import SafetensorError
 
 from decoct.data.source import SAMPLE, model_location
 from decoct.data.spec import ImageSpec
+from decoct.files import read_object, shown
 from decoct.igds.estimator import VariationalEstimator
 from decoct.models.classifier import fingerprint_of
-from decoct.models.weights import check_finite, check_loaded
+from decoct.models.weights import UNLOADABLE, check_finite, check_loaded
 from decoct.pipelines.igds.pipeline import IGDSPipeline
-from decoct.run.folder import read_json
+from decoct.pipelines.igds.text_to_image import TEXT_TO_IMAGE, TextToImagePrior
 
-__all__ = ["SCHEDULERS", "check_prior", "load_pipeline", "prior_fingerprint", "prior_label_names"]
+__all__ = [
+    "SCHEDULERS",
+    "GuidedPrior",
+    "check_prior",
+    "load_pipeline",
+    "load_text_to_image",
+    "prior_fingerprint",
+    "prior_label_names",
+    "prompts_of",
+    "with_scheduler",
+]
 
+GuidedPrior: TypeAlias = IGDSPipeline | TextToImagePrior
+MOST_STEPS = 100_000  # of training; usual are 1,000
 NETWORKS = {"unet": UNet2DModel, "transformer": DiTTransformer2DModel, "vae": AutoencoderKL}
 SCHEDULERS = {"ddpm": DDPMScheduler, "ddim": DDIMScheduler, "dpm_solver": DPMSolverMultistepScheduler}
 
 
 def load_pipeline(
-    name_or_path: str | Path, estimator: VariationalEstimator | None, scheduler: str | None = None
+    name_or_path: str | Path,
+    estimator: VariationalEstimator | None,
+    scheduler: str | None = None,
+    variant: str | None = None,
 ) -> IGDSPipeline:
     """A pipeline around a prior in DDPM or DiT layout, or around that of a saved `IGDSPipeline`.
 
     Args:
         name_or_path: Folder or Hub id, or `sample` for the embedded one; its weights must be safetensors.
         estimator: Guides the sampling; None samples from the prior alone.
-        scheduler: `ddpm`, `ddim` or `dpm_solver`, with the prior's own noise schedule. Default: the prior's own.
+        scheduler: `ddpm`, `ddim` or `dpm_solver`, with the prior's own noise schedule. Default, or `own`: the prior's.
+        variant: Of the weights, such as `fp16`.
 
     Raises:
-        ValueError: If there is no such prior.
+        ValueError: If there is no such prior, or it cannot be guided.
     """
     name_or_path = model_location(name_or_path, "prior", index="model_index.json")
     try:
-        pipeline = _open(name_or_path, estimator)
-    except OSError as error:
+        pipeline = _open(name_or_path, estimator, variant)
+    except (SafetensorError, *UNLOADABLE) as error:
         raise ValueError(
             f"prior must be a diffusers pipeline in DDPM or DiT layout, with safetensors. Got {str(name_or_path)!r}, "
             f"which cannot be loaded: {error}"
         ) from error
-    if scheduler is not None:
-        pipeline.scheduler = SCHEDULERS[scheduler].from_config(pipeline.scheduler.config)
+    pipeline.scheduler = with_scheduler(pipeline.scheduler, scheduler)
     pipeline.set_progress_bar_config(disable=True)
     for network in (pipeline.unet, pipeline.transformer, pipeline.vae):
         if network is not None:
@@ -62,9 +81,115 @@ def load_pipeline(
     return pipeline
 
 
-def _open(name_or_path: str | Path, estimator: VariationalEstimator | None) -> IGDSPipeline:
+def with_scheduler(own: SchedulerMixin, name: str | None) -> SchedulerMixin:
+    """Another scheduler with the noise schedule of a prior's own; None or `own`: the prior's own.
+
+    Raises:
+        ValueError: If the prior predicts the flow, for which the others have no noise schedule.
+    """
+    if name in (None, "own"):
+        return own
+    if type(own).__name__.startswith("FlowMatch"):
+        raise ValueError(f"scheduler must be 'own' for a prior of {type(own).__name__}. Got {name!r}.")
+    kind = SCHEDULERS[name]
+    # A learned variance is of use to DDPM alone.
+    learned = kind is not DDPMScheduler and own.config.get("variance_type") in ("learned", "learned_range")
+    return kind.from_config(own.config, **({"variance_type": None} if learned else {}))
+
+
+def load_text_to_image(
+    name_or_path: str | Path,
+    estimator: VariationalEstimator,
+    prompts: list[str],
+    scheduler: str | None = None,
+    guidance_vae: str | None = None,
+    image_size: int | None = None,
+    variant: str | None = None,
+) -> TextToImagePrior:
+    """A text-to-image pipeline of diffusers as a prior of the estimator's classes.
+
+    Args:
+        name_or_path: Folder or Hub id of one of `TEXT_TO_IMAGE`; its weights must be safetensors.
+        estimator: Guides the sampling.
+        prompts: The prompt of each of its classes.
+        scheduler: `ddpm`, `ddim` or `dpm_solver`, with the prior's own noise schedule. Default, or `own`: the prior's.
+        guidance_vae: Folder or Hub id of an `AutoencoderTiny` or `AutoencoderKL` that decodes for the guidance.
+        image_size: Side of the images, in pixels. Default: the prior's own.
+        variant: Of the weights, such as `fp16`.
+
+    Raises:
+        ValueError: If there is no such prior, or it is of another kind.
+    """
+    name_or_path = model_location(name_or_path, "prior", index="model_index.json")
+    try:
+        kind = diffusers.DiffusionPipeline.load_config(name_or_path).get("_class_name")
+        if kind not in TEXT_TO_IMAGE:
+            raise ValueError(f"prior must be one of {list(TEXT_TO_IMAGE)} for prompts. Got {name_or_path}, a {kind}.")
+        pipeline = getattr(diffusers, kind).from_pretrained(name_or_path, use_safetensors=True, variant=variant)
+    except (SafetensorError, *UNLOADABLE) as error:
+        raise ValueError(
+            f"prior must be a text-to-image pipeline of diffusers, with safetensors. Got {str(name_or_path)!r}, which "
+            f"cannot be loaded: {error}"
+        ) from error
+    pipeline.scheduler = with_scheduler(pipeline.scheduler, scheduler)
+    pipeline.set_progress_bar_config(disable=True)
+    vae = None if guidance_vae is None else _load_vae(guidance_vae)
+    prior = TextToImagePrior(pipeline, estimator, prompts, vae, image_size)
+    for name, network in {**prior.networks, **({} if vae is None else {"guidance_vae": vae})}.items():
+        check_finite(network, f"{name} of the prior {str(name_or_path)!r}")
+        network.eval().requires_grad_(False)
+    return prior
+
+
+def _load_vae(name_or_path: str) -> AutoencoderKL | AutoencoderTiny:
+    """The VAE of a folder or Hub id."""
+    kinds = {kind.__name__: kind for kind in (AutoencoderTiny, AutoencoderKL)}
+    location = model_location(name_or_path, "guidance_vae")
+    try:
+        kind = AutoencoderTiny.load_config(location).get("_class_name")
+        if kind in kinds:
+            return kinds[kind].from_pretrained(location, use_safetensors=True)
+    except (SafetensorError, *UNLOADABLE) as error:
+        raise ValueError(
+            f"guidance_vae must have safetensors. Got {name_or_path!r}, which cannot be loaded: {error}"
+        ) from error
+    raise ValueError(f"guidance_vae must be one of {list(kinds)}. Got {name_or_path!r}, a {kind}.")
+
+
+def prompts_of(prompt: str | None, file: str | None, label_names: list[str]) -> list[str]:
+    """The prompt of each class.
+
+    Args:
+        prompt: With `{label}` in the place of the class's name, verbatim; or
+        file: A YAML file of `class name: prompt`.
+        label_names: Names of the classes.
+
+    Raises:
+        ValueError: If the file cannot be read, or classes have no prompt in it.
+    """
+    if file is None:
+        return [str(prompt).replace("{label}", name) for name in label_names]
+    try:
+        found = yaml.safe_load(Path(file).read_text("utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ValueError(f"prompts must be a YAML file. Got {file!r}, which cannot be read: {error}") from error
+    given = {str(name): text for name, text in found.items()} if isinstance(found, dict) else {}
+    missing = [name for name in label_names if not isinstance(given.get(name), str)]
+    if missing:
+        raise ValueError(
+            f"prompts must have a line `class name: prompt` for each class. Got {file!r}, without {missing[:5]}."
+        )
+    return [given[name] for name in label_names]
+
+
+def _open(name_or_path: str | Path, estimator: VariationalEstimator | None, variant: str | None) -> IGDSPipeline:
     """The components that `model_index.json` names. Code that comes with a saved `IGDSPipeline` is not run."""
     index = IGDSPipeline.load_config(name_or_path)
+    if index["_class_name"] in TEXT_TO_IMAGE:
+        raise ValueError(
+            f"prompt must be given for a text-to-image prior, such as --prompt 'a photo of a {{label}}'. "
+            f"Got none for {name_or_path}, a {index['_class_name']}."
+        )
     named = [name for name, entry in index.items() if isinstance(entry, list) and not name.startswith("_")]
     unknown = [name for name in named if name not in (*NETWORKS, "scheduler", "estimator")]
     if unknown:
@@ -73,19 +198,19 @@ def _open(name_or_path: str | Path, estimator: VariationalEstimator | None) -> I
             f"{unknown}."
         )
     scheduler = _scheduler_class(index.get("scheduler"), name_or_path)
+    _check_steps(scheduler.load_config(name_or_path, subfolder="scheduler"), name_or_path)
     components: dict[str, Any] = {
-        name: _load_network(network, name_or_path, name) if index.get(name, [None])[0] is not None else None
+        name: _load_network(network, name_or_path, name, variant) if index.get(name, [None])[0] is not None else None
         for name, network in NETWORKS.items()
     }
     if not isinstance(index["_class_name"], list):
         present = {name: network for name, network in components.items() if network is not None}
         return IGDSPipeline.from_pretrained(name_or_path, estimator=estimator, use_safetensors=True, **present)
-    return IGDSPipeline(
-        scheduler=scheduler.from_pretrained(name_or_path, subfolder="scheduler"), estimator=estimator, **components
-    )
+    own = scheduler.from_pretrained(name_or_path, subfolder="scheduler")
+    return IGDSPipeline(scheduler=own, estimator=estimator, id2label=index.get("id2label"), **components)
 
 
-def _load_network(kind: type[ModelMixin], name_or_path: str | Path, part: str) -> ModelMixin:
+def _load_network(kind: type[ModelMixin], name_or_path: str | Path, part: str, variant: str | None) -> ModelMixin:
     """A network of a prior, in float32; raises ValueError unless its weights are all there and finite."""
     loaded: Any = kind.from_pretrained(
         name_or_path,
@@ -95,6 +220,7 @@ def _load_network(kind: type[ModelMixin], name_or_path: str | Path, part: str) -
         output_loading_info=True,
         ignore_mismatched_sizes=True,  # they are in the info, and refused with their names
         torch_dtype=torch.float32,
+        variant=variant,
     )
     network, info = loaded
     where = f"{part} of the prior {str(name_or_path)!r}"
@@ -114,8 +240,21 @@ def _scheduler_class(entry: Any, name_or_path: str | Path) -> type[SchedulerMixi
     raise ValueError(f"prior must have a scheduler of diffusers. Got {name_or_path} with {entry}.")
 
 
-def prior_fingerprint(pipeline: IGDSPipeline) -> str:
-    """Sha256 over the prior's weights, those of its VAE included."""
+def _check_steps(settings: Any, name_or_path: str | Path) -> None:
+    """Raises ValueError for a schedule of so many steps that its table of noise would fill the memory."""
+    steps = settings.get("num_train_timesteps", 1000) if isinstance(settings, dict) else None
+    if not isinstance(steps, int) or not 1 <= steps <= MOST_STEPS:
+        raise ValueError(
+            f"num_train_timesteps must be a whole number from 1 to {MOST_STEPS:,} in the scheduler_config.json of "
+            f"{str(name_or_path)!r}. Got {shown(steps)}."
+        )
+
+
+def prior_fingerprint(pipeline: GuidedPrior) -> str:
+    """Sha256 over the prior's weights, those of its VAE and its text encoders included."""
+    if isinstance(pipeline, TextToImagePrior):
+        guiding = {} if pipeline.guidance_vae is None else {"guidance_vae": pipeline.guidance_vae}
+        return fingerprint_of({**pipeline.networks, **guiding})
     networks = {"prior": pipeline.prior, **({} if pipeline.vae is None else {"vae": pipeline.vae})}
     return fingerprint_of(networks)
 
@@ -123,11 +262,15 @@ def prior_fingerprint(pipeline: IGDSPipeline) -> str:
 def prior_label_names(name_or_path: str | Path) -> list[str] | None:
     """Label names that `train_prior` wrote beside a prior; None for others."""
     record = (SAMPLE / "prior" if name_or_path == "sample" else Path(name_or_path)) / "training.json"
-    return read_json(record).get("label_names") if record.is_file() else None
+    return read_object(record).get("label_names") if record.is_file() else None
 
 
 def check_prior(
-    pipeline: IGDSPipeline, spec: ImageSpec, prior_classes: list[int], classifier_free_guidance_scale: float, name: str
+    pipeline: GuidedPrior,
+    spec: ImageSpec,
+    prior_classes: list[int],
+    classifier_free_guidance_scale: float | None,
+    name: str,
 ) -> None:
     """Raises ValueError if a prior's channels or classes are not those of the images to make, or of the estimator.
 
@@ -140,9 +283,12 @@ def check_prior(
     channels = pipeline.prior.config.in_channels if pipeline.vae is None else pipeline.vae.config.out_channels
     if channels != spec.channels:
         raise ValueError(f"prior must make images of {spec.channels} channels. Got {name}, which makes {channels}.")
+    if isinstance(pipeline, TextToImagePrior):
+        return
     if prior_classes and len(prior_classes) != spec.num_classes:
         raise ValueError(
             f"prior_classes must have {spec.num_classes} entries, one per class of the dataset. "
             f"Got {len(prior_classes)}."
         )
-    pipeline.check(range(spec.num_classes), prior_classes or None, classifier_free_guidance_scale)
+    scale = 1.0 if classifier_free_guidance_scale is None else classifier_free_guidance_scale
+    pipeline.check(range(spec.num_classes), prior_classes or None, scale)

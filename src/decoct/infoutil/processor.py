@@ -130,7 +130,7 @@ class InfoUtilProcessor:
             raise ValueError("forgetting must be given for utility 'forgetting'. Got None.")
         self.teacher, self.reference, self.forgetting, self.heatmaps = teacher, reference, forgetting, heatmaps
         self.crops = values_for(CropSettings, config)
-        self.utility, self.diverse = config.utility, config.selection != "top"
+        self.utility, self.diverse = config.utility, config.selection not in ("top", "random")
         if self.diverse or self.utility in LAST_LAYER_SCORES:
             teacher.linear_heads()
         self.seed, self.mixed_precision = config.seed, config.mixed_precision

@@ -44,7 +44,7 @@ def accuracy(
     mixed_precision: str = "no",
     num_workers: int = 0,
 ) -> float:
-    """Top-1 accuracy in [0, 1] of a classifier in eval mode; its own mode is restored.
+    """Top-1 accuracy in [0, 1] of a classifier in eval mode; each module's own mode is restored.
 
     Args:
         classifier: Pixels in [0, 1] to logits.
@@ -57,7 +57,7 @@ def accuracy(
     """
     device = torch.device(device)
     metric = Accuracy(keep_in_memory=True)
-    was_training = classifier.training
+    training = [module for module in classifier.modules() if module.training]
     classifier.eval()
     try:
         for pixels, references in _batches(images, labels, batch_size, num_workers):
@@ -65,7 +65,8 @@ def accuracy(
                 logits = classifier(pixels.to(device).float() / 255)
             metric.add_batch(predictions=logits.argmax(dim=1).cpu().numpy(), references=references.numpy())
     finally:
-        classifier.train(was_training)
+        for module in training:
+            module.training = True
     return float(metric.compute()["accuracy"])
 
 

@@ -38,6 +38,7 @@ class Ensemble(Classifier):
         self.classes = None
         self.name = " + ".join(each.name for each in members)
         self.register_buffer("mean", first.mean.clone(), persistent=False)  # says which device it is on
+        self.eval()  # a module is born in training mode, and whoever restores that mode would restore it to the members
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Mean logits `(batch, classes)` of the members for pixels in [0, 1], float32; each normalises them itself."""

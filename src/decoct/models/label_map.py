@@ -10,9 +10,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from decoct.data.columns import listed
+from decoct.files import parse_yaml
 from decoct.models.classifier import Classifier
 
 __all__ = ["match_classes", "read_label_map", "teacher_for"]
@@ -41,9 +40,9 @@ def read_label_map(file: str | None) -> dict[str, str]:
         elif path.suffix.lower() == ".json":
             pairs = json.loads(text, object_pairs_hook=list)
         else:
-            content = yaml.safe_load(text)
+            content = parse_yaml(text, path)
             pairs = list(content.items()) if isinstance(content, dict) else []
-    except (yaml.YAMLError, ValueError, csv.Error) as error:
+    except (ValueError, csv.Error) as error:
         raise ValueError(f"label_map must be a valid {path.suffix} file. Got {file!r}: {error}") from error
     usable = isinstance(pairs, list) and all(
         isinstance(pair, tuple) and len(pair) == 2 and isinstance(pair[1], str | int) and not isinstance(pair[1], bool)

@@ -8,9 +8,11 @@ from typing import Any
 import torch
 from torch import nn
 
-__all__ = ["check_finite", "check_loaded"]
+__all__ = ["UNLOADABLE", "check_finite", "check_loaded"]
 
 SHOWN = 3  # tensors that an error names
+# What transformers and diffusers raise for files that are not as they expect, beside the ValueErrors that say it.
+UNLOADABLE = (OSError, TypeError, AttributeError, LookupError, RuntimeError, RecursionError, MemoryError)
 
 
 def check_loaded(info: Mapping[str, Any], where: str) -> None:

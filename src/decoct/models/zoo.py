@@ -13,6 +13,7 @@ from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageClassi
 
 from decoct.data.source import model_location
 from decoct.data.spec import ImageSpec
+from decoct.files import read_object
 from decoct.models.classifier import Classifier
 from decoct.models.convnet import ConvNetConfig, ConvNetForImageClassification
 from decoct.models.ensemble import Ensemble
@@ -20,8 +21,7 @@ from decoct.models.preprocessing import pixel_transform, processor_side
 from decoct.models.published import PUBLISHED, train_as_published
 from decoct.models.resnet import BasicResNetConfig, BasicResNetForImageClassification
 from decoct.models.vgg import VGGConfig, VGGForImageClassification
-from decoct.models.weights import check_finite, check_loaded
-from decoct.run.folder import read_json
+from decoct.models.weights import UNLOADABLE, check_finite, check_loaded
 from decoct.run.seeding import item_seed
 
 __all__ = ["ARCHITECTURES", "architecture_of", "build_classifier", "image_settings", "load_classifier"]
@@ -121,7 +121,7 @@ def load_classifier(name_or_path: str | Path, trust_remote_code: bool = False) -
         raise ValueError(
             f"weights must be safetensors. Got {str(name_or_path)!r} with damaged or other ones: {error}."
         ) from error
-    except OSError as error:
+    except UNLOADABLE as error:
         where = "the folder" if Path(location).is_dir() else "there is no such folder here, and as a Hub id it"
         raise ValueError(
             f"teacher must be an existing folder or a Hub id 'user/name'. Got {str(name_or_path)!r}: {where} cannot be "
@@ -145,7 +145,7 @@ def architecture_of(teacher: Classifier) -> str | None:
     folder = Path(teacher.name)
     for candidate in [folder, *([folder.parent] if folder.name.startswith("epoch_") else [])]:
         if (candidate / "training.json").is_file():
-            model = read_json(candidate / "training.json").get("config", {}).get("model")
+            model = read_object(candidate / "training.json").get("config", {}).get("model")
             if model is not None:
                 return str(model)
     config = teacher.model.config
@@ -166,7 +166,7 @@ def _spec_of(
     names = tuple(config.id2label[index] for index in range(config.num_labels))
     mean, std = getattr(config, "image_mean", None), getattr(config, "image_std", None)
     if mean is not None and std is not None:
-        if not all(math.isfinite(value) and value > 0 for value in std) or not all(map(math.isfinite, mean)):
+        if not is_finite(mean) or not is_finite(std) or min(std) <= 0:
             raise ValueError(
                 f"image_mean and image_std of teacher {str(name_or_path)!r} must be finite, and the second positive. "
                 f"Got {mean} and {std} in its config.json."
@@ -182,6 +182,12 @@ def _spec_of(
     transform = pixel_transform(processor, repr(str(name_or_path)))
     size = getattr(config, "image_size", None) or processor_side(processor)
     return ImageSpec(_side(size), 3, transform.mean, transform.std, names), transform.order
+
+
+def is_finite(values: Any) -> bool:
+    """Whether these are finite numbers, one or more."""
+    numbers = isinstance(values, list | tuple) and all(isinstance(value, int | float) for value in values)
+    return numbers and bool(values) and all(map(math.isfinite, values))
 
 
 def _side(size: Any) -> int:

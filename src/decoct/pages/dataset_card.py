@@ -9,6 +9,7 @@ from typing import Any
 from huggingface_hub import DatasetCard, DatasetCardData
 
 from decoct.config import DistillConfig, fields_that_matter_for
+from decoct.distilled.logit_codes import kept_classes
 from decoct.pages.dataset_info import add_dataset_info
 from decoct.pages.describe import Network, Run, SettingTable, command_of, describe
 from decoct.pages.local_paths import PLACE
@@ -61,11 +62,13 @@ def dataset_card(
         location=python_string(location),
         example_config=f"ipc_{run.ipcs[-1]}",
         measured=measured,
+        sizes={ipc: kilobytes(columns) for ipc, columns in run.bytes.items()},
         preview="preview.png" in (manifest.get("files") or {}),
         image_size=manifest["image_size"],
         **{name: getattr(run, name) for name in ("color", "tiles", "views", "slots", "sampled", "paper")},
         labels=listed_labels(run.classes),
         label_bits=int(run.config.get("label_bits") or 8),
+        top_k=kept_classes(int(run.config.get("label_top_k") or 0), len(run.classes)),
         example=training_example(run, manifest, source, results or []),
         evaluate=" ".join(evaluate_command(run, location, manifest["image_size"])),
         source=source_words(source),
@@ -93,6 +96,12 @@ def card_data(run: Run, hashes: dict[str, str], source: Source, pretty_name: str
         source_datasets=[source.hub_id] if source.hub_id else None,
         configs=configs,
     )
+
+
+def kilobytes(columns: dict[str, int]) -> dict[str, str]:
+    """kB of the images and of all labels of an IPC."""
+    labels = sum(size for name, size in columns.items() if name != "image")
+    return {"images": f"{columns.get('image', 0) / 1000:,.1f}", "labels": f"{labels / 1000:,.1f}"}
 
 
 def size_category(images: int) -> str:
@@ -124,8 +133,8 @@ def evaluate_command(run: Run, location: str, side: int) -> list[str]:
     for name in ("dataset_config", "eval_split", "image_column", "label_column", "image_size"):
         if run.config.get(name) is not None:
             words += [f"--{name}", shell_word(str(run.config[name]))]
-    words += [] if run.labels == "mixed" else ["--protocols", PROTOCOLS[run.labels]]  # of sets that were made for it
     words.append(f"--labels {run.labels} --students convnet{min(depth_of(side), 6)}")
+    words += [] if run.labels == "mixed" else ["--protocols", PROTOCOLS[run.labels]]  # of sets that were made for it
     return [*words, "--seeds 3", *(["--output_dir runs/evaluation"] if "/" in location else [])]
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -99,6 +99,7 @@ class Run:
     settings: list[tuple[str, str, str]]  # name, value as JSON and meaning of all that the method depends on
     tables: list[SettingTable]  # accuracies
     other_records: list[Record]  # of other tasks
+    bytes: dict[int, dict[str, int]]  # of the images and of each kind of labels, by IPC; none of older sets
 
     @property
     def labels(self) -> str:
@@ -121,12 +122,13 @@ def describe(manifest: dict[str, Any], records: Sequence[Record] = ()) -> Run:
     config = manifest["config"]
     name = str(config["method"])
     known = METHODS.get(name)
+    sizes = {int(ipc): columns for ipc, columns in (manifest.get("bytes") or {}).items()}
     return Run(
         config=config,
         method=method_name(name),
         way=(known.way or known.title) if known else name,
         paper=known.paper if known else None,
-        sentence=method_sentence(config),
+        sentence=method_sentence(config, manifest.get("tuned") or {}),
         sampled=name == "igds",
         classes=manifest["label_names"],
         color=color_of(manifest.get("channels", 3)),
@@ -141,8 +143,9 @@ def describe(manifest: dict[str, Any], records: Sequence[Record] = ()) -> Run:
         betas={int(ipc): beta for ipc, beta in (manifest.get("betas") or {}).items()},
         information={int(ipc): means for ipc, means in (manifest.get("information") or {}).items()},
         settings=run_settings(config),
-        tables=setting_tables(records),
+        tables=setting_tables(records, sizes),
         other_records=[record for record in records if not is_accuracy_record(record)],
+        bytes=sizes,
     )
 
 
@@ -162,8 +165,12 @@ def counted(number: int, noun: str) -> str:
 # How it was made
 
 
-def method_sentence(config: dict[str, Any]) -> str:
-    """How the images of a run were made, in words."""
+def method_sentence(config: dict[str, Any], tuned: dict[str, Any] | None = None) -> str:
+    """How the images of a run were made, in words.
+
+    Args:
+        tuned: The manifest's entry of that name: the selection of each IPC that `tune` chose.
+    """
     if config["method"] == "igds":
         return SAMPLED
     whole = config.get("attribution") == "whole" or (
@@ -172,7 +179,12 @@ def method_sentence(config: dict[str, Any]) -> str:
     crops = "Whole real images" if whole else CROPS.get(config.get("attribution", ""), "Crops of real images")
     order = {"highest": ", highest first", "lowest": ", lowest first"}.get(config.get("utility_order", ""), "")
     utility, diverse = config.get("utility", ""), DIVERSE.get(config.get("selection", ""))
-    if utility == "random":
+    if tuned:
+        chosen = ", ".join(f"{each['selection']} at IPC {ipc}" for ipc, each in tuned.items())
+        ranked = f"chosen by short trainings on validation images: {chosen}"
+    elif config.get("selection") == "random":
+        ranked = "drawn at random"
+    elif utility == "random":
         ranked = f"chosen for diversity of the teacher's features ({diverse})" if diverse else "drawn at random"
     else:
         ranked = f"ranked {UTILITIES.get(utility, 'by a score')}{order}"
@@ -233,19 +245,39 @@ def command_of(config: dict[str, Any]) -> list[str] | None:
 # What it is worth
 
 
-def setting_tables(records: Sequence[Record]) -> list[SettingTable]:
-    """A table for each setting of the records that are accuracies; different settings are never mixed."""
+def setting_tables(records: Sequence[Record], sizes: Mapping[int, Mapping[str, int]]) -> list[SettingTable]:
+    """A table for each setting of the records that are accuracies; different settings are never mixed.
+
+    Args:
+        sizes: Bytes of the set's columns, by IPC.
+    """
     groups = group_by_setting(record for record in records if is_accuracy_record(record))
     tables = []
     for (dataset, protocol, labels, epoch), members in groups.items():
         ordered = sorted(members, key=lambda record: (record["student"], record["method"], record["ipc"]))
-        tables.append(SettingTable(dataset, protocol, labels, epoch, [table_row(each) for each in ordered], ordered))
+        tables.append(
+            SettingTable(dataset, protocol, labels, epoch, [table_row(each, sizes) for each in ordered], ordered)
+        )
     return tables
 
 
-def table_row(record: Record) -> dict[str, str]:
-    """A record's cells, its verdict and notes."""
+def trained_bytes(columns: Mapping[str, int], labels: str) -> int | None:
+    """Bytes of the images and of the labels that students of a label mode are trained on; None if some are not stored.
+
+    The classes of `hard` labels are among all of them; `online` labels take a teacher, whose bytes are not counted.
+    """
+    from decoct.distilled.schema import SLOT_COLUMNS  # brings torch, which no command needs for its help
+
+    needed = {"hard": (), "tiles": ("tile_logits",), "views": ("view_logits", "view_boxes"), "mixed": SLOT_COLUMNS}
+    if labels not in needed or "image" not in columns:
+        return None
+    return sum(columns.get(name, 0) for name in ("image", "label", *needed[labels]))
+
+
+def table_row(record: Record, sizes: Mapping[int, Mapping[str, int]]) -> dict[str, str]:
+    """A record's cells, its verdict and notes; `sizes` are the bytes of the set's columns, by IPC."""
     ranking = record.get("dd_ranking") or {}
+    size = trained_bytes(sizes.get(int(record["ipc"]), {}), record["labels"])
     return {
         "method": method_name(record["method"]),
         "tiles": str(record.get("tiles", 1)),
@@ -254,6 +286,8 @@ def table_row(record: Record) -> dict[str, str]:
         "teacher": percent(record.get("teacher_accuracy")),
         "accuracy": record_cell(record),
         "seeds": str(len(record["seeds"])),
+        "kilobytes": "–" if size is None else f"{size / 1000:,.1f}",
+        "per_kilobyte": f"{100 * record['accuracy_mean'] / (size / 1000):.2g}" if size else "–",
         "random": record_cell(record.get("baseline")),
         **{name: decimals(ranking.get(name)) for name in ("hlr", "ior", "lrs")},
         "ranking_note": ranking.get("note") or "",

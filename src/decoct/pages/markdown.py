@@ -13,6 +13,8 @@ from typing import Any
 from huggingface_hub import CardData, RepoCard
 from jinja2 import Environment, FunctionLoader, StrictUndefined
 
+from decoct.data.names import is_showable
+
 __all__ = [
     "code",
     "escape",
@@ -62,8 +64,8 @@ def is_sealed(card: str) -> bool:
 
 
 def one_line(text: object) -> str:
-    """Text on one line, without control characters and marks that turn its direction."""
-    printable = "".join(character if character.isprintable() else " " for character in str(text))
+    """Text on one line, without control characters and marks that turn the line around."""
+    printable = "".join(character if is_showable(character) else " " for character in str(text))
     return " ".join(printable.split())
 
 

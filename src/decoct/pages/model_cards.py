@@ -14,6 +14,7 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from decoct.config import TrainingConfig, fields_that_matter_for
+from decoct.files import read_object
 from decoct.methods import method_name
 from decoct.pages.describe import color_of, counted
 from decoct.pages.local_paths import without_local_paths
@@ -21,7 +22,7 @@ from decoct.pages.markdown import code, escape, listed_labels, one_line, python_
 from decoct.pages.source import GivenInfo, Source, licence_fields, source_of
 from decoct.results.records import is_accuracy_record, read_results, setting_of
 from decoct.results.tables import percent
-from decoct.run.folder import identity_of, read_json
+from decoct.run.folder import identity_of
 
 __all__ = ["model_card"]
 
@@ -110,7 +111,7 @@ def training_settings(config: dict[str, Any]) -> list[tuple[str, str]]:
 
 def json_of(path: Path) -> dict[str, Any]:
     """A JSON object; an empty one if there is no such file."""
-    return read_json(path) if path.is_file() else {}
+    return read_object(path) if path.is_file() else {}
 
 
 # What each kind's folder says
@@ -138,7 +139,7 @@ def image_facts(config: dict[str, Any]) -> dict[str, Any]:
 
 def teacher_facts(folder: Path, training: dict[str, Any]) -> dict[str, Any]:
     """Of a classifier; `epochs` is None where `training.json` does not say."""
-    config, settings = read_json(folder / "config.json"), training.get("config") or {}
+    config, settings = read_object(folder / "config.json"), training.get("config") or {}
     epochs = training.get("epoch") or settings.get("epochs")
     accuracy = training.get("accuracy")
     return {
@@ -152,8 +153,12 @@ def teacher_facts(folder: Path, training: dict[str, Any]) -> dict[str, Any]:
 
 def estimator_facts(folder: Path, training: dict[str, Any]) -> dict[str, Any]:
     """Of a variational estimator, with what `decoct information` wrote beside it, if it did."""
-    config, settings = read_json(folder / "config.json"), training.get("config") or {}
-    accuracies = {"linear classifier": "linear_accuracy", "20 nearest neighbours": "knn_accuracy"}
+    config, settings = read_object(folder / "config.json"), training.get("config") or {}
+    accuracies = {
+        "linear classifier": "linear_accuracy",
+        "linear classifier with Softplus, as it guides": "softplus_accuracy",
+        "20 nearest neighbours": "knn_accuracy",
+    }
     return {
         **image_facts(config),
         "name": settings.get("encoder") or (config.get("encoder") or {}).get("model_type") or "",
@@ -186,7 +191,7 @@ def information_of(folder: Path) -> dict[str, str] | None:
 
 def prior_facts(folder: Path, training: dict[str, Any]) -> dict[str, Any]:
     """Of a diffusion prior of pixels; a conditional one has a null class after the others if it was trained with it."""
-    unet, scheduler = read_json(folder / "unet/config.json"), json_of(folder / "scheduler/scheduler_config.json")
+    unet, scheduler = read_object(folder / "unet/config.json"), json_of(folder / "scheduler/scheduler_config.json")
     settings, names = training.get("config") or {}, training.get("label_names") or []
     entries = unet.get("num_class_embeds") or 0
     return {
@@ -205,14 +210,14 @@ def prior_facts(folder: Path, training: dict[str, Any]) -> dict[str, Any]:
 
 def pipeline_facts(folder: Path, training: dict[str, Any]) -> dict[str, Any]:
     """Of a self-contained IGDS pipeline: its components, and the estimator's classes and the prior's images."""
-    index = read_json(folder / "model_index.json")
+    index = read_object(folder / "model_index.json")
     parts = {name: value for name, value in index.items() if isinstance(value, list) and not name.startswith("_")}
     components = [(code(name), code(value[1])) for name, value in parts.items() if all(value)]
     guided = all(parts.get("estimator") or [None])
     prior = "unet" if all(parts.get("unet") or [None]) else "transformer"
     estimator = json_of(folder / "estimator/config.json") if guided else {}
     names = label_names(estimator)
-    network = read_json(folder / prior / "config.json")
+    network = read_object(folder / prior / "config.json")
     entries = network.get("num_class_embeds") or network.get("num_embeds_ada_norm") or 0
     return {
         "name": "",

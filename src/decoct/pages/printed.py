@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from decoct.config.data import HELD_OUT
 from decoct.pages.describe import counted, describe
 
 __all__ = ["distill_report", "estimator_report", "format_settings", "prior_report", "samples_report", "teacher_report"]
@@ -24,7 +25,8 @@ def format_settings(settings: dict[str, Any]) -> str:
 
 def teacher_report(record: dict[str, Any], folder: str) -> str:
     """Accuracy and folder of a trained teacher, and of the early ones beside it."""
-    lines = [f"Teacher: {100 * record['accuracy']:.1f} % on real test images. Saved in {folder}"]
+    where = images_of(record.get("config", {}).get("eval_split"))
+    lines = [f"Teacher: {100 * record['accuracy']:.1f} % on {where}. Saved in {folder}"]
     for early in record["config"]["save_epochs"]:
         if early < len(record["epochs"]):
             accuracy = record["epochs"][early - 1]["accuracy"]
@@ -33,12 +35,22 @@ def teacher_report(record: dict[str, Any], folder: str) -> str:
 
 
 def estimator_report(record: dict[str, Any], folder: str) -> str:
-    """Accuracies on real test images, rank and folder of a trained estimator."""
+    """Accuracies on real images, rank and folder of a trained estimator."""
     linear, knn = (100 * record[key] for key in ("linear_accuracy", "knn_accuracy"))
+    where = images_of(record.get("config", {}).get("eval_split"))
+    softened = record.get("softplus_accuracy")
+    soft = "" if softened is None else f" ({100 * softened:.1f} % with Softplus, as it guides)"
     return (
-        f"Estimator: linear classifier {linear:.1f} %, nearest neighbours {knn:.1f} % on real test images; "
+        f"Estimator: linear classifier {linear:.1f} %{soft}, nearest neighbours {knn:.1f} % on {where}; "
         f"rank {record['rank']} of {record['full_rank']}. Saved in {folder}"
     )
+
+
+def images_of(eval_split: str | None) -> str:
+    """The images of an evaluation split, in words."""
+    if eval_split == HELD_OUT:
+        return "validation images, held out of the training split"
+    return "real test images" if eval_split in (None, "test") else f"real images of the split {eval_split!r}"
 
 
 def prior_report(record: dict[str, Any], folder: str) -> str:

@@ -74,6 +74,11 @@ class Storage:
     total: int
 
     @property
+    def mixed_views(self) -> int:
+        """Bytes of the labels of mixed views."""
+        return sum(self.labels[name] for name in SLOT_COLUMNS)
+
+    @property
     def all_labels(self) -> int:
         """Bytes of all labels."""
         return sum(self.labels.values())

@@ -14,7 +14,7 @@ from decoct.pages.markdown import code, escape, python_string
 from decoct.pages.source import Source
 from decoct.results.records import is_accuracy_record
 from decoct.results.tables import percent
-from decoct.training.protocols import batch_size, epoch_count, load_protocol
+from decoct.training.protocols import batch_size, entry_of, epoch_count, load_protocol
 
 __all__ = ["PROTOCOLS", "depth_of", "training_example"]
 
@@ -33,6 +33,8 @@ def training_example(
     return {
         "protocol": protocol.name,
         "epochs": epoch_count(protocol, ipc, classes, images),
+        "steps": None if protocol.steps is None else entry_of(protocol.steps, ipc),
+        "loss": protocol.loss,
         "batch_size": batch_size(protocol, ipc, classes, images),
         "learning_rate": protocol.learning_rate,
         "weight_decay": protocol.weight_decay,

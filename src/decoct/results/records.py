@@ -22,7 +22,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from decoct.run.folder import read_json, write_json
+from decoct.files import read_json
+from decoct.run.folder import write_json
 
 __all__ = [
     "SETTING_FIELDS",
@@ -70,7 +71,7 @@ def _read(file: Path) -> list[dict[str, Any]]:
     try:
         records = read_json(file)
     except ValueError as error:
-        raise ValueError(f"{file} must be JSON. {error}. Repair it or move it away.") from error
+        raise ValueError(f"{error} Repair it or move it away.") from error
     if not isinstance(records, list) or not all(isinstance(record, dict) for record in records):
         raise ValueError(f"{file} must be a list of result records. Got something else; move it away.")
     return records

@@ -8,7 +8,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-import yaml
+from decoct.files import read_yaml
 
 __all__ = ["Reported", "is_same_protocol", "is_same_task", "load_reported"]
 
@@ -54,15 +54,11 @@ def load_reported(name_or_path: str) -> list[Reported]:
     folder = files("decoct.presets") / "reported"
     names = sorted(entry.name.removesuffix(".yaml") for entry in folder.iterdir() if entry.name.endswith(".yaml"))
     if name_or_path in names:
-        text = (folder / f"{name_or_path}.yaml").read_text(encoding="utf-8")
+        content = read_yaml(folder / f"{name_or_path}.yaml")
     elif Path(name_or_path).is_file():
-        text = Path(name_or_path).read_text(encoding="utf-8")
+        content = read_yaml(Path(name_or_path))
     else:
         raise ValueError(f"reported must be one of {names} or a YAML file. Got {name_or_path!r}.")
-    try:
-        content = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ValueError(f"{name_or_path} must be valid YAML. {error}") from None
     if not isinstance(content, dict) or not {"source", "results"} <= set(content):
         raise ValueError(f"{name_or_path} must have `source:` and `results:`, and may have `notes:`.")
     source, notes = str(content["source"]), str(content.get("notes") or "")

@@ -10,19 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from decoct.config import DistillConfig, TrainingConfig, fields_that_matter_for
+from decoct.files import read_object
 from decoct.run.files import remove_leftovers, remove_written, written_whole
 from decoct.run.lock import LOCK_FILE
 
-__all__ = [
-    "check_folder",
-    "claim_folder",
-    "identity_of",
-    "json_text",
-    "read_json",
-    "sha256",
-    "write_json",
-    "write_text",
-]
+__all__ = ["check_folder", "claim_folder", "identity_of", "json_text", "sha256", "write_json", "write_text"]
 
 RUN_FILE = "run.json"
 
@@ -63,7 +55,7 @@ def claim_folder(folder: Path, identity: dict[str, Any], overwrite: bool, writte
     if folder.is_dir():
         remove_leftovers(folder)
     if (folder / RUN_FILE).is_file():
-        if not differences(read_run(folder / RUN_FILE), identity):
+        if not differences(read_object(folder / RUN_FILE), identity):
             return
         remove_written(folder, written)
     write_json(folder / RUN_FILE, identity)
@@ -78,7 +70,7 @@ def check_folder(folder: Path, identity: dict[str, Any], overwrite: bool) -> Non
     """
     run_file = folder / RUN_FILE
     if run_file.is_file():
-        earlier = read_run(run_file)
+        earlier = read_object(run_file)
         different = differences(earlier, identity)
         if different and kind_of(earlier) != kind_of(identity):
             raise ValueError(
@@ -113,26 +105,6 @@ def differences(earlier: dict[str, Any], identity: dict[str, Any]) -> list[str]:
 def kind_of(identity: dict[str, Any]) -> str:
     """What a run makes, in words."""
     return next((kind for field, kind in KINDS.items() if field in identity), "another kind of run")
-
-
-def read_run(run_file: Path) -> dict[str, Any]:
-    """The identity of the run in a folder.
-
-    Raises:
-        ValueError: If the file is damaged.
-    """
-    try:
-        earlier = read_json(run_file)
-    except ValueError as error:
-        raise ValueError(f"{run_file} must be JSON. {error}. Use another --output_dir.") from None
-    if not isinstance(earlier, dict):
-        raise ValueError(f"{run_file} must be the configuration of a run. Got {earlier!r}. Use another --output_dir.")
-    return earlier
-
-
-def read_json(path: Path) -> Any:
-    """The content of a JSON file."""
-    return json.loads(path.read_text(encoding="utf-8"))
 
 
 def write_json(path: Path, content: Any) -> None:

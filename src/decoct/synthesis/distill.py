@@ -8,7 +8,7 @@ from accelerate import Accelerator
 from datasets import Dataset
 
 from decoct.config import DistillConfig
-from decoct.data.held_out import HELD_OUT
+from decoct.data.held_out import check_same_images
 from decoct.data.loading import load_split, side_of
 from decoct.models.classifier import Classifier
 from decoct.models.label_map import read_label_map, teacher_for
@@ -16,7 +16,7 @@ from decoct.models.weak_teacher import check_teachers
 from decoct.models.zoo import load_classifier
 from decoct.run.lock import writes_alone
 from decoct.run.processes import close, open_accelerator
-from decoct.synthesis.run import check_source, label_teacher, with_held_out
+from decoct.synthesis.run import check_source, label_teacher, validation_images, with_held_out
 
 __all__ = ["distill", "plan_distill"]
 
@@ -42,7 +42,7 @@ def distill(config: DistillConfig) -> dict[str, Any]:
     else:
         from decoct.synthesis.real import distill_images
 
-        manifest = distill_images(config, images, teacher, accelerator, validation=_validation_images(config, teacher))
+        manifest = distill_images(config, images, teacher, accelerator, validation=validation_images(config, teacher))
     close(accelerator)
     return manifest
 
@@ -51,7 +51,7 @@ def plan_distill(config: DistillConfig) -> dict[str, Any]:
     """What `distill` would compute and about how long it would take; nothing is written."""
     config = with_held_out(config)
     images, teacher, accelerator, teacher_accuracy = _open(config)
-    _validation_images(config, teacher)
+    validation_images(config, teacher)
     if config.method == "igds":
         from decoct.synthesis.sampled import plan_sampled
 
@@ -73,9 +73,9 @@ def _open(config: DistillConfig) -> tuple[Dataset, Classifier, Accelerator, floa
     accelerator = open_accelerator(config.mixed_precision)
     teacher = load_classifier(config.teacher)
     with accelerator.main_process_first():
-        images = load_split(
-            config, config.train_split, side_of(config.image_size, teacher.spec.image_size, "the teacher")
-        )
+        side = side_of(config.image_size, teacher.spec.image_size, "the teacher")
+        images = load_split(config, config.train_split, side)
+    check_same_images(config.teacher, images, config.validation_fraction)
     names, label_map = images.features["label"].names, read_label_map(config.label_map)
     teacher = teacher_for(teacher, names, config.dataset, label_map)
     check_source(images, config.dataset, teacher, config.tile_rows)
@@ -83,12 +83,3 @@ def _open(config: DistillConfig) -> tuple[Dataset, Classifier, Accelerator, floa
     allow, precision = config.allow_weak_teacher, config.mixed_precision
     accuracies = check_teachers(teachers, images, accelerator.device, precision, allow)
     return images, teacher, accelerator, accuracies[0]
-
-
-def _validation_images(config: DistillConfig, teacher: Classifier) -> Dataset | None:
-    """What `tune` looks at: the images held out of the teacher's training."""
-    return (
-        load_split(config, HELD_OUT, side_of(config.image_size, teacher.spec.image_size, "the teacher"))
-        if config.tune
-        else None
-    )

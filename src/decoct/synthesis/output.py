@@ -16,6 +16,7 @@ from decoct.data.pixels import to_pixels
 from decoct.data.spec import ImageSpec
 from decoct.pages.dataset_card import dataset_card
 from decoct.pages.preview import IMAGES_PER_CLASS, MAX_CLASSES, PreviewRow, save_preview, save_strips
+from decoct.pages.shown import storage_of
 from decoct.run.files import written_whole
 from decoct.run.folder import sha256, write_json, write_text
 
@@ -82,7 +83,9 @@ def group_by_bytes(sizes: Mapping[Path, int], most: int) -> list[list[Path]]:
 
 
 def write_card(folder: Path, manifest: dict[str, Any]) -> None:
-    """Writes README.md, and last of all manifest.json with the sha256 of every other file of the distilled dataset."""
+    """Writes README.md and, last of all, manifest.json with the columns' bytes and every other file's sha256."""
+    sizes = {str(each.ipc): {"image": each.images, **each.labels} for each in storage_of(folder, manifest)}
+    manifest = {**manifest, "bytes": sizes}
     names = ["preview.png", *sorted(str(path.relative_to(folder)) for path in folder.glob("data/*/*.parquet"))]
     hashes = {name: sha256(folder / name) for name in names}
     write_text(folder / "README.md", dataset_card({**manifest, "files": hashes}, folder.name))

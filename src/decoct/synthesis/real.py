@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from decoct.infoutil.cropping import window_side
 from decoct.infoutil.processor import Attribution, HeatmapSettings, InfoUtilProcessor, build_attribution, reference_of
 from decoct.models.classifier import Classifier
 from decoct.models.throughput import throughput
+from decoct.run.finite import require_finite
 from decoct.run.seeding import numpy_generator
 from decoct.run.shards import run_shards
 from decoct.synthesis.output import write_preview
@@ -59,13 +61,16 @@ class InfoUtil:
         self.options = {"method": "infoutil", "dataset": "in memory", "teacher": teacher.name, **options}
         with_options(self.options, options)
 
-    def distill(self, images: Dataset, ipc: int, output_dir: str | Path | None = None) -> Dataset:
+    def distill(
+        self, images: Dataset, ipc: int, output_dir: str | Path | None = None, validation: Dataset | None = None
+    ) -> Dataset:
         """The distilled dataset of one IPC, with the columns of the run folder.
 
         Args:
             images: From `load_images`, or as it takes them.
             ipc: Images per class.
             output_dir: Run folder to keep. Default: a temporary one, removed afterwards.
+            validation: Images that the teacher has not seen, from `load_images`; for `tune` alone.
 
         Raises:
             ValueError: As `load_images` and `decoct.synthesis.distill.distill`.
@@ -74,7 +79,7 @@ class InfoUtil:
             config = with_options({**self.options, "ipc": [ipc], "output_dir": str(folder)})
             accelerator = Accelerator()
             images, teacher = in_memory(config, images, self.teacher, accelerator)
-            distill_images(config, images, teacher, accelerator)
+            distill_images(config, images, teacher, accelerator, validation=validation)
             return read_ipc(folder, ipc)
 
 
@@ -91,24 +96,23 @@ def distill_images(
     Args:
         scores: Shards that `score` made with the same attribution and utility, to try other selections on.
             Default: they are computed.
-        validation: Images that the teacher has not seen, by which the selection of each IPC is chosen
-            (`decoct.synthesis.tune`). Default: it is as configured.
+        validation: Images that the teacher has not seen, by which `tune` chooses the selection of each IPC.
+
+    Raises:
+        ValueError: If `tune` has no such images.
     """
+    if config.tune and validation is None:
+        raise ValueError("validation must be given for tune: images that the teacher has not seen. Got None.")
     candidates = candidates_of(config, images, teacher)
     run = DistillRun(config, teacher, accelerator)
     if (finished := run.start(images)) is not None:
         return finished
     scores = scores or score(config, candidates, teacher, run.batch_size, accelerator, run.shards)
     spec, selecting = teacher.spec, values_for(SelectionSettings, config)
-    selections, tried = dict.fromkeys(config.ipc, selecting), {}
-    if validation is not None:
-        trials = plan_trials(config.ipc, spec.num_classes, tuning_images(config.tune_budget, teacher, len(images)))
-        teachers, precision = run.label_teachers, config.mixed_precision
-        found = run_trials(
-            trials, scores, candidates, validation, selecting, teachers, precision, accelerator, run.shards
-        )
-        selections = {ipc: dataclasses.replace(selecting, **SELECTIONS[best_of(found[ipc])]) for ipc in config.ipc}
-        tried = {"tuned": {str(ipc): {"selection": best_of(each), "tried": each} for ipc, each in found.items()}}
+    selections = dict.fromkeys(config.ipc, selecting)
+    tried: dict[str, Any] = {}
+    if config.tune and validation is not None:
+        selections, tried = tuned_selections(config, len(images), candidates, validation, scores, run)
     tiles = {ipc: select_tiles(scores, spec.label_names, ipc, selections[ipc]) for ipc in config.ipc}
     heatmaps = values_for(HeatmapSettings, config)
     attribution = build_attribution(teacher, heatmaps, run.batch_size) if config.whole_images else None
@@ -131,6 +135,33 @@ def distill_images(
         write_preview(run.folder, config.ipc, candidates, shown, spec)
 
     return run.finish(accuracies, preview, candidates=len(candidates), **tried)
+
+
+def tuned_selections(
+    config: DistillConfig,
+    images: int,
+    candidates: Dataset,
+    validation: Dataset,
+    scores: Sequence[Path],
+    run: DistillRun,
+) -> tuple[dict[int, SelectionSettings], dict[str, Any]]:
+    """The selection of each IPC by `decoct.synthesis.tune`, and what the manifest says of it.
+
+    Args:
+        images: Of the training split.
+        scores: Score shards of the candidates, with features.
+    """
+    selecting = values_for(SelectionSettings, config)
+    trials = plan_trials(
+        config.ipc, run.teacher.spec.num_classes, tuning_images(config.tune_budget, run.teacher, images)
+    )
+    precision = config.mixed_precision
+    found = run_trials(
+        trials, scores, candidates, validation, selecting, run.label_teachers, precision, run.accelerator, run.shards
+    )
+    best = {ipc: best_of(accuracies, len(validation)) for ipc, accuracies in found.items()}
+    tried = {str(ipc): {"selection": best[ipc], "tried": accuracies} for ipc, accuracies in found.items()}
+    return {ipc: dataclasses.replace(selecting, **SELECTIONS[name]) for ipc, name in best.items()}, {"tuned": tried}
 
 
 def candidates_of(config: DistillConfig, images: Dataset, teacher: Classifier) -> Dataset:
@@ -239,12 +270,20 @@ def heatmaps_of(
             chosen = candidates.select(rows[first : min(first + batch_size, end)])
             pixels = to_pixels(chosen["image"][:], spec.image_size, spec.channels)
             targets = torch.tensor(chosen["label"][:], device=accelerator.device)
-            heatmaps.append(attribution.attribute(pixels.to(accelerator.device).float() / 255, targets).cpu())
+            found = attribution.attribute(pixels.to(accelerator.device).float() / 255, targets).cpu()
+            sources, labels = chosen["source_index"][:], chosen["label"][:]
+            place_of = partial(place_of_source, sources, labels, spec.label_names)
+            heatmaps.append(require_finite(found, "values of heat maps", place_of))
         return Dataset.from_dict({"row": rows[start:end], "heatmap": torch.cat(heatmaps).numpy()}, features=features)
 
     paths = run_shards(folder, "heatmaps", len(rows), shard_size, accelerator, compute)
     table = Dataset.from_parquet(list(map(str, paths)), keep_in_memory=True)
     return dict(zip(table["row"][:], table["heatmap"][:], strict=True))
+
+
+def place_of_source(sources: Sequence[int], labels: Sequence[int], names: Sequence[str], row: int) -> str:
+    """A source image for a message."""
+    return f"image {sources[row]} of class {names[labels[row]]!r}"
 
 
 def with_heatmaps(tiles: list[list[Tile]], heatmaps: Mapping[int, list[list[float]]]) -> list[list[Tile]]:
@@ -299,7 +338,7 @@ def forward_passes(config: DistillConfig, candidates: int, classes: int) -> dict
     crops = 1 if config.whole_images else config.crops_per_image
     forwards = {"random": 0, "forgetting": 0, "grad_norm": 4}.get(config.utility or "", 1)
     # Other scores give the features that a diverse selection needs on the way.
-    forwards += config.selection != "top" and config.utility in ("random", "forgetting", "grad_norm")
+    forwards += config.selection not in ("top", "random") and config.utility in ("random", "forgetting", "grad_norm")
     return {
         "attribution": attributed * count.get(config.attribution or "", 0),
         "utility": candidates * crops * forwards,

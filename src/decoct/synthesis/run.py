@@ -22,13 +22,16 @@ from accelerate.utils import broadcast_object_list
 from datasets import Dataset
 
 from decoct.config import DistillConfig, require_effect, to_dict, values_for, without_effect
+from decoct.config.data import HELD_OUT
 from decoct.config.options import require
-from decoct.data.loading import bit_depth_of, check_label_names, loaded_images, side_of
-from decoct.data.mixed_views import mixed_views
+from decoct.data.held_out import check_share, held_out_of
+from decoct.data.loading import bit_depth_of, check_label_names, load_split, loaded_images, side_of
+from decoct.data.mixed_views import mixed_views, views_digest
 from decoct.data.source import dataset_fingerprint, source_record
 from decoct.data.spec import ImageSpec
 from decoct.distilled.logit_codes import code_width, encode_logits, encode_top_k, kept_classes
 from decoct.distilled.schema import SLOT_COLUMNS, image_features, slot_features
+from decoct.files import read_json, read_object
 from decoct.models.classifier import Classifier
 from decoct.models.ensemble import Ensemble
 from decoct.models.label_map import read_label_map, teacher_for
@@ -38,7 +41,7 @@ from decoct.models.zoo import load_classifier
 from decoct.pages.report import write_report
 from decoct.pages.sources import collect_sources
 from decoct.run.finite import require_finite
-from decoct.run.folder import claim_folder, identity_of, read_json, write_json
+from decoct.run.folder import claim_folder, identity_of, write_json
 from decoct.run.lock import one_writer
 from decoct.run.outputs import require_space
 from decoct.run.processes import device_name
@@ -60,6 +63,7 @@ __all__ = [
     "read_ipc",
     "run_folder",
     "shared_batch_size",
+    "validation_images",
     "with_held_out",
     "with_options",
 ]
@@ -77,6 +81,7 @@ WRITTEN = (
     "evaluation/*.safetensors",
     "shards",
 )
+LABEL_TEACHERS = ("converged", "early", "by_ipc")  # the teacher itself, and those beside it
 EARLY_IPC = 10  # InfoUtil, App. B.2: early teachers label up to this IPC
 
 
@@ -125,7 +130,7 @@ class DistillRun:
             logger.info("%s holds this run already.", self.folder)
             if self.accelerator.is_main_process:
                 shutil.rmtree(self.shards, ignore_errors=True)  # a kill may have kept the run from it
-            return read_json(self.folder / "manifest.json")
+            return read_object(self.folder / "manifest.json")
         self.source = source_record(self.config.dataset, images.info)
         self._started = time.perf_counter()
         for network in {id(each): each for each in [self.teacher, *self.label_teachers.values()]}.values():
@@ -204,6 +209,15 @@ class DistillRun:
 
         return run_shards(self.shards, f"slots_{ipc}", count, config.shard_size, self.accelerator, compute)
 
+    def digests(self) -> dict[str, str]:
+        """By IPC, what tells where its mixed views lie."""
+        config, spec = self.config, self.teacher.spec
+        geometry = {"seed": config.seed, "side": spec.image_size, "smallest_area": config.view_scale}
+        return {
+            str(ipc): views_digest(count=ipc * spec.num_classes, slots=config.slots, **geometry)  # type: ignore[arg-type]
+            for ipc in config.ipc
+        }
+
     def finish(self, accuracies: dict[int, float], preview: Callable[[], None], **measured: Any) -> dict[str, Any]:
         """Writes preview, report, card and, last, the manifest, and removes the shards.
 
@@ -228,9 +242,10 @@ class DistillRun:
             "batch_size": self.batch_size,
             "versions": versions,
             **self.networks,
-            **({"label_map": self.label_map} if self.label_map else {}),
+            **({"teacher_label_names": self.label_map} if self.label_map else {}),
             **({"bit_depth": depth} if (depth := bit_depth_of(self.images)) else {}),
             **measured,
+            **({"mixed_views": self.digests()} if self.config.slots else {}),
             "tile_accuracy": {str(ipc): accuracy for ipc, accuracy in accuracies.items()},
             "seconds": round(time.perf_counter() - self._started, 1),
             "device": device_name(self.accelerator.device),
@@ -241,7 +256,7 @@ class DistillRun:
             write_card(self.folder, manifest)
             shutil.rmtree(self.shards)
         self.accelerator.wait_for_everyone()
-        return read_json(self.folder / "manifest.json")
+        return read_object(self.folder / "manifest.json")
 
 
 def shared_batch_size(
@@ -262,28 +277,31 @@ def with_held_out(config: DistillConfig) -> DistillConfig:
     """The configuration, with the validation images that were held out of the teacher's training left out.
 
     Raises:
-        ValueError: If another share is asked for, so that images the teacher has seen would be among them, or images
-            that it has not among those to distil.
+        ValueError: If another share is asked for, or another network was trained with another, so that one of them has
+            seen images that are held out.
     """
     trained = held_out_of(config.teacher)
-    if trained is None or config.validation_fraction == trained:
-        return config
-    require(
-        config.validation_fraction is None,
-        "validation_fraction",
-        f"{trained:g}, the share held out when the teacher {config.teacher} was trained",
-        config.validation_fraction,
-    )
-    return dataclasses.replace(config, validation_fraction=trained or None)
+    if trained is not None:
+        require(
+            config.validation_fraction in (None, trained),
+            "validation_fraction",
+            f"{trained:g}, the share held out when the teacher {config.teacher} was trained",
+            config.validation_fraction,
+        )
+        config = dataclasses.replace(config, validation_fraction=trained or None)
+    others = [("label_teacher", name) for name in config.label_teacher if name not in LABEL_TEACHERS]
+    if config.method == "igds":
+        others += [("prior", config.prior), ("estimator", config.estimator)]
+    for role, network in others:
+        check_share(network, role, config.validation_fraction)
+    return config
 
 
-def held_out_of(teacher: str) -> float | None:
-    """The share of the training split that was held out of a teacher's training; None if it does not say."""
-    file = Path(teacher) / "training.json"
-    if not file.is_file():
+def validation_images(config: DistillConfig, teacher: Classifier) -> Dataset | None:
+    """What `tune` looks at: the images held out of the teacher's training; None without `tune`."""
+    if not config.tune:
         return None
-    record = read_json(file)
-    return record.get("validation_fraction", record.get("config", {}).get("validation_fraction")) or 0.0
+    return load_split(config, HELD_OUT, side_of(config.image_size, teacher.spec.image_size, "the teacher"))
 
 
 def check_source(images: Dataset, dataset: str, teacher: Classifier, tile_rows: int) -> None:
@@ -314,6 +332,9 @@ def label_teacher(
         ValueError: If an early teacher is asked for and none lies beside the teacher, or label names or images differ.
     """
     members = [one_label_teacher(each, teacher, ipc, label_map) for each in asked]
+    if len({each.name for each in members}) < len(members):
+        names = [each.name for each in members]
+        raise ValueError(f"label_teacher must be different networks. Got {list(asked)}, at IPC {ipc} {names}.")
     return members[0] if len(members) == 1 else Ensemble(members)
 
 
@@ -367,6 +388,11 @@ def in_memory(
     Raises:
         ValueError: As `load_images`, or if the teacher does not have the images' classes, or does not know them.
     """
+    if config.validation_fraction:
+        raise ValueError(
+            f"validation_fraction must be left out for images in memory: give those to distil, and to `distill` the "
+            f"others as `validation`. Got {config.validation_fraction}."
+        )
     images = loaded_images(images, side_of(config.image_size, teacher.spec.image_size, "the teacher"), config)
     label_map = read_label_map(config.label_map)
     teacher = teacher_for(teacher, images.features["label"].names, config.dataset, label_map)

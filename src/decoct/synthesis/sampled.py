@@ -22,12 +22,23 @@ from decoct.config import DistillConfig, values_for
 from decoct.data.loading import check_label_names
 from decoct.data.mosaic import compose
 from decoct.data.spec import ImageSpec
+from decoct.igds.estimator import VariationalEstimator
 from decoct.igds.information import default_beta
 from decoct.igds.loading import label_names, load_estimator
-from decoct.igds.prior import SCHEDULERS, check_prior, load_pipeline, prior_fingerprint, prior_label_names
+from decoct.igds.prior import (
+    SCHEDULERS,
+    GuidedPrior,
+    check_prior,
+    load_pipeline,
+    load_text_to_image,
+    prior_fingerprint,
+    prior_label_names,
+    prompts_of,
+)
 from decoct.models.classifier import Classifier, fingerprint_of
 from decoct.models.throughput import throughput
 from decoct.pipelines.igds.pipeline import IGDSPipeline
+from decoct.pipelines.igds.text_to_image import TextToImagePrior
 from decoct.run.finite import require_finite
 from decoct.run.precision import autocast
 from decoct.run.seeding import item_seed
@@ -50,10 +61,13 @@ from decoct.synthesis.tiles import Mosaics, pixels_of, png_bytes
 __all__ = [
     "IGDS",
     "Chunk",
+    "PriorSettings",
     "SamplingSettings",
+    "asked_for",
     "betas_of",
     "chunks_of",
     "distill_samples",
+    "open_pipeline",
     "plan_sampled",
     "sample_chunk",
 ]
@@ -95,16 +109,32 @@ class SamplingSettings:
     prior_classes: list[int]
     guidance_scale: float
     temperature: float
-    guide_on: Literal["sample", "x0_pred"]
+    guide_on: Literal["sample", "x0_pred", "prediction"]
     guidance_reduction: Literal["sum", "mean"]
     guidance_start: float
     guidance_stop: float
     guidance_every: int
     softplus: bool
-    classifier_free_guidance_scale: float
+    classifier_free_guidance_scale: float | None
     sampling_steps: int
     micro_batch: int
+    vae_micro_batch: int | None
+    estimator_micro_batch: int | None
     seed: int
+
+
+@dataclass(frozen=True)
+class PriorSettings:
+    """Which prior is sampled, and with which estimator; the fields are those of `SamplingConfig`."""
+
+    prior: str
+    estimator: str
+    scheduler: str
+    prompt: str | None
+    prompts: str | None
+    prior_variant: str | None
+    prior_image_size: int | None
+    guidance_vae: str | None
 
 
 def chunks_of(classes: int, betas: dict[int, float], tiles_per_image: int, most: int) -> list[Chunk]:
@@ -132,7 +162,7 @@ def betas_of(ipcs: Sequence[int], beta: float | None) -> dict[int, float]:
     return {ipc: default_beta(ipc) if beta is None else beta for ipc in ipcs}
 
 
-def sample_chunk(pipeline: IGDSPipeline, chunk: Chunk, settings: SamplingSettings, side: int) -> Dataset:
+def sample_chunk(pipeline: GuidedPrior, chunk: Chunk, settings: SamplingSettings, side: int) -> Dataset:
     """Samples the tiles of a chunk, each from a generator of its own seed.
 
     Args:
@@ -143,10 +173,13 @@ def sample_chunk(pipeline: IGDSPipeline, chunk: Chunk, settings: SamplingSetting
     """
     numbers = range(chunk.first, chunk.end)
     seeds = [item_seed(settings.seed, "sample", chunk.label, number) for number in numbers]
-    prior_class = settings.prior_classes[chunk.label] if settings.prior_classes else None
+    options: dict[str, Any] = {}
+    if not isinstance(pipeline, TextToImagePrior):
+        options = {"micro_batch": settings.micro_batch, "output_type": "pt"}
+        if settings.prior_classes:
+            options["prior_class_labels"] = [settings.prior_classes[chunk.label]] * len(seeds)
     output = pipeline(
         class_labels=[chunk.label] * len(seeds),
-        prior_class_labels=None if prior_class is None else [prior_class] * len(seeds),
         beta=chunk.beta,
         guidance_scale=settings.guidance_scale,
         num_inference_steps=settings.sampling_steps,
@@ -154,11 +187,12 @@ def sample_chunk(pipeline: IGDSPipeline, chunk: Chunk, settings: SamplingSetting
         guide_on=settings.guide_on,
         reduction=settings.guidance_reduction,
         guidance_interval=(settings.guidance_start, settings.guidance_stop, settings.guidance_every),
-        micro_batch=settings.micro_batch,
+        vae_micro_batch=settings.vae_micro_batch or settings.micro_batch,
+        estimator_micro_batch=settings.estimator_micro_batch or settings.micro_batch,
         softplus=settings.softplus,
         classifier_free_guidance_scale=settings.classifier_free_guidance_scale,
         generator=[torch.Generator().manual_seed(seed) for seed in seeds],
-        output_type="pt",
+        **options,
     )
 
     def place_of(tile: int) -> str:
@@ -185,22 +219,31 @@ class IGDS:
     """IGDS as a Python object: `IGDS(pipeline, teacher).distill(images, ipc=10)`.
 
     Args:
-        pipeline: Prior and estimator (`load_pipeline`), with the scheduler to sample with.
+        pipeline: Prior and estimator (`load_pipeline`, `load_text_to_image`), with the scheduler to sample with; or a
+            text-to-image pipeline of diffusers, with an `estimator` and a `prompt` or `prompts` among the options.
         teacher: In eval mode (`load_classifier`); labels the samples.
+        estimator: Guides a text-to-image pipeline of diffusers; other pipelines have their own.
         options: Fields of `DistillConfig`.
 
     Raises:
-        ValueError: For an option that there is not, or that has another type or range, and a scheduler that is none of
-            `SCHEDULERS`.
+        ValueError: For an option that there is not, or that has another type or range, and a pipeline of diffusers
+            without what it needs, or that cannot be guided.
     """
 
-    def __init__(self, pipeline: IGDSPipeline, teacher: Classifier, **options: Any) -> None:
+    def __init__(
+        self, pipeline: Any, teacher: Classifier, estimator: VariationalEstimator | None = None, **options: Any
+    ) -> None:
+        if not isinstance(pipeline, (IGDSPipeline, TextToImagePrior)):
+            prompt, prompts = options.get("prompt"), options.get("prompts")
+            if estimator is None or (prompt is None and prompts is None):
+                raise ValueError(
+                    f"estimator and prompt must be given with a pipeline of diffusers: IGDS(pipeline, teacher, "
+                    f"estimator=..., prompt='a photo of a {{label}}'). Got a {type(pipeline).__name__} without."
+                )
+            pipeline = TextToImagePrior(pipeline, estimator, prompts_of(prompt, prompts, label_names(estimator)))
         samplers = [name for name, kind in SCHEDULERS.items() if isinstance(pipeline.scheduler, kind)]
-        if not samplers:
-            found = type(pipeline.scheduler).__name__
-            raise ValueError(f"The pipeline's scheduler must be one of {list(SCHEDULERS)}. Got {found}.")
         self.pipeline, self.teacher = pipeline, teacher
-        names = {**dict.fromkeys(("dataset", "prior", "estimator"), "in memory"), "scheduler": samplers[0]}
+        names = {**dict.fromkeys(("dataset", "prior", "estimator"), "in memory"), "scheduler": [*samplers, "own"][0]}
         self.options = {**names, "teacher": teacher.name, **options, "method": "igds"}
         with_options(self.options, options)
 
@@ -228,7 +271,7 @@ def distill_samples(
     images: Dataset,
     teacher: Classifier,
     accelerator: Accelerator,
-    pipeline: IGDSPipeline | None = None,
+    pipeline: GuidedPrior | None = None,
 ) -> dict[str, Any]:
     """`distill` by IGDS; `images` are the source, which gives the classes and the real images of the preview.
 
@@ -240,7 +283,7 @@ def distill_samples(
             another configuration.
     """
     spec = teacher.spec
-    pipeline = pipeline or open_pipeline(config.prior, config.estimator, config.scheduler)
+    pipeline = pipeline or open_pipeline(values_for(PriorSettings, config))
     settings = values_for(SamplingSettings, config)
     check_source(images, config.dataset, teacher, config.tile_rows)
     check_pipeline(pipeline, settings, teacher, config.prior, config.estimator)
@@ -249,7 +292,7 @@ def distill_samples(
     finished = run.start(
         images,
         estimator={"name": config.estimator, "fingerprint": estimator},
-        prior={"name": config.prior, "fingerprint": prior},
+        prior={"name": config.prior, "fingerprint": prior, **asked_for(pipeline)},
     )
     if finished is not None:
         return finished
@@ -280,15 +323,37 @@ def distill_samples(
     )
 
 
-def open_pipeline(prior: str, estimator: str, scheduler: str) -> IGDSPipeline:
-    """A prior with an estimator and a scheduler."""
-    return load_pipeline(prior, load_estimator(estimator), scheduler)
+def open_pipeline(settings: PriorSettings) -> GuidedPrior:
+    """A prior with an estimator and a scheduler; one of text with the prompts of the estimator's classes."""
+    estimator = load_estimator(settings.estimator)
+    if settings.prompt is None and settings.prompts is None:
+        return load_pipeline(settings.prior, estimator, settings.scheduler, settings.prior_variant)
+    return load_text_to_image(
+        settings.prior,
+        estimator,
+        prompts_of(settings.prompt, settings.prompts, label_names(estimator)),
+        settings.scheduler,
+        settings.guidance_vae,
+        settings.prior_image_size,
+        settings.prior_variant,
+    )
+
+
+def asked_for(pipeline: GuidedPrior) -> dict[str, Any]:
+    """The prompts of a text-to-image prior, which the result depends on."""
+    return {"prompts": pipeline.prompts} if isinstance(pipeline, TextToImagePrior) else {}
 
 
 def check_pipeline(
-    pipeline: IGDSPipeline, settings: SamplingSettings, teacher: Classifier, prior: str, estimator: str
+    pipeline: GuidedPrior,
+    settings: SamplingSettings,
+    teacher: Classifier,
+    prior: str,
+    estimator: str,
 ) -> None:
     """Raises ValueError if label names, channels or sizes of teacher, estimator and prior do not agree.
+
+    Likewise if the prior's scheduler does not carry the guidance.
 
     Args:
         prior, estimator: Their names.
@@ -299,9 +364,18 @@ def check_pipeline(
     found = label_names(pipeline.estimator)
     check_label_names(spec.label_names, found, teacher.name, f"the estimator {estimator}")
     check_prior(pipeline, spec, settings.prior_classes, settings.classifier_free_guidance_scale, prior)
-    trained_on = prior_label_names(prior)
+    check_guidance(pipeline, settings.guide_on, settings.sampling_steps)
+    trained_on = None if isinstance(pipeline, TextToImagePrior) else prior_label_names(prior)
     if trained_on is not None and not settings.prior_classes:
         check_label_names(spec.label_names, trained_on, teacher.name, f"the prior {prior}")
+
+
+def check_guidance(pipeline: GuidedPrior, guide_on: str, steps: int) -> None:
+    """Raises ValueError, with the options that help, if the prior's scheduler does not carry the guidance."""
+    try:
+        pipeline.check_guidance(guide_on, steps)
+    except ValueError as error:
+        raise ValueError(f"{error} As options: --guide_on prediction, or --scheduler ddim.") from error
 
 
 class SampledTiles:
@@ -359,7 +433,7 @@ def plan_sampled(
     """What `--dry_run` shows: samples, passes, and the seconds they take at the measured speed of a step."""
     spec = teacher.spec
     check_room(config, spec)
-    pipeline = open_pipeline(config.prior, config.estimator, config.scheduler).to(accelerator.device)
+    pipeline = open_pipeline(values_for(PriorSettings, config)).to(accelerator.device)
     settings = values_for(SamplingSettings, config)
     check_source(images, config.dataset, teacher, config.tile_rows)
     check_pipeline(pipeline, settings, teacher, config.prior, config.estimator)
@@ -385,7 +459,7 @@ def plan_sampled(
     }
 
 
-def seconds_per_step(pipeline: IGDSPipeline, settings: SamplingSettings, tiles: int, side: int) -> float:
+def seconds_per_step(pipeline: GuidedPrior, settings: SamplingSettings, tiles: int, side: int) -> float:
     """Seconds that a guided step takes for a tile, by a timing of two steps with at most a micro-batch of tiles."""
     probe = dataclasses.replace(settings, sampling_steps=2)
     batch = min(settings.micro_batch, tiles)

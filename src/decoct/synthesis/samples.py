@@ -11,17 +11,25 @@ from accelerate import Accelerator
 from tqdm.auto import tqdm
 
 from decoct.config import SampleConfig, to_dict, values_for
+from decoct.files import read_object
 from decoct.igds.estimator import VariationalEstimator
-from decoct.igds.loading import label_names, load_estimator
-from decoct.igds.prior import load_pipeline, prior_fingerprint
+from decoct.igds.loading import label_names
+from decoct.igds.prior import GuidedPrior, prior_fingerprint
 from decoct.models.classifier import fingerprint_of
 from decoct.pages.preview import MAX_CLASSES, save_strips
-from decoct.pipelines.igds.pipeline import IGDSPipeline
-from decoct.run.folder import claim_folder, identity_of, read_json, write_json
+from decoct.run.folder import claim_folder, identity_of, write_json
 from decoct.run.lock import writes_alone
 from decoct.run.precision import autocast
 from decoct.run.versions import installed_versions
-from decoct.synthesis.sampled import Chunk, SamplingSettings, sample_chunk
+from decoct.synthesis.sampled import (
+    Chunk,
+    PriorSettings,
+    SamplingSettings,
+    asked_for,
+    check_guidance,
+    open_pipeline,
+    sample_chunk,
+)
 from decoct.synthesis.tiles import pixels_of
 
 __all__ = ["draw_samples", "plan_samples"]
@@ -44,10 +52,12 @@ def draw_samples(config: SampleConfig) -> dict[str, Any]:
     accelerator = Accelerator()
     pipeline, estimator, names, classes = _load(config)
     folder = Path(config.output_dir)
-    networks = {"prior": prior_fingerprint(pipeline), "estimator": fingerprint_of({"": estimator})}
+    networks = {"prior": prior_fingerprint(pipeline), "estimator": fingerprint_of({"": estimator})} | asked_for(
+        pipeline
+    )
     claim_folder(folder, identity_of(to_dict(config), **networks), config.overwrite, WRITTEN)
     if (folder / "samples.json").is_file():
-        return read_json(folder / "samples.json")
+        return read_object(folder / "samples.json")
 
     pipeline.to(accelerator.device)
     side, settings = estimator.config.image_size, values_for(SamplingSettings, config)
@@ -87,13 +97,15 @@ def plan_samples(config: SampleConfig) -> dict[str, Any]:
     return {"classes": len(classes), "betas": config.betas, "prior_passes": passes, "output_dir": config.output_dir}
 
 
-def _load(config: SampleConfig) -> tuple[IGDSPipeline, VariationalEstimator, list[str], list[int]]:
+def _load(config: SampleConfig) -> tuple[GuidedPrior, VariationalEstimator, list[str], list[int]]:
     """Pipeline, its estimator with the names of its classes, and the classes to sample."""
-    estimator = load_estimator(config.estimator)
-    pipeline = load_pipeline(config.prior, estimator, config.scheduler)
+    pipeline = open_pipeline(values_for(PriorSettings, config))
+    estimator: Any = pipeline.estimator
     names = label_names(estimator)
     classes = config.classes or list(range(min(MAX_CLASSES, len(names))))
     unknown = [label for label in classes if not 0 <= label < len(names)]
     if unknown:
         raise ValueError(f"classes must be in [0, {len(names) - 1}], those of the estimator. Got {unknown}.")
+    settings = values_for(SamplingSettings, config)
+    check_guidance(pipeline, settings.guide_on, settings.sampling_steps)
     return pipeline, estimator, names, classes

@@ -89,7 +89,7 @@ def score_settings(config: DistillConfig) -> dict[str, Any]:
         "utility": config.utility,
         "order": config.utility_order if config.utility == "forgetting" else None,
         "references": config.gradient_flow_references if config.utility == "gradient_flow" else None,
-        "features": config.selection != "top",
+        "features": config.selection not in ("top", "random"),
         "candidates_per_class": config.candidates_per_class,
         "mixed_precision": config.mixed_precision,
     }

@@ -16,20 +16,21 @@ from decoct.config import TeacherConfig
 from decoct.data.spec import ImageSpec
 from decoct.data.tensors import PixelDataset
 from decoct.distilled.dataset import DistilledSet
+from decoct.files import read_object
 from decoct.models.accuracy import accuracy
 from decoct.models.classifier import Classifier
 from decoct.models.zoo import architecture_of, build_classifier
-from decoct.run.folder import read_json
 from decoct.run.shards import run_shards
 from decoct.synthesis.tiles import SelectionSettings, cut_mosaics, images_of, select_tiles
-from decoct.training.protocols import load_protocol
+from decoct.training.protocols import epoch_count, load_protocol
 from decoct.training.student import train_student
 
 __all__ = ["SELECTIONS", "Trial", "best_of", "plan_trials", "run_trials", "tuning_images"]
 
-# What is tried, random images first: of equal accuracies the earlier one is taken.
+RANDOM = "random images"
+# What is tried; of equal accuracies the earlier one is taken.
 SELECTIONS: dict[str, dict[str, Any]] = {
-    "random images": {"selection": "random"},
+    RANDOM: {"selection": "random"},
     "easiest": {"selection": "top", "utility_order": "lowest"},
     "coverage of the easier tenth": {"selection": "coverage", "utility_order": "lowest", "pool_share": 0.1},
     "coverage of the easier half": {"selection": "coverage", "utility_order": "lowest", "pool_share": 0.5},
@@ -49,13 +50,20 @@ class Trial:
 
 
 def plan_trials(ipcs: Sequence[int], classes: int, images_seen: int) -> list[Trial]:
-    """The trials of all IPCs, which together see about as many images as are said; each has a step for every batch.
+    """The trials of all IPCs, which together see at most as many images as are said, or one epoch each.
+
+    None is longer than the protocol's training.
 
     Args:
         images_seen: Shared out evenly over the trials.
     """
-    share = images_seen // (len(ipcs) * len(SELECTIONS))
-    return [Trial(ipc, name, max(1, share // (ipc * classes))) for ipc in ipcs for name in SELECTIONS]
+    share, protocol = images_seen // (len(ipcs) * len(SELECTIONS)), load_protocol(PROTOCOL)
+
+    def epochs(ipc: int) -> int:
+        count = ipc * classes
+        return min(max(1, share // count), epoch_count(protocol, ipc, classes, count))
+
+    return [Trial(ipc, name, epochs(ipc)) for ipc in ipcs for name in SELECTIONS]
 
 
 def run_trials(
@@ -110,24 +118,30 @@ def run_trials(
     return found
 
 
-def best_of(accuracies: Mapping[str, float]) -> str:
-    """The most accurate of `SELECTIONS`."""
-    return max(SELECTIONS, key=lambda name: accuracies[name])
+def best_of(accuracies: Mapping[str, float], images: int) -> str:
+    """The most accurate of `SELECTIONS`; random images, unless it beats them by a standard error of the difference.
+
+    Args:
+        images: That the accuracies were measured on.
+    """
+    best = max(SELECTIONS, key=lambda name: accuracies[name])
+    variances = [accuracies[name] * (1 - accuracies[name]) / images for name in (best, RANDOM)]
+    return best if accuracies[best] - accuracies[RANDOM] > math.sqrt(sum(variances)) else RANDOM
 
 
 def tuning_images(budget: float, teacher: Classifier, images: int) -> int:
-    """Images that all trials see together.
+    """Images that all trials see together; one costs four forward passes, and the teacher's three.
 
     Args:
-        budget: As a share of the images that the teacher was trained on, epoch by epoch; of one that does not say for
-            how many epochs, it is the default of teachers.
+        budget: As a share of what the teacher's training cost; of a teacher that does not say for how many epochs it
+            was trained, these are the default.
         images: Of the training split.
     """
     folder = Path(teacher.name)
     files = [each / "training.json" for each in (folder, folder.parent)]
-    records = [read_json(file) for file in files if file.is_file()]
+    records = [read_object(file) for file in files if file.is_file()]
     epochs = next((record["config"]["epochs"] for record in records if "config" in record), TeacherConfig.epochs)
-    return round(budget * epochs * images)
+    return round(3 / 4 * budget * epochs * images)
 
 
 def student_of(teacher: Classifier) -> str:

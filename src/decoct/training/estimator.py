@@ -16,13 +16,14 @@ from decoct.config import EstimatorConfig
 from decoct.data.loading import load_train_and_eval, measure_spec, require_class_count
 from decoct.data.spec import ImageSpec
 from decoct.data.tensors import PixelDataset
+from decoct.files import read_object
 from decoct.igds.contrastive import ContrastiveLoss, MomentumContrast
 from decoct.igds.estimator import VariationalEstimator
 from decoct.igds.loading import build_estimator, is_trained_here, label_names, wrap_encoder
 from decoct.igds.probe import classifier_rank, extract_features, fit_linear_classifier, full_rank, knn_accuracy
-from decoct.pipelines.igds.guidance import estimator_input
+from decoct.pipelines.igds.guidance import estimator_input, frozen_copy
 from decoct.run.files import named_errors
-from decoct.run.folder import read_json, write_json
+from decoct.run.folder import write_json
 from decoct.run.lock import writes_alone
 from decoct.run.processes import close, open_accelerator
 from decoct.run.seeding import numpy_generator
@@ -50,8 +51,9 @@ def train_estimator(config: EstimatorConfig) -> dict[str, Any]:
     """Trains an estimator into `config.output_dir`; a rerun of a killed run continues and ends bit for bit the same.
 
     An encoder that is a folder or Hub id is taken as it is, and only the classifier is trained. `training.json` holds
-    each epoch's loss and its two parts in nats (those of the main process), the accuracy of the linear classifier and
-    of 20 nearest neighbours on the evaluation split, the classifier's rank, the configuration and the versions.
+    each epoch's loss and its two parts in nats (those of the main process), the accuracy of the linear classifier (also
+    with Softplus in place of ReLU, as it guides) and of 20 nearest neighbours on the evaluation split, the classifier's
+    rank, the configuration and the versions.
 
     Returns:
         The content of `training.json`.
@@ -79,7 +81,7 @@ def train_estimator(config: EstimatorConfig) -> dict[str, Any]:
         write_json(folder / "training.json", {**measured, "epochs": history, **made})
 
     finish_training(accelerator, folder, save)
-    return read_json(folder / "training.json")
+    return read_object(folder / "training.json")
 
 
 def plan_estimator(config: EstimatorConfig) -> dict[str, Any]:
@@ -173,6 +175,7 @@ def _contrast(config: EstimatorConfig, estimator: VariationalEstimator) -> Momen
         kl_weight=config.kl_weight,
         kl_temperature=config.kl_temperature,
         q_mode=config.q_mode,
+        kl_gradient=config.kl_gradient,
         seed=config.seed,
     )
     if config.compile:
@@ -211,7 +214,10 @@ def _fit_classifier(
     device: torch.device,
     num_workers: int,
 ) -> dict[str, Any]:
-    """Fits the classifier on the frozen encoder's features of un-augmented images, in full precision."""
+    """Fits the classifier on the frozen encoder's features of un-augmented images, in full precision.
+
+    `softplus_accuracy` is its accuracy with Softplus in place of ReLU, as it guides by default.
+    """
     estimator.eval().requires_grad_(False)
     estimator.to(device)  # type: ignore[arg-type]
     (features, labels), (eval_features, eval_labels) = (
@@ -224,8 +230,12 @@ def _fit_classifier(
     if rank < highest:
         logger.warning("The classifier has rank %d of %d: some classes differ in nothing that it sees.", rank, highest)
     predicted = (torch.from_numpy(eval_features) @ weight.T + bias).argmax(dim=1).numpy()
+    softened = frozen_copy(estimator, softplus=True)
+    soft_features, _ = extract_features(softened, eval_dataset, device=device, num_workers=num_workers)
+    soft = (torch.from_numpy(soft_features) @ weight.T + bias).argmax(dim=1).numpy()
     return {
         "linear_accuracy": float((predicted == eval_labels).mean()),
+        "softplus_accuracy": float((soft == eval_labels).mean()),
         "knn_accuracy": knn_accuracy(features, labels, eval_features, eval_labels),
         "rank": rank,
         "full_rank": highest,

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 from datasets import Dataset
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from decoct.data.source import dataset_fingerprint
@@ -142,5 +142,10 @@ def _read(teacher: str) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
             f"Got {teacher!r}, which has no {FORGETTING_FILE}: train it again with scripts/train_teacher.py "
             "(`decoct train-teacher`), which counts them."
         )
-    with safe_open(path, "np") as file:
-        return {name: file.get_tensor(name) for name in file.keys()}, json.loads(file.metadata()["training"])
+    try:
+        with safe_open(path, "np") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}, json.loads(file.metadata()["training"])
+    except (SafetensorError, OSError, ValueError, TypeError, KeyError) as error:
+        raise ValueError(
+            f"{path} must be as training left it. It is damaged ({error}): train the teacher again."
+        ) from error

@@ -27,8 +27,9 @@ from decoct.config import TrainingConfig, to_dict
 from decoct.data.loading import bit_depth_of
 from decoct.data.source import dataset_fingerprint, source_record
 from decoct.data.spec import ImageSpec
+from decoct.files import read_object
 from decoct.run.files import named_errors
-from decoct.run.folder import claim_folder, identity_of, read_json
+from decoct.run.folder import claim_folder, identity_of
 from decoct.run.processes import close
 from decoct.run.seeding import item_seed, torch_generator
 from decoct.run.versions import installed_versions
@@ -258,7 +259,7 @@ def claim_training(
         if accelerator.is_main_process:
             shutil.rmtree(folder / "checkpoints", ignore_errors=True)  # a kill may have kept the run from it
         close(accelerator)
-        return read_json(folder / "training.json")
+        return read_object(folder / "training.json")
     if config.report_to is not None:
         accelerator.init_trackers("decoct")
     return None

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 
 from decoct.config import LABEL_MODES, config_hash
+from decoct.files import read_yaml
 
 __all__ = [
     "Protocol",
@@ -217,12 +217,12 @@ def load_protocol(name_or_path: str | Path) -> Protocol:
     """
     names = protocol_names()
     if str(name_or_path) in names:
-        text = (files("decoct.presets") / "protocols" / f"{name_or_path}.yaml").read_text(encoding="utf-8")
+        values = read_yaml(files("decoct.presets") / "protocols" / f"{name_or_path}.yaml")
     elif Path(name_or_path).is_file():
-        text = Path(name_or_path).read_text(encoding="utf-8")
+        values = read_yaml(Path(name_or_path))
     else:
         raise ValueError(f"protocol must be one of {names} or a YAML file. Got {str(name_or_path)!r}.")
-    protocol = Protocol(**_fields(text, str(name_or_path)))
+    protocol = Protocol(**_fields(values, str(name_or_path)))
     if str(name_or_path) not in names and protocol.name in names and protocol != load_protocol(protocol.name):
         raise ValueError(
             f"name must be none of {names}, whose settings are others. Got {protocol.name!r} in {name_or_path}."
@@ -230,16 +230,12 @@ def load_protocol(name_or_path: str | Path) -> Protocol:
     return protocol
 
 
-def _fields(text: str, source: str) -> dict[str, Any]:
-    """The fields of a protocol in YAML, lists as tuples.
+def _fields(values: Any, source: str) -> dict[str, Any]:
+    """The fields of a protocol from its file, lists as tuples.
 
     Raises:
-        ValueError: If it is no YAML, a field is missing or unknown, or one that is a list is none.
+        ValueError: If a field is missing or unknown, or one that is a list is none.
     """
-    try:
-        values: Any = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ValueError(f"Protocol {source} must be YAML. {error}") from error
     fields = dataclasses.fields(Protocol)
     known, expected = (
         {field.name for field in fields if field.default is dataclasses.MISSING or every} for every in (True, False)
@@ -276,7 +272,10 @@ def epoch_count(protocol: Protocol, ipc: int, classes: int, images: int) -> int:
     """Epochs of training on a set; of a protocol with `steps`, the fewest that have as many."""
     if protocol.steps is None:
         return entry_of(protocol.epochs, ipc)
-    return math.ceil(entry_of(protocol.steps, ipc) / math.ceil(images / batch_size(protocol, ipc, classes, images)))
+    size = batch_size(protocol, ipc, classes, images)
+    # Batch norm cannot be trained on a last batch of one image, which is left out.
+    steps = max(1, images // size if images % size <= 1 else math.ceil(images / size))
+    return math.ceil(entry_of(protocol.steps, ipc) / steps)
 
 
 def learning_rate(protocol: Protocol, epoch: int, epochs: int, architecture: str | None = None) -> float:

@@ -26,6 +26,7 @@ def config(sample_part, trained_teacher, tmp_path):
             "grid_size": 3,
             "coalitions": 16,
             "views": VIEWS,
+            "label_bits": 8,
             "slots": 0,
             "batch_size": 16,
             "output_dir": str(tmp_path / "run"),

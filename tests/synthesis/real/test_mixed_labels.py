@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -14,9 +15,12 @@ import torch
 from decoct.config import AblateConfig, DistillConfig, EvaluateConfig, VerifyConfig
 from decoct.data.mixed_views import mixed_pixels, mixed_views
 from decoct.distilled.dataset import load_distilled
-from decoct.distilled.logit_codes import decode_logits
+from decoct.distilled.logit_codes import decode_logits, encode_logits
 from decoct.evaluation.evaluate import evaluate
 from decoct.hub.verify import verify
+from decoct.models.accuracy import accuracy
+from decoct.models.ensemble import Ensemble
+from decoct.models.zoo import load_classifier
 from decoct.synthesis.distill import distill
 from decoct.synthesis.relabel import mixed_logits
 from decoct.training.protocols import load_protocol
@@ -27,7 +31,7 @@ SLOTS = 5
 
 @pytest.fixture(scope="module")
 def options(sample_part, trained_teacher) -> dict:
-    settings = {"method": "infoutil", "attribution": "whole", "ipc": [1, 2], "slots": SLOTS}
+    settings = {"method": "infoutil", "attribution": "whole", "ipc": [1, 2], "slots": SLOTS, "label_bits": 8}
     return {**settings, "dataset": str(sample_part), "teacher": str(trained_teacher), "batch_size": 16}
 
 
@@ -42,7 +46,7 @@ def run(options, once) -> Path:
 def test_labels_are_the_teachers_logits_of_the_mixed_images(bits, run, options, teacher, tmp_path):
     folder = run if bits == 8 else tmp_path / "run"
     if bits == 4:
-        distill(DistillConfig(**options, label_bits=4, output_dir=str(folder)))
+        distill(DistillConfig(**{**options, "label_bits": 4, "output_dir": str(folder)}))
     distilled = load_distilled(folder, 2)
     slots = distilled.slots
     assert slots is not None and slots.bits == bits and slots.scales.shape == (8, SLOTS)
@@ -56,6 +60,102 @@ def test_labels_are_the_teachers_logits_of_the_mixed_images(bits, run, options, 
             expected, step = logits - logits.min(), float(logits.max() - logits.min()) / (2**bits - 1)
             stored = decode_logits(slots.codes[row, slot], slots.scales[row, slot], 4, bits)
             assert torch.allclose(stored, expected, atol=0.51 * step + 1e-3)
+
+
+@pytest.fixture(scope="module")
+def top_k_run(options, once) -> Path:
+    """The largest two of four logits."""
+    made = {**options, "label_top_k": 2}
+    return once("top-k-labels", lambda folder: distill(DistillConfig(**made, output_dir=str(folder / "run")))) / "run"
+
+
+def test_the_largest_logits_and_the_mass_of_the_others(top_k_run, teacher):
+    distilled = load_distilled(top_k_run, 2)
+    slots = distilled.slots
+    assert slots is not None and slots.top_k == 2 and slots.kept.shape == (8, SLOTS, 2) and slots.codes.shape[-1] == 2
+    images, numbers = torch.cartesian_prod(torch.arange(8), torch.arange(SLOTS)).unbind(1)
+    views = mixed_views(images, numbers, seed=0, count=8, side=28, smallest_area=0.08)
+    with torch.no_grad():
+        expected = teacher(mixed_pixels(distilled.images, images, views))
+    stored = slots.logits(images, numbers, 4)
+    assert torch.equal(stored.topk(2).indices.sort().values, expected.topk(2).indices.sort().values)
+    kept = expected.topk(2).indices
+    ours, theirs = stored.softmax(1).gather(1, kept), expected.softmax(1).gather(1, kept)
+    assert torch.allclose(ours, theirs, atol=5e-3)
+
+
+def test_students_learn_from_the_largest_logits_beside_random_images_with_theirs(top_k_run, sample_part, tmp_path):
+    folder, protocol = Path(shutil.copytree(top_k_run, tmp_path / "run")), load_protocol("strong_kd")
+    distilled = load_distilled(folder, 2)
+    batches = StudentBatches(distilled, protocol, "mixed", seed=0, device=torch.device("cpu"))
+    slots, (_, target, _) = batches.view_indices(0), next(batches.epoch(0))
+    soft = (distilled.slots.logits(torch.arange(8), slots, 4) / protocol.temperature).softmax(1)
+    assert torch.allclose(target.sort(0).values, soft.sort(0).values)
+    common = {"distilled": str(folder), "dataset": str(sample_part), "students": ["convnet3_w8"], "ranking": False}
+    (record,) = evaluate(EvaluateConfig(**common, ipc=[2], epochs=2))
+    assert (record["labels"], record["protocol"]) == ("mixed", "strong_kd")
+    (draw,) = tmp_path.glob("random-*/ipc_2-*")
+    assert load_distilled(draw, 2).slots.top_k == 2
+    assert verify(VerifyConfig(source=str(draw))).ok
+
+
+def test_top_k_of_all_classes_is_all_of_them(options, run, tmp_path):
+    distill(DistillConfig(**{**options, "ipc": [2], "label_top_k": 4}, output_dir=str(tmp_path / "run")))
+    tables = [pq.read_table(next(folder.glob("data/ipc_2/*.parquet"))) for folder in (run, tmp_path / "run")]
+    assert tables[0].equals(tables[1])
+
+
+def test_no_more_than_a_shard_is_labelled_and_no_more_than_a_batch_decoded(options, run, tmp_path, monkeypatch):
+    """So that memory does not grow with the number of images, whatever the number of classes."""
+    shapes, decoded = [], []
+
+    def encode(logits, bits):
+        shapes.append(logits.shape)
+        return encode_logits(logits, bits)
+
+    def decode(codes, *rest):
+        decoded.append(codes.shape)
+        return decode_logits(codes, *rest)
+
+    monkeypatch.setattr("decoct.synthesis.run.encode_logits", encode)
+    distill(DistillConfig(**{**options, "ipc": [2]}, shard_size=3, output_dir=str(tmp_path / "run")))
+    assert shapes == [(3, SLOTS, 4), (3, SLOTS, 4), (2, SLOTS, 4)]
+    monkeypatch.setattr("decoct.distilled.dataset.decode_logits", decode)
+    distilled = load_distilled(run, 2)
+    assert decoded == [] and distilled.slots.codes.dtype == torch.uint8
+    protocol = dataclasses.replace(load_protocol("strong_kd"), batch_sizes={1: 3})
+    list(StudentBatches(distilled, protocol, "mixed", seed=0, device=torch.device("cpu")).epoch(0))
+    assert decoded == [(3, 4), (3, 4), (2, 4)]
+
+
+def test_several_teachers_label_with_the_mean_of_their_logits(options, trained_teacher, teacher, sample_part, tmp_path):
+    early = load_classifier(str(trained_teacher / "epoch_4"))
+    settings = {**options, "ipc": [1], "label_teacher": ["converged", early.name], "output_dir": str(tmp_path / "run")}
+    manifest = distill(DistillConfig(**settings))
+    known = manifest["label_teachers"]["1"]
+    assert known["name"] == f"{trained_teacher} + {early.name}"
+    assert [each["fingerprint"] for each in known["members"]] == [teacher.fingerprint(), early.fingerprint()]
+    distilled = load_distilled(tmp_path / "run", 1)
+    with torch.no_grad():
+        pixels = distilled.images.float() / 255
+        expected = (teacher(pixels) + early(pixels)) / 2
+    assert torch.allclose(distilled.tile_logits[:, 0], expected, atol=0.02)
+    rows, slots = torch.cartesian_prod(torch.arange(4), torch.arange(SLOTS)).unbind(1)
+    views = mixed_views(rows, slots, seed=0, count=4, side=28, smallest_area=0.08)
+    with torch.no_grad():
+        pixels = mixed_pixels(distilled.images, rows, views)
+        expected = ((teacher(pixels) + early(pixels)) / 2).softmax(1)
+    assert torch.allclose(distilled.slots.logits(rows, slots, 4).softmax(1), expected, atol=0.02)
+    assert f"{early.name}`" in (tmp_path / "run" / "README.md").read_text()
+    # Random images beside it have the same labels.
+    common = {"dataset": str(sample_part), "students": ["convnet3_w8"], "ranking": False, "epochs": 2}
+    (record,) = evaluate(EvaluateConfig(distilled=str(tmp_path / "run"), **common))
+    assert record["baseline"] is not None and record["teacher_model"] is None and record["teacher"] == known["name"]
+    both = Ensemble([load_classifier(str(trained_teacher)), early])
+    accuracy(both, distilled.images, distilled.labels)
+    assert not any(each.training for each in both.modules()), "measuring restores the mode that it found"
+    with pytest.raises(ValueError, match="label_teacher must be one or more different teachers"):
+        DistillConfig(label_teacher=["early", "early"])
 
 
 def test_the_rest_of_the_set_is_what_it_is_without_mixed_views(run, options, tmp_path):
@@ -172,7 +272,7 @@ def test_a_student_is_trained_by_them_beside_random_images(run, sample_part, tmp
 def test_what_has_no_mixed_views_says_so(run, options, sample_part, tmp_path):
     distill(DistillConfig(**{**options, "slots": 0}, output_dir=str(tmp_path / "run")))
     common = {"dataset": str(sample_part), "labels": ["mixed"], "students": ["convnet3_w8"]}
-    with pytest.raises(ValueError, match="stores no mixed views: distil again with --slots 100"):
+    with pytest.raises(ValueError, match="stores no mixed views: distil again with --slots 300"):
         evaluate(EvaluateConfig(distilled=str(tmp_path / "run"), protocols=["strong_kd"], **common))
     with pytest.raises(ValueError, match=r"labels must hold one of .* protocol 'rded_kd' .*Got \['mixed'\]"):
         evaluate(EvaluateConfig(distilled=str(run), protocols=["rded_kd"], **common))

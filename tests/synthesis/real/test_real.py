@@ -259,7 +259,7 @@ def test_the_best_score_is_taken_in_the_order_asked_for(config, tmp_path, teache
 @pytest.mark.parametrize("stage", [distill, plan_distill])
 def test_a_crop_fraction_that_leaves_one_window_is_refused_before_anything_is_attributed(config, tmp_path, stage):
     with pytest.raises(
-        ValueError, match="crop_fraction must leave more than one window of an image of 28 px. Got 0.99"
+        ValueError, match=r"crop_fraction must leave more than one window of an image of 28 px. Got 0.99"
     ):
         stage(config(crop_fraction=0.99))
     assert not (tmp_path / "run").exists()

@@ -16,11 +16,11 @@ import decoct
 from decoct.config import EvaluateConfig, VerifyConfig
 from decoct.distilled.dataset import load_distilled
 from decoct.evaluation.evaluate import evaluate
+from decoct.files import read_json
 from decoct.hub.verify import verify
 from decoct.models.chance import expected_accuracy, weakness
 from decoct.models.weak_teacher import sample_accuracy
 from decoct.models.zoo import build_classifier
-from decoct.run.folder import read_json
 from decoct.synthesis.distill import distill, plan_distill
 
 CAUSES = "Usual causes: class names in another order"
@@ -117,7 +117,7 @@ def test_a_larger_teacher_is_restricted_to_the_datasets_classes_everywhere(confi
     manifest = distill(config(**settings, label_map=str(larger / "map.json")))
     assert manifest["label_names"] == own["label_names"] == ["T-shirt/top", "Trouser", "Pullover", "Dress"]
     assert manifest["teacher"]["classes"] == manifest["label_teachers"]["1"]["classes"] == [3, 5, 2, 1]
-    assert manifest["label_map"] == {"Trouser": "trousers"}
+    assert manifest["teacher_label_names"] == {"Trouser": "trousers"}
     ours, theirs = (load_distilled(tmp_path / folder, 1) for folder in ("run", "own"))
     assert torch.equal(ours.images, theirs.images)
     torch.testing.assert_close(ours.tile_logits, theirs.tile_logits)
@@ -158,6 +158,7 @@ def brightest():
     return decoct.Classifier(Network(), teacher.spec).eval()
 
 
+WINDOWS = {"attribution": "kernel_shap", "crop_fraction": 0.5, "coalitions": 30}
 OPTIONS = {"views": 2, "batch_size": 4, "crop_fraction": 1.0, "attribution": "whole"}
 
 
@@ -173,7 +174,7 @@ def test_raw_datasets_are_taken_as_they_are(brightest, tmp_path):
 @pytest.mark.parametrize(
     ("options", "call", "message"),
     [
-        ({"crops": 3}, {}, "Options must be fields of DistillConfig. Got 'crops'; the nearest is 'crops_per_image'"),
+        ({"coalition": 3}, {}, "Options must be fields of DistillConfig. Got 'coalition'; the nearest is 'coalitions'"),
         ({"image_size": -3}, {}, "image_size must be at least 8. Got -3"),
         ({"views": "2"}, {}, "views must be a whole number. Got '2'"),
         ({}, {"ipc": "a"}, r"ipc must be a list, each a whole number. Got \['a'\]"),
@@ -204,6 +205,7 @@ def test_what_cannot_be_meant_is_refused_before_work(brightest, monkeypatch, opt
             {"method": "random"},
             "Logits of the teacher must be finite. Got nan for image 0 of class",
         ),
+        (float("nan"), WINDOWS, "Values of heat maps must be finite. Got nan for image 2 of class 'blue'"),
         (float("nan"), {}, r"Scores \(grad_norm\) must be finite. Got nan for image 2 of class 'blue'"),
     ],
 )

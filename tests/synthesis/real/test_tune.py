@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import dataclasses
 from functools import partial
 
 import numpy as np
 import pytest
 from datasets import load_dataset
 
+import decoct
 from decoct.config import TeacherConfig
+from decoct.pages.describe import describe
 from decoct.synthesis import tune as tuning
 from decoct.synthesis.distill import distill, plan_distill
 from decoct.synthesis.tune import SELECTIONS, best_of, plan_trials, tuning_images
@@ -76,7 +77,7 @@ def test_students_are_trained_on_what_is_tried_and_measured_on_validation_images
     for each in manifest["tuned"].values():
         assert set(each["tried"]) == set(SELECTIONS)
         assert all(accuracy * 24 == pytest.approx(round(accuracy * 24)) for accuracy in each["tried"].values())
-        assert each["selection"] == best_of(each["tried"])
+        assert each["selection"] == best_of(each["tried"], 24)
 
 
 def test_a_rerun_takes_up_the_students_that_are_trained(tuned, monkeypatch):
@@ -99,6 +100,7 @@ def test_a_rerun_takes_up_the_students_that_are_trained(tuned, monkeypatch):
 def test_all_trials_together_see_what_the_budget_allows(cautious, config):
     trials = plan_trials([1, 10], classes=10, images_seen=100_000)
     assert sum(trial.ipc * 10 * trial.epochs for trial in trials) == 100_000
+    assert {trial.epochs for trial in plan_trials([1], 10, 10**9)} == {3000}  # as long as the protocol trains
     assert {trial.epochs for trial in plan_trials([1, 10], 10, 1)} == {1}
     plan = plan_distill(config(teacher=str(cautious), tune=True, tune_budget=1.0))
     assert plan["tuning"]["students"] == 2 * len(SELECTIONS)
@@ -108,15 +110,45 @@ def test_all_trials_together_see_what_the_budget_allows(cautious, config):
 def test_the_budget_is_a_share_of_the_teachers_training(cautious, trained_teacher):
     from decoct.models.zoo import load_classifier
 
-    assert tuning_images(0.1, load_classifier(cautious), 72) == round(0.1 * 2 * 72)
-    assert tuning_images(0.1, load_classifier(trained_teacher / "epoch_2"), 96) == round(0.1 * 6 * 96)
+    assert tuning_images(0.1, load_classifier(cautious), 72) == round(0.075 * 2 * 72)
+    assert tuning_images(0.1, load_classifier(trained_teacher / "epoch_2"), 96) == round(0.075 * 6 * 96)
     in_memory = load_classifier(cautious)
     in_memory.name = "user/teacher"
-    assert tuning_images(0.1, in_memory, 100) == round(0.1 * TeacherConfig.epochs * 100)
+    assert tuning_images(0.1, in_memory, 100) == round(0.075 * TeacherConfig.epochs * 100)
 
 
-def test_the_first_of_equals_is_taken():
-    assert best_of(dict.fromkeys(SELECTIONS, 0.5)) == "random images"
+def test_random_images_stay_unless_they_are_beaten_by_a_standard_error():
+    measured = {**dict.fromkeys(SELECTIONS, 0.5), "easiest": 0.56}
+    assert best_of(measured, 100) == "random images"  # the difference has a standard error of 7 points
+    assert best_of(measured, 400) == "easiest"
+    assert best_of({**measured, "coverage of all": 0.56}, 400) == "easiest"  # the first of equals
+
+
+def test_a_tuned_set_is_described_by_what_was_chosen(tuned, monkeypatch):
+    accuracies = {name: float(name == "random images") for name in SELECTIONS}
+    monkeypatch.setattr("decoct.synthesis.real.run_trials", lambda *rest: {1: accuracies, 3: accuracies})
+    sentence = describe(distill(tuned)).sentence
+    assert "short trainings on validation images: random images at IPC 1, random images at IPC 3" in sentence
+    assert "coverage" not in sentence
+
+
+def test_images_in_memory_bring_their_own_validation_images(cautious, sample_part, monkeypatch):
+    images = decoct.load_images(str(sample_part))
+    options = {"allow_weak_teacher": True, "candidates_per_class": 16, "slots": 2, "batch_size": 16}
+    infoutil = decoct.InfoUtil(decoct.load_classifier(cautious), tune=True, **options)
+    with pytest.raises(ValueError, match="validation must be given for tune"):
+        infoutil.distill(images, 1)
+    seen = []
+
+    def measure(trials, scores, candidates, validation, *rest):
+        seen.append(len(validation))
+        return {1: dict.fromkeys(SELECTIONS, 0.5)}
+
+    monkeypatch.setattr("decoct.synthesis.real.run_trials", measure)
+    assert len(infoutil.distill(images, 1, validation=decoct.load_images(str(sample_part), "test"))) == 4
+    assert seen == [40]
+    with pytest.raises(ValueError, match="validation_fraction must be left out for images in memory"):
+        decoct.InfoUtil(decoct.load_classifier(cautious), validation_fraction=0.1, **options).distill(images, 1)
 
 
 def test_without_validation_images_there_is_nothing_to_choose_by(config):
@@ -139,4 +171,3 @@ def test_random_images_are_drawn_by_the_seed(config, tmp_path):
         rows.append(chosen_rows(folder, 3))
     assert rows[0] == rows[1] != rows[2]
     assert np.unique(rows[0]).size == len(rows[0])
-    assert dataclasses.replace(config(), selection="random").selection == "random"

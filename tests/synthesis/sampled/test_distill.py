@@ -20,12 +20,13 @@ from decoct.config import DistillConfig
 from decoct.data.mosaic import unpack
 from decoct.data.spec import ImageSpec
 from decoct.distilled.dataset import load_distilled
+from decoct.files import read_json
 from decoct.igds.information import default_beta
 from decoct.igds.loading import load_estimator
 from decoct.igds.prior import load_pipeline, prior_fingerprint
 from decoct.models.classifier import fingerprint_of
 from decoct.pipelines.igds.pipeline import IGDSPipeline
-from decoct.run.folder import read_json, write_json
+from decoct.run.folder import write_json
 from decoct.synthesis.distill import distill, plan_distill
 from decoct.synthesis.relabel import view_crops
 from decoct.synthesis.sampled import Chunk, betas_of, chunks_of

@@ -150,17 +150,28 @@ def test_every_setting_of_the_guidance_is_used(sampling, pipeline, options, pass
 # Other priors
 
 
-@pytest.mark.parametrize(("name", "scheduler"), [("ddim", DDIMScheduler), ("dpm_solver", DPMSolverMultistepScheduler)])
-def test_other_samplers(quick, finished, tmp_path, tiny_prior, estimator, name, scheduler):
-    manifest = distill(quick(scheduler=name))
+@pytest.mark.parametrize(
+    ("name", "scheduler", "place"),
+    [("ddim", DDIMScheduler, "sample"), ("dpm_solver", DPMSolverMultistepScheduler, "prediction")],
+)
+def test_other_samplers(quick, finished, tmp_path, tiny_prior, estimator, name, scheduler, place):
+    manifest = distill(quick(scheduler=name, guide_on=place))
     assert manifest["config"]["scheduler"] == name
     stock = DDPMPipeline.from_pretrained(tiny_prior)
     parts = {"transformer": None, "vae": None, "estimator": estimator}
     by_hand = IGDSPipeline(scheduler.from_config(stock.scheduler.config), stock.unet.eval(), **parts)
     tiles = columns(tmp_path / "run", 1)["pixels"]
     for label in (0, 3):
-        assert torch.equal(tiles[label : label + 1], eight_bit(drawn(by_hand, label, seeds_of(label, 0, 1)).images))
+        assert torch.equal(
+            tiles[label : label + 1], eight_bit(drawn(by_hand, label, seeds_of(label, 0, 1), guide_on=place).images)
+        )
     assert difference(tiles, columns(finished(1), 1)["pixels"]) > 1
+
+
+def test_a_sampler_that_does_not_carry_the_guidance_is_refused_with_the_option_that_helps(quick, tmp_path):
+    with pytest.raises(ValueError, match="guide_on must be 'prediction' for DPM.*As options: --guide_on prediction"):
+        distill(quick(scheduler="dpm_solver"))
+    assert not (tmp_path / "run" / "data").exists()
 
 
 def test_an_unconditional_prior_is_led_by_the_guidance_alone(quick, tmp_path, untrained_prior):
@@ -204,7 +215,7 @@ def test_colour_images_and_a_prior_of_another_size(quick, tmp_path, untrained_pr
     changes = {"image_size": 32, "channels": 3, "mean": spec.mean, "std": spec.std, "label_names": spec.label_names}
     prior = untrained_prior(**changes)
     networks = {name: str(tmp_path / name) for name in ("teacher", "estimator")}
-    distill(quick(dataset=str(image_folder), prior=str(prior), **networks))
+    distill(quick(dataset=str(image_folder), prior=str(prior), allow_weak_teacher=True, **networks))
     image = load_dataset(str(tmp_path / "run"), "ipc_1", split="train")[0]["image"]
     assert (image.mode, image.size) == ("RGB", (16, 16))
     pipeline = load_pipeline(prior, load_estimator(networks["estimator"]))

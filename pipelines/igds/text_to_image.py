@@ -1,0 +1,184 @@
+"""Stock text-to-image pipelines as priors of classes: a prompt a class, guided at the steps of their scheduler.
+
+Nothing of a stock pipeline is replaced: its own `__call__` samples, and `InformationGuidance` is attached to its
+scheduler for as long. Without guidance the images are those of the stock pipeline, bit for bit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from diffusers import DiffusionPipeline, ModelMixin, SchedulerMixin
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from .guidance import InformationGuidance, as_estimate, check_estimator, class_names, frozen_copy, information_terms
+from .pipeline import IGDSPipelineOutput
+from .reverse import check_labels, label_ids
+from .schedulers import check_guidance, check_scheduler, with_timesteps
+
+__all__ = ["TEXT_TO_IMAGE", "TextToImagePrior"]
+
+TEXT_TO_IMAGE = (
+    "StableDiffusionPipeline",
+    "StableDiffusionXLPipeline",
+    "StableDiffusion3Pipeline",
+    "FluxPipeline",
+    "PixArtAlphaPipeline",
+    "PixArtSigmaPipeline",
+)
+
+
+class TextToImagePrior:
+    """A text-to-image pipeline of diffusers that samples classes by prompts, under information guidance.
+
+    It is called as `IGDSPipeline` is, and holds its components in the same attributes.
+
+    Args:
+        pipeline: One of `TEXT_TO_IMAGE`; it stays as it is.
+        estimator: A variational estimator, whose classes are sampled.
+        prompts: The prompt of each class of the estimator.
+        guidance_vae: Decodes the latents for the guidance in place of the pipeline's own VAE, as `AutoencoderTiny`.
+        image_size: Side of the images, in pixels. Default: the pipeline's own.
+
+    Raises:
+        ValueError: for another pipeline, an estimator without normalisation or not of colour images, a scheduler that
+            cannot be guided, or prompts that are not one per class.
+    """
+
+    def __init__(
+        self,
+        pipeline: DiffusionPipeline,
+        estimator: PreTrainedModel,
+        prompts: Sequence[str],
+        guidance_vae: nn.Module | None = None,
+        image_size: int | None = None,
+    ) -> None:
+        name = type(pipeline).__name__
+        if name not in TEXT_TO_IMAGE:
+            raise ValueError(f"A text-to-image prior must be one of {list(TEXT_TO_IMAGE)}. Got a {name}.")
+        check_estimator(estimator)
+        if isinstance(prompts, str) or len(prompts) != estimator.config.num_labels:
+            got = repr(prompts) if isinstance(prompts, str) else len(prompts)
+            raise ValueError(
+                f"prompts must have {estimator.config.num_labels} entries, one per class of the estimator. Got {got}."
+            )
+        for vae in filter(None, (pipeline.vae, guidance_vae)):
+            if vae.config.latent_channels != pipeline.vae.config.latent_channels:
+                raise ValueError(
+                    f"guidance_vae must decode the {pipeline.vae.config.latent_channels} channels of the prior's "
+                    f"latents. Got one of {vae.config.latent_channels}."
+                )
+            if vae.config.out_channels != estimator.config.num_channels:
+                raise ValueError(
+                    f"estimator must take images of {vae.config.out_channels} channels, as the prior makes them. "
+                    f"Got one for {estimator.config.num_channels}."
+                )
+        check_scheduler(pipeline.scheduler)
+        self.pipeline, self.estimator, self.prompts = pipeline, estimator, list(prompts)
+        self.guidance_vae, self.image_size = guidance_vae, image_size
+
+    @property
+    def prior(self) -> ModelMixin:
+        """The network that predicts noise or velocity."""
+        return self.pipeline.unet if hasattr(self.pipeline, "unet") else self.pipeline.transformer
+
+    @property
+    def vae(self) -> ModelMixin:
+        """Decodes the latents to images."""
+        return self.pipeline.vae
+
+    @property
+    def scheduler(self) -> SchedulerMixin:
+        """The pipeline's scheduler, which may be exchanged there."""
+        return self.pipeline.scheduler
+
+    @property
+    def networks(self) -> dict[str, nn.Module]:
+        """What the images depend on, by the names of the components."""
+        return {name: part for name, part in self.pipeline.components.items() if isinstance(part, nn.Module)}
+
+    def to(self, device: torch.device | str) -> TextToImagePrior:
+        """Moves pipeline and estimator, unless the pipeline is offloaded and moves itself."""
+        if not any(hasattr(part, "_hf_hook") for part in self.networks.values()):
+            self.pipeline.to(device)
+        self.estimator.to(device)  # type: ignore[arg-type]
+        return self
+
+    def check_guidance(self, guide_on: str, num_inference_steps: int) -> None:
+        """Raises ValueError, with the remedy, if the scheduler does not carry guidance of that kind."""
+        check_guidance(with_timesteps(self.scheduler, num_inference_steps), guide_on)
+
+    def __call__(
+        self,
+        class_labels: Sequence[int | str] | Tensor,
+        beta: float = 1.0,
+        guidance_scale: float = 0.2,
+        num_inference_steps: int = 50,
+        temperature: float = 0.07,
+        guide_on: str = "prediction",
+        reduction: str = "sum",
+        guidance_interval: tuple[float, float, int] = (0.0, 1.0, 1),
+        vae_micro_batch: int | None = None,
+        estimator_micro_batch: int | None = None,
+        softplus: bool = True,
+        classifier_free_guidance_scale: float | None = None,
+        generator: torch.Generator | list[torch.Generator] | None = None,
+        **options: Any,
+    ) -> IGDSPipelineOutput:
+        """Samples one image per class label; the arguments are those of `IGDSPipeline`, but for these.
+
+        Args:
+            classifier_free_guidance_scale: The stock pipeline's `guidance_scale`. Default: its own.
+            **options: Of the stock pipeline, such as `negative_prompt` or `attention_kwargs`.
+
+        Returns:
+            Images in [0, 1] of shape `(batch, channels, height, width)`, with both estimates of each.
+
+        Raises:
+            ValueError: for settings out of range, unknown classes, a scheduler that does not carry the guidance,
+                guidance that is not finite, and images that the pipeline's safety checker blacked out.
+        """
+        labels = label_ids(class_labels, class_names(self.estimator), "estimator")
+        check_labels("class_labels", labels, len(self.prompts), "estimator")
+        guidance = InformationGuidance(
+            estimator=self.estimator,
+            class_labels=labels,
+            beta=beta,
+            guidance_scale=guidance_scale,
+            temperature=temperature,
+            guide_on=guide_on,
+            reduction=reduction,
+            interval=guidance_interval,
+            micro_batch=estimator_micro_batch,
+            vae_micro_batch=vae_micro_batch,
+            softplus=softplus,
+            vae=self.guidance_vae,
+        )
+        if self.image_size is not None:
+            options = {"height": self.image_size, "width": self.image_size, **options}
+        if classifier_free_guidance_scale is not None:
+            options["guidance_scale"] = classifier_free_guidance_scale
+        with guidance.attached(self.pipeline):
+            output = self.pipeline(
+                prompt=[self.prompts[label] for label in labels],
+                num_inference_steps=num_inference_steps,
+                generator=generator,
+                output_type="pt",
+                **options,
+            )
+        flagged = getattr(output, "nsfw_content_detected", None) or []
+        if any(flagged):
+            found = sorted({self.prompts[label] for label, flag in zip(labels, flagged, strict=True) if flag})
+            raise ValueError(
+                f"The prior's safety checker must pass all images, since it blacks them out. Got images of {found}: "
+                "change the prompt or the seed, or load the pipeline without its safety_checker."
+            )
+        images = output.images
+        with torch.no_grad():
+            estimate = as_estimate(frozen_copy(self.estimator).to(images.device))
+            targets = torch.tensor(labels, device=images.device)
+            terms = information_terms(images.float() * 2 - 1, targets, estimate, temperature, estimator_micro_batch)
+        return IGDSPipelineOutput(images, *terms)

@@ -1,0 +1,322 @@
+"""`decoct distill DATASET`: look at the data, train a teacher, distil, train students, and say what came out.
+
+Each step is a script in a process of its own, so that each continues where it was stopped (`decoct.demo.run_steps`).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from decoct.arguments import as_arguments, parse_config
+from decoct.config import DataConfig, DistillConfig, EvaluateConfig, RunConfig, TeacherConfig, WholeConfig
+from decoct.config.data import HELD_OUT
+from decoct.data.held_out import held_out_count, held_out_of
+from decoct.data.loading import class_counts, eval_split_name, load_images, measure_spec
+from decoct.data.spec import ImageSpec
+from decoct.demo import Step, run_steps
+from decoct.evaluation.evaluate import format_evaluation
+from decoct.files import read_json
+from decoct.methods import method_name
+from decoct.models.zoo import build_classifier, load_classifier
+from decoct.run.processes import close, device_name, open_accelerator
+from decoct.training.protocols import epoch_count, load_protocol
+
+__all__ = ["Look", "Plan", "distill_whole", "format_outcome", "look_at", "make_plan", "plan_whole", "whole_steps"]
+
+SIZES = (1, 10, 50)  # images per class, where they are not given
+LOOKED_AT = 200  # images whose sides are looked at
+PASSES = 1_000_000  # images that a teacher sees, where its epochs are not given
+HELD_OUT_SHARE = 0.1  # of a dataset that has no split to measure on
+
+
+@dataclass(frozen=True)
+class Look:
+    """What a dataset is like.
+
+    Args:
+        spec: Its classes, and its images at the side that they are used at.
+        counts: Images of each class of the training split but for those held out, in label order.
+        same_size: Whether images need not be resized.
+        eval_split: Split to measure on; `held_out` where the dataset has none.
+        held_out: Share of each class that is held out of the training split.
+    """
+
+    spec: ImageSpec
+    counts: list[int]
+    same_size: bool
+    eval_split: str
+    held_out: float
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What will be done, and about how long it takes.
+
+    Args:
+        look: The data.
+        folder: Where everything goes.
+        model: Architecture of the students, and of the teacher if one is trained.
+        tiles: Tiles of an image.
+        ipcs: Images per class.
+        epochs: Of the teacher; None if one was given.
+        device: What it is computed on.
+        seconds: Of the teacher, of distilling and of the students, on one process.
+    """
+
+    look: Look
+    folder: Path
+    model: str
+    tiles: int
+    ipcs: list[int]
+    epochs: int | None
+    device: str
+    seconds: tuple[float, float, float]
+
+
+def distill_whole(config: WholeConfig) -> Path:
+    """Runs all steps that are not done, and returns their folder."""
+    plan = make_plan(config)
+    sys.stdout.write(f"{format_plan(config, plan)}\n")
+    sys.stdout.flush()
+    run_steps(whole_steps(config, plan), plan.folder)
+    return plan.folder
+
+
+def plan_whole(config: WholeConfig) -> str:
+    """What `distill_whole` would do; nothing is written."""
+    return format_plan(config, make_plan(config))
+
+
+def look_at(config: WholeConfig) -> Look:
+    """Classes, images of each, side and evaluation split of the configured dataset.
+
+    Images of one size keep it. Others are resized to 32, 64 or 128 pixels, the largest that half of them have.
+
+    Raises:
+        ValueError: If the dataset has no split to measure on, and nothing is held out.
+    """
+    try:
+        eval_split = eval_split_name(config.dataset, config.dataset_config, config.eval_split, config.label_column)
+    except ValueError:
+        eval_split = HELD_OUT
+    share = held_out_share(config.validation_fraction, config.teacher, eval_split)
+    images = load_images(
+        config.dataset,
+        config.train_split,
+        config_name=config.dataset_config,
+        image_column=config.image_column,
+        label_column=config.label_column,
+        image_size=config.image_size or 64,  # allows images of different sizes
+        skip_unreadable=config.skip_unreadable,
+        bit_depth=config.bit_depth,
+    )
+    rows = np.linspace(0, len(images) - 1, min(len(images), LOOKED_AT)).astype(int)
+    sizes = {image.size for image in images.select(rows)["image"]}
+    width, height = next(iter(sizes))
+    same_size = len(sizes) == 1 and width == height
+    median = float(np.median([min(size) for size in sizes]))
+    side = config.image_size or (
+        width if same_size else max((each for each in (32, 64, 128) if each <= median), default=32)
+    )
+    counts = [count - held_out_count(count, share) for count in class_counts(images)]
+    return Look(measure_spec(images, side), counts, same_size, eval_split, share)
+
+
+def held_out_share(asked: float | None, teacher: str | None, eval_split: str) -> float:
+    """The share of each class that is held out: as asked, else as of the given teacher's training, else a tenth where
+    students are measured on it and none otherwise.
+
+    Raises:
+        ValueError: If students are to be measured on what is held out, and that is nothing.
+    """
+    if asked is not None:
+        share = asked
+    elif teacher is not None:
+        share = held_out_of(teacher) or 0.0
+    else:
+        share = HELD_OUT_SHARE if eval_split == HELD_OUT else 0.0
+    if eval_split == HELD_OUT and not share:
+        found = f"validation_fraction {asked:g}" if asked is not None else f"{teacher}, of which no share is known"
+        raise ValueError(
+            "eval_split must be given where a dataset has no test split and nothing is held out of its training "
+            f"split: name one with --eval_split, or take a teacher trained with --validation_fraction "
+            f"{HELD_OUT_SHARE:g}. Got {found}."
+        )
+    return share
+
+
+def make_plan(config: WholeConfig) -> Plan:
+    """The dataset's own settings where none are given, and the time they take.
+
+    Raises:
+        ValueError: If no IPC fits the smallest class.
+    """
+    look = look_at(config)
+    side = look.spec.image_size
+    if config.teacher is not None:
+        side = load_classifier(config.teacher).spec.image_size
+    model = config.model or ("convnet3" if side <= 48 else "convnet4" if side <= 96 else "resnet18")
+    tiles = 4 if side > 96 else 1
+    most = min(min(look.counts), DistillConfig.candidates_per_class or 0) // tiles
+    ipcs = config.ipc or [ipc for ipc in SIZES if ipc <= most]
+    if not ipcs or max(ipcs) > most:
+        name = look.spec.label_names[int(np.argmin(look.counts))]
+        raise ValueError(
+            f"ipc must be at most {most}, which is what the class {name!r} with its {min(look.counts)} images suffices "
+            f"for, at {tiles} tiles an image. Got {ipcs or min(SIZES)}."
+        )
+    images = sum(look.counts)
+    epochs = None if config.teacher is not None else config.epochs or min(100, max(15, round(PASSES / images)))
+    folder = Path(config.output_dir or Path("runs") / Path(config.dataset).resolve().name)
+    accelerator = open_accelerator(config.mixed_precision)
+    per_image = seconds_per_image(model, dataclasses.replace(look.spec, image_size=side), accelerator.device)
+    device = device_name(accelerator.device)
+    close(accelerator)
+    seconds = (
+        per_image * (epochs or 0) * images,
+        per_image * distilling_passes(look, tiles, ipcs),
+        per_image * students_passes(config, look, ipcs),
+    )
+    return Plan(look, folder, model, tiles, ipcs, epochs, device, seconds)
+
+
+def seconds_per_image(model: str, spec: ImageSpec, device: torch.device, size: int = 16) -> float:
+    """Seconds that a forward and backward pass takes per image, from the second of two."""
+    network = build_classifier(model, spec).to(device).train()
+    pixels = torch.rand(size, spec.channels, spec.image_size, spec.image_size, device=device)
+    labels = torch.zeros(size, dtype=torch.long, device=device)
+    began = 0.0
+    for _ in range(2):
+        began = time.perf_counter()
+        F.cross_entropy(network(pixels), labels).backward()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+    return (time.perf_counter() - began) / size
+
+
+def distilling_passes(look: Look, tiles: int, ipcs: list[int]) -> float:
+    """Forward and backward passes of scoring and labelling; a forward pass alone counts as a third."""
+    defaults = DistillConfig(tiles_per_image=4 if tiles == 4 else 1)
+    candidates = sum(min(count, defaults.candidates_per_class or count) for count in look.counts)
+    made = sum(ipcs) * len(look.counts)
+    attributed = (candidates if tiles == 4 else made) * defaults.coalitions / 3
+    return attributed + candidates * (defaults.crops_per_image if tiles == 4 else 1) + made * defaults.slots / 3
+
+
+def students_passes(config: WholeConfig, look: Look, ipcs: list[int]) -> float:
+    """Images that all students see, those on random images among them."""
+    protocol, classes, passes = load_protocol(EvaluateConfig().protocols[0]), len(look.counts), 0
+    for ipc in ipcs:
+        images = ipc * classes
+        epochs = config.student_epochs or epoch_count(protocol, ipc, classes, images)
+        passes += 2 * config.seeds * epochs * images
+    return passes
+
+
+def whole_steps(config: WholeConfig, plan: Plan) -> list[Step]:
+    """Teacher, if none is given, distilled sets and students."""
+    given = {name: getattr(config, name) for name in (each.name for each in dataclasses.fields(DataConfig))}
+    default = DataConfig()
+    data = {
+        name: value
+        for name, value in given.items()
+        if value != getattr(default, name) and name not in ("output_dir", "dry_run")
+    }
+    data["dataset"] = config.dataset
+    if not plan.look.same_size:
+        data["image_size"] = plan.look.spec.image_size
+    if plan.look.eval_split == HELD_OUT:
+        data |= {"validation_fraction": plan.look.held_out}
+    teacher, distilled = plan.folder / "teacher", plan.folder / "distilled"
+
+    def step(title: str, script: str, config_class: type[RunConfig], result: Path, **options: Any) -> Step:
+        words = as_arguments({**data, **options})
+        return Step(title, script, words, parse_config(config_class, words), result)
+
+    training = step(
+        *("teacher", "train_teacher", TeacherConfig, teacher / "training.json"),
+        model=plan.model,
+        epochs=plan.epochs or 1,
+        output_dir=str(teacher),
+    )
+    return [
+        *([training] if config.teacher is None else []),
+        step(
+            *("distilled sets", "distill", DistillConfig, distilled / "manifest.json"),
+            method=config.method,
+            teacher=config.teacher or str(teacher),
+            ipc=plan.ipcs,
+            tiles_per_image=plan.tiles,
+            allow_weak_teacher=config.allow_weak_teacher,
+            output_dir=str(distilled),
+        ),
+        step(
+            *("students", "evaluate", EvaluateConfig, distilled / "results.json"),
+            distilled=str(distilled),
+            students=[plan.model],
+            seeds=config.seeds,
+            epochs=config.student_epochs,
+            ranking=False,
+            eval_split=HELD_OUT if plan.look.eval_split == HELD_OUT else config.eval_split,
+        ),
+    ]
+
+
+def format_plan(config: WholeConfig, plan: Plan) -> str:
+    """The data, the steps and the time, in a few lines."""
+    look, counts, (teacher, distilling, students) = plan.look, plan.look.counts, plan.seconds
+    resized = "" if look.same_size else ", resized"
+    ipcs = ", ".join(map(str, plan.ipcs))
+    first = (
+        f"take {config.teacher} as teacher"
+        if plan.epochs is None
+        else f"train a teacher, {plan.model}, for {plan.epochs} epochs ({minutes(teacher)})"
+    )
+    where = (
+        f"{100 * look.held_out:g} % of each class, held out"
+        if look.eval_split == HELD_OUT
+        else f"the split {look.eval_split}"
+    )
+    return "\n".join(
+        [
+            f"{config.dataset}: {sum(counts):,} images of {len(counts)} classes, {min(counts):,} to {max(counts):,} "
+            f"each, {look.spec.image_size} px{resized}",
+            f"  1. {first}",
+            f"  2. distil by {method_name(config.method)} to {ipcs} images a class ({minutes(distilling)})",
+            f"  3. train {plan.model} on each set and on as many random images; measure on {where} "
+            f"({minutes(students)})",
+            f"About {minutes(sum(plan.seconds))} on this machine ({plan.device}). Everything goes to {plan.folder}; "
+            "the same command continues.",
+        ]
+    )
+
+
+def minutes(seconds: float) -> str:
+    """A time in words, rounded up."""
+    if seconds < 60:
+        return "1 minute"
+    return f"{seconds / 60:.0f} minutes" if seconds < 7200 else f"{seconds / 3600:.0f} hours"
+
+
+def format_outcome(folder: Path) -> str:
+    """The table, the report, and how to load and publish the sets."""
+    distilled = folder / "distilled"
+    ipc = max(read_json(distilled / "manifest.json")["ipcs"])
+    return "\n".join(
+        [
+            format_evaluation(read_json(distilled / "results.json")),
+            "",
+            f"See      {(distilled / 'report.html').resolve()}",
+            f'Load     load_dataset("{distilled}", "ipc_{ipc}", split="train")',
+            f"Publish  decoct publish {distilled} --push_to_hub USER/{folder.name}",
+        ]
+    )

@@ -1,0 +1,97 @@
+"""Stored logits beside those of a teacher, and where mixed views lie."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from decoct.config import DistillConfig, VerifyConfig
+from decoct.hub.verify import Report, verify
+from decoct.synthesis.distill import distill
+
+
+@pytest.fixture(scope="module")
+def made(once, sample_part, trained_teacher):
+    """Sets of all kinds of stored logits, by name."""
+
+    def make(folder: Path) -> None:
+        shared = {"dataset": str(sample_part), "teacher": str(trained_teacher), "method": "random", "slots": 6}
+        for name, options in {
+            "eight bits": {"views": 2, "ipc": [1, 2]},
+            "four bits": {"label_bits": 4, "tiles_per_image": 4, "ipc": [2]},
+            "largest": {"label_top_k": 2, "label_teacher": ["early", "converged"], "ipc": [2]},
+        }.items():
+            distill(DistillConfig(output_dir=str(folder / name), **shared, **options))
+
+    return once("labels-to-verify", make)
+
+
+def check(folder: Path, *teachers: Path) -> Report:
+    return verify(VerifyConfig(source=str(folder), teacher=list(map(str, teachers))))
+
+
+def test_the_teacher_that_labelled_says_what_is_stored(made, trained_teacher):
+    both = trained_teacher, trained_teacher / "epoch_2"
+    for name, teachers, kinds in (
+        ("eight bits", both, 6),  # the early one has no part in it
+        ("four bits", both[:1], 2),
+        ("largest", both[::-1], 2),
+    ):
+        report = check(made / name, *teachers)
+        assert report.ok and report.checked[-1] == "teacher", str(report)
+        assert len(report.measured) == kinds and all("largest error" in line for line in report.measured)
+    line = next(line for line in check(made / "eight bits", both[0]).measured if "slot_codes" in line)
+    assert float(line.split("(")[1].split()[0]) <= 0.6, "steps of the quantisation"
+
+
+@pytest.mark.parametrize("name", ["eight bits", "four bits", "largest"])
+def test_another_teacher_is_told_by_a_row_and_a_slot(name, made, trained_teacher):
+    report = check(made / name, trained_teacher / "epoch_4")
+    assert not report.ok and {problem.check for problem in report.problems} == {"teacher"}
+    (line,) = [str(problem) for problem in report.problems if "ipc_2" in str(problem) and "slot_codes" in str(problem)]
+    assert "data/ipc_2: slot_codes at row " in line and ", slot " in line and "epoch_4 says: off by " in line
+
+
+def test_without_a_teacher_nothing_is_compared(made, trained_teacher, sample_part):
+    report = check(made / "eight bits")
+    assert report.ok and "teacher" not in report.checked and report.measured == []
+    assert "  teacher   not checked" in str(report)
+
+
+def test_teachers_of_other_images_are_refused(made, tmp_path):
+    from worlds import write_teacher
+
+    write_teacher(tmp_path / "other")
+    with pytest.raises(ValueError, match="label names|labels"):
+        check(made / "eight bits", tmp_path / "other")
+
+
+@pytest.mark.parametrize("change", [{"seed": 1}, {"view_scale": 0.09}])
+def test_a_manifest_that_moves_the_mixed_views_is_noticed(change, made, tmp_path):
+    folder = Path(shutil.copytree(made / "four bits", tmp_path / "run"))
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest["config"] |= change
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    (problem,) = [each for each in check(folder).problems if each.check == "views"]
+    assert "seed and view_scale give mixed views" in str(problem) and manifest["mixed_views"]["2"] in str(problem)
+
+
+@pytest.mark.parametrize(("row", "words"), [
+    ([1, 1], "are not different ones in rising order: row 3"),
+    ([2, 0], "are not different ones in rising order: row 3"),
+    ([0, 9], "a class of a mixed view's logits is not one of the 4: row 3"),
+])  # fmt: skip
+def test_classes_of_the_largest_logits_are_checked(row, words, made, tmp_path):
+    from .test_verify import change_rows
+
+    folder = Path(shutil.copytree(made / "largest", tmp_path / "run"))
+    name = next(path.relative_to(folder).as_posix() for path in folder.glob("data/ipc_2/*.parquet"))
+
+    def change(columns):
+        columns["slot_classes"][3] = [row, *columns["slot_classes"][3][1:]]
+
+    change_rows(folder, change, name)
+    assert words in str(check(folder))

@@ -1,0 +1,186 @@
+"""IGDSPipeline among the pipelines of diffusers: components, class names, offloading, interruption, variants."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+from diffusers import (
+    AutoencoderKL,
+    DDIMScheduler,
+    DDPMPipeline,
+    DDPMScheduler,
+    DiTPipeline,
+    DPMSolverMultistepScheduler,
+    PNDMScheduler,
+    ScoreSdeVeScheduler,
+)
+from torch import nn
+
+from decoct.igds.prior import load_pipeline
+from decoct.pipelines.igds.guidance import frozen_copy
+from decoct.pipelines.igds.pipeline import IGDSPipeline
+
+LABELS = [0, 1, 1]
+NAMES = {0: "tench, Tinca tinca", 1: "goldfish", 2: "class 1"}
+
+
+def sample(pipeline: Any, labels: Any = LABELS, **options: Any) -> Any:
+    pipeline.set_progress_bar_config(disable=True)
+    generator = torch.Generator().manual_seed(0)
+    return pipeline(labels, **{"num_inference_steps": 3, "output_type": "pt", "generator": generator, **options})
+
+
+def test_components_of_another_kind_are_refused(make_unet, make_dit, make_estimator):
+    (transformer, vae), unet, scheduler = make_dit(), make_unet(), DDPMScheduler()
+    for components, message in (
+        ((None, unet, None, None, None), "scheduler must be a SchedulerMixin. Got a NoneType"),
+        ((scheduler, transformer, None, None, None), "unet must be a UNet2DModel. Got a DiTTransformer2DModel"),
+        ((scheduler, None, unet, vae, None), "transformer must be a DiTTransformer2DModel. Got a UNet2DModel"),
+        (
+            (scheduler, None, transformer, unet, None),
+            "vae must be a AutoencoderKL or AutoencoderTiny. Got a UNet2DModel",
+        ),
+        ((scheduler, unet, None, None, nn.Linear(1, 1)), "estimator must be a PreTrainedModel. Got a Linear"),
+        ((scheduler, make_unet(out_channels=5), None, None, None), "Got 3 in and 5 out"),
+        (
+            (scheduler, make_unet(class_embed_type="timestep"), None, None, None),
+            "class_embed_type of the unet must be None",
+        ),
+        ((scheduler, make_unet(sample_size=None), None, None, None), "unet must have its sample_size"),
+        (
+            (scheduler, None, transformer, AutoencoderKL(latent_channels=3), None),
+            "latents of the prior's 4 channels. Got 3",
+        ),
+        ((ScoreSdeVeScheduler(), unet, None, None, None), "Got ScoreSdeVeScheduler: "),
+    ):
+        with pytest.raises(ValueError, match=message):
+            IGDSPipeline(*components)
+
+
+def test_a_learned_variance_is_converted_for_other_samplers(make_dit, make_estimator, tmp_path):
+    transformer, vae = make_dit()
+    scheduler = DDPMScheduler(variance_type="learned_range", clip_sample=False)
+    DiTPipeline(transformer, vae, scheduler).save_pretrained(tmp_path)
+    for name in ("ddpm", "ddim", "dpm_solver"):
+        place = "prediction" if name == "dpm_solver" else "sample"
+        pipeline = load_pipeline(tmp_path, make_estimator(), name)
+        assert torch.isfinite(sample(pipeline, guide_on=place).images).all()
+    own = DPMSolverMultistepScheduler.from_config(scheduler.config)
+    with pytest.raises(
+        ValueError, match="variance_type must be None for DPMSolverMultistepScheduler.*variance_type=None"
+    ):
+        IGDSPipeline(own, None, transformer, vae, None)
+
+
+@pytest.mark.parametrize("kind", [DDPMScheduler, DDIMScheduler])
+def test_dynamic_thresholding_is_that_of_the_scheduler(make_unet, make_estimator, kind):
+    pipeline = IGDSPipeline(kind(thresholding=True), make_unet(), None, None, make_estimator())
+    for place in ("sample", "x0_pred", "prediction"):
+        assert torch.isfinite(sample(pipeline, guide_on=place).images).all()
+
+
+def test_guidance_a_scheduler_does_not_carry_is_refused_before_a_step(make_unet, make_estimator):
+    unet = make_unet()
+    pipeline = IGDSPipeline(PNDMScheduler(), unet, None, None, make_estimator())
+    unet.forward = None  # a step would fail
+    for place, message in (("sample", "guide_on must be 'prediction' for PNDM"), ("prediction", "carry guidance of")):
+        with pytest.raises(ValueError, match=message):
+            sample(pipeline, guide_on=place, num_inference_steps=10)
+        with pytest.raises(ValueError, match=message):
+            pipeline.check_guidance(place, 10)
+    del unet.forward
+    assert torch.isfinite(sample(pipeline, guidance_scale=0.0, num_inference_steps=10).images).all()
+
+
+def test_classes_by_name(make_dit, make_unet, make_estimator):
+    pipeline = IGDSPipeline(DDIMScheduler(), None, *make_dit(), make_estimator(), id2label=NAMES)
+    assert pipeline.get_label_ids(["goldfish", "Tinca tinca"]) == [1, 0] and pipeline.get_label_ids("tench") == [0]
+    # "class 1" is 1 for the estimator, and 2 for the prior.
+    by_name, by_id = sample(pipeline, ["class 1"] * 2), sample(pipeline, [1, 1], prior_class_labels=[2, 2])
+    assert torch.equal(by_name.images, by_id.images)
+    named = sample(pipeline, [1, 1], prior_class_labels=["goldfish", "tench"])
+    assert torch.equal(named.images, sample(pipeline, [1, 1], prior_class_labels=[1, 0]).images)
+    unet = IGDSPipeline(DDIMScheduler(), make_unet(entries=4), None, None, make_estimator())
+    assert torch.equal(sample(unet, ["class 0", "class 1", "class 1"]).images, sample(unet).images)
+    with pytest.raises(ValueError, match="class_labels must be a list, one entry per image. Got '12'"):
+        sample(unet, "12")
+    with pytest.raises(ValueError, match=r"names of classes of the estimator, as \['class 0', .*Got \['cat'\]"):
+        sample(unet, ["cat", "class 1"])
+
+
+def test_class_names_are_saved_with_the_pipeline(make_dit, make_estimator, tmp_path):
+    IGDSPipeline(DDIMScheduler(), None, *make_dit(), make_estimator(), id2label=NAMES).save_pretrained(tmp_path)
+    assert load_pipeline(tmp_path, None).get_label_ids(["goldfish"]) == [1]
+
+
+def test_from_pipe_takes_what_there_is(make_unet, make_dit, make_estimator):
+    stock, estimator = DDPMPipeline(make_unet(), DDPMScheduler()), make_estimator()
+    pipeline = IGDSPipeline.from_pipe(stock, estimator=estimator)
+    assert pipeline.unet is stock.unet and pipeline.transformer is None and pipeline.estimator is estimator
+    dit = IGDSPipeline.from_pipe(DiTPipeline(*make_dit(), DDIMScheduler()))
+    assert dit.unet is None and dit.vae is not None and dit.estimator is None
+
+
+def test_a_callback_interrupts_the_sampling(make_unet, make_estimator):
+    pipeline = IGDSPipeline(DDPMScheduler(), make_unet(), None, None, make_estimator())
+    steps = []
+
+    def callback(pipe: Any, step: int, timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
+        steps.append(step)
+        pipe._interrupt = step == 1
+        return {}
+
+    output = sample(pipeline, num_inference_steps=5, callback_on_step_end=callback)
+    assert steps == [0, 1] and output.prototype.shape == (3,)
+    assert sample(pipeline, num_inference_steps=5).images.shape == (3, 3, 8, 8) and not pipeline.interrupt
+
+
+def test_offloading_changes_nothing(make_dit, make_estimator):
+    transformer, vae = make_dit()
+    pipeline = IGDSPipeline(DDIMScheduler(), None, transformer, vae, make_estimator())
+    expected = sample(pipeline)
+    try:
+        pipeline.enable_model_cpu_offload(device="cpu")
+        offloaded = sample(pipeline)
+        torch.testing.assert_close(offloaded.images, expected.images)
+        again = sample(pipeline)
+        torch.testing.assert_close(again.prototype, expected.prototype)
+    finally:
+        pipeline.remove_all_hooks()
+
+
+def test_frozen_copies_have_no_hooks(make_dit):
+    """Sequential offloading keeps the weights in its hooks; the module itself has none."""
+    from accelerate import cpu_offload
+
+    _, vae = make_dit()
+    plain, offloaded = copy.deepcopy(vae), copy.deepcopy(vae)
+    cpu_offload(offloaded, torch.device("cpu"))
+    assert next(offloaded.parameters()).is_meta
+    frozen = frozen_copy(offloaded)
+    assert not any(hasattr(part, "_hf_hook") for part in frozen.modules())
+    assert all(hasattr(part, "_hf_hook") for part in offloaded.modules() if list(part.parameters(recurse=False)))
+    latents = torch.randn(1, 4, 4, 4, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(frozen.decode(latents).sample, plain.decode(latents).sample)
+
+
+def test_variants_and_safetensors(make_unet, tmp_path):
+    DDPMPipeline(make_unet(), DDPMScheduler()).save_pretrained(tmp_path, variant="fp16")
+    assert load_pipeline(tmp_path, None, variant="fp16").unet is not None
+    with pytest.raises(ValueError, match="prior must be .*cannot be loaded"):
+        load_pipeline(tmp_path, None)
+    with pytest.raises(ValueError, match="use_safetensors must be True or left out"):
+        IGDSPipeline.from_pretrained(tmp_path, estimator=None, variant="fp16", use_safetensors=False)
+
+
+def test_passes_of_each_network_change_nothing(make_dit, make_estimator):
+    pipeline = IGDSPipeline(DDIMScheduler(), None, *make_dit(), make_estimator())
+    expected = sample(pipeline)
+    for sizes in ({"vae_micro_batch": 2}, {"estimator_micro_batch": 1}, {"micro_batch": 2, "vae_micro_batch": 1}):
+        output = sample(pipeline, **sizes)
+        torch.testing.assert_close(output.images, expected.images, rtol=1e-4, atol=1e-4)
+    with pytest.raises(ValueError, match="vae_micro_batch must be at least 1. Got 0"):
+        sample(pipeline, vae_micro_batch=0)

@@ -1,0 +1,116 @@
+"""Every scheduler that diffusers has carries guidance to the final sample, or is refused."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from diffusers import (
+    DDIMScheduler,
+    DDPMScheduler,
+    DPMSolverMultistepScheduler,
+    EDMEulerScheduler,
+    FlowMatchEulerDiscreteScheduler,
+    UniPCMultistepScheduler,
+    schedulers,
+)
+
+from decoct.pipelines.igds.schedulers import SERVED, check_scheduler, level, prediction_steps, with_timesteps
+
+ROOT = Path(__file__).parents[2]
+STEPS = 6
+NAMES = sorted(name for name in dir(schedulers) if name.endswith("Scheduler"))
+
+
+@pytest.fixture(scope="module")
+def benchmark() -> Any:
+    """The benchmark that measures the same with more steps and configurations."""
+    sys.path.insert(0, str(ROOT / "tests" / "benchmarks"))
+    try:
+        from loading import load
+    finally:
+        sys.path.pop(0)
+    return load("schedulers")
+
+
+@pytest.mark.parametrize("place", ["sample", "prediction"])
+def test_guidance_of_one_step_arrives_or_is_refused(benchmark, place):
+    served = {}
+    for name, options, scheduler in benchmark.configurations():
+        if options or name not in SERVED:
+            continue
+        found = benchmark.measure(scheduler, STEPS, (place,))[place]
+        served[name] = "shares" in found
+        if served[name]:
+            assert all(0.95 <= share <= 1.05 for share in found["shares"]), (name, found)
+        else:
+            assert name in found["refused"] and "from_config" in found["refused"]
+    assert set(served) == set(SERVED)
+    assert served["DDPMScheduler"] and served["DDIMScheduler"] and served["EulerDiscreteScheduler"]
+    for name in ("DPMSolverMultistepScheduler", "UniPCMultistepScheduler", "EDMDPMSolverMultistepScheduler"):
+        assert served[name] == (place == "prediction")
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name not in SERVED])
+def test_other_schedulers_are_refused_by_name(name):
+    kind = getattr(schedulers, name)
+    with pytest.raises(ValueError, match=f"Got {name}: "):
+        check_scheduler(kind.__new__(kind))
+
+
+def test_the_record_has_every_scheduler():
+    records = json.loads((ROOT / "benchmarks" / "results" / "schedulers.json").read_text("utf-8"))
+    assert {record["scheduler"] for record in records} == set(NAMES)
+    for record in records:
+        for place in ("sample", "prediction"):
+            assert all(0.95 <= share <= 1.05 for share in record[place].get("shares", []))
+            assert ("shares" in record[place]) != ("refused" in record[place])
+
+
+@pytest.mark.parametrize(
+    ("scheduler", "message"),
+    [
+        (DDIMScheduler(prediction_type="flow"), "prediction_type of the scheduler must be one of .*Got 'flow'"),
+        (UniPCMultistepScheduler(prediction_type="flow_prediction"), "use_flow_sigmas of UniPC.* must be True"),
+        (UniPCMultistepScheduler(use_flow_sigmas=True), "use_flow_sigmas of UniPCMultistepScheduler must be True"),
+        (
+            DPMSolverMultistepScheduler(variance_type="learned_range"),
+            "variance_type must be None for DPM.*Got 'learned",
+        ),
+        (
+            EDMEulerScheduler(prediction_type="sample"),
+            "must be able to step as it is configured. Got EDMEulerScheduler: ",
+        ),
+    ],
+)
+def test_configurations_that_cannot_be_converted_are_refused(scheduler, message):
+    with pytest.raises(ValueError, match=message):
+        check_scheduler(scheduler, channels=4)
+
+
+def test_measuring_leaves_a_scheduler_as_it_is():
+    scheduler = UniPCMultistepScheduler()
+    scheduler.set_timesteps(4)
+    before = {key: value for key, value in vars(scheduler).items() if not isinstance(value, torch.Tensor)}
+    state = torch.random.get_rng_state()
+    prediction_steps(scheduler)
+    assert {key: value for key, value in vars(scheduler).items() if not isinstance(value, torch.Tensor)} == before
+    assert torch.equal(torch.random.get_rng_state(), state)
+
+
+def test_levels_are_those_of_the_forward_process():
+    for kind in (DDPMScheduler, DDIMScheduler, DPMSolverMultistepScheduler, UniPCMultistepScheduler):
+        scheduler = with_timesteps(kind(), 5)
+        for index, timestep in enumerate(scheduler.timesteps):
+            parts = (torch.ones(1), torch.zeros(1))
+            expected = [
+                float(scheduler.add_noise(image, noise, timestep[None])) for image, noise in (parts, parts[::-1])
+            ]
+            assert level(scheduler, index) == pytest.approx(expected, abs=2e-3)
+    flow = with_timesteps(FlowMatchEulerDiscreteScheduler(), 4)
+    assert [round(sum(level(flow, index)), 6) for index in range(5)] == [1.0] * 5
+    assert level(flow, 4) == (1.0, 0.0)

@@ -1,0 +1,217 @@
+"""Stock text-to-image pipelines under guidance: each family, tiny and random."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from diffusers import AutoencoderTiny, DDIMScheduler, DiTPipeline, EulerDiscreteScheduler, PNDMScheduler
+from text_to_image import FAMILIES, build
+
+from decoct.pipelines.igds.guidance import InformationGuidance, information_gradient
+from decoct.pipelines.igds.reverse import decode_latents, unpacked_latents
+from decoct.pipelines.igds.text_to_image import TextToImagePrior
+
+LABELS, PROMPTS, STEPS = [0, 1, 1], ["a photo of a cat", "a photo of a dog", "a tree"], 3
+
+
+@pytest.fixture(scope="module")
+def make_prior(make_estimator, tmp_path_factory) -> Any:
+    """A prior of a family, with a scheduler that it can be guided with."""
+    built: dict[str, Any] = {}
+
+    def make(family: str, **options: Any) -> TextToImagePrior:
+        if family not in built:
+            built[family] = build(family, tmp_path_factory.mktemp("tokenizer"))
+        pipeline = built[family]
+        if isinstance(pipeline.scheduler, PNDMScheduler):
+            pipeline.scheduler = DDIMScheduler.from_config(pipeline.scheduler.config)
+        return TextToImagePrior(pipeline, make_estimator(), PROMPTS, **options)
+
+    return make
+
+
+def options_of(family: str, seeded: Any) -> dict[str, Any]:
+    """PixArt resizes images of this size otherwise."""
+    extra = {"use_resolution_binning": False} if family == "pixart" else {}
+    return {"num_inference_steps": STEPS, "generator": seeded(3), **extra}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_unguided_is_the_stock_pipeline_and_guidance_raises_the_prototype(make_prior, seeded, family):
+    prior = make_prior(family)
+    stock = prior.pipeline(
+        prompt=[PROMPTS[label] for label in LABELS], output_type="pt", **options_of(family, seeded)
+    ).images
+    plain = prior(LABELS, guidance_scale=0.0, **options_of(family, seeded))
+    assert torch.equal(plain.images, stock)
+    guided = prior(LABELS, guidance_scale=2.0, beta=0.0, **options_of(family, seeded))
+    assert guided.prototype.sum() > plain.prototype.sum()
+    assert torch.isfinite(guided.images).all() and guided.images.shape == stock.shape
+    assert "step" not in vars(prior.scheduler)
+    again = prior(LABELS, guidance_scale=0.0, **options_of(family, seeded))
+    assert torch.equal(again.images, stock), "guidance leaves nothing behind"
+
+
+@pytest.mark.parametrize("family", ["stable_diffusion_xl", "flux"])
+def test_both_ways_into_the_sampling_agree(make_prior, seeded, family):
+    """Euler's steps are of first order: what enters the prediction moves the next sample as far."""
+    prior = make_prior(family)
+    images = [
+        prior(LABELS, guidance_scale=0.5, guide_on=place, **options_of(family, seeded)).images
+        for place in ("x0_pred", "prediction")
+    ]
+    torch.testing.assert_close(images[0], images[1], rtol=1e-3, atol=1e-4)
+
+
+def test_packed_latents_are_those_that_are_decoded(make_prior, seeded):
+    prior = make_prior("flux")
+    latents = torch.randn(2, 4, 6, 10, generator=torch.Generator().manual_seed(0))
+    packed = prior.pipeline._pack_latents(latents, 2, 4, 6, 10)
+    size = (6 * prior.pipeline.vae_scale_factor, 10 * prior.pipeline.vae_scale_factor)
+    assert torch.equal(unpacked_latents(prior.pipeline, packed, size), latents)
+    with pytest.raises(ValueError, match="image_size must be"):
+        unpacked_latents(prior.pipeline, packed, None)
+    expected = prior.vae.decode(latents / 0.3611 + 0.1159).sample
+    torch.testing.assert_close(decode_latents(prior.vae, latents), expected)
+
+
+def test_a_small_vae_decodes_for_the_guidance(make_prior, seeded):
+    small = AutoencoderTiny(
+        encoder_block_out_channels=(4, 4),
+        decoder_block_out_channels=(4, 4),
+        num_encoder_blocks=(1, 1),
+        num_decoder_blocks=(1, 1),
+    )
+    prior = make_prior("stable_diffusion", guidance_vae=small)
+    guided = prior(LABELS, guidance_scale=2.0, beta=0.0, **options_of("", seeded))
+    own = make_prior("stable_diffusion")(LABELS, guidance_scale=2.0, beta=0.0, **options_of("", seeded))
+    assert torch.isfinite(guided.images).all() and not torch.equal(guided.images, own.images)
+    other = AutoencoderTiny(latent_channels=16)
+    with pytest.raises(
+        ValueError, match="guidance_vae must decode the 4 channels of the prior's latents. Got one of 16"
+    ):
+        make_prior("stable_diffusion", guidance_vae=other)
+
+
+def test_passes_of_the_vae_and_of_the_estimator_change_nothing(make_prior, seeded):
+    prior = make_prior("stable_diffusion")
+    images = [
+        prior(
+            LABELS, guidance_scale=0.5, vae_micro_batch=vae, estimator_micro_batch=estimator, **options_of("", seeded)
+        ).images
+        for vae, estimator in ((None, None), (2, None), (1, 3), (2, 2))
+    ]
+    for each in images[1:]:
+        torch.testing.assert_close(each, images[0], rtol=1e-4, atol=1e-5)
+
+
+def test_half_precision(make_prior, seeded):
+    prior = make_prior("stable_diffusion_xl")
+    try:
+        prior.pipeline.to(dtype=torch.bfloat16)
+        guided = prior(LABELS, **options_of("", seeded))
+        assert guided.images.dtype == torch.bfloat16 and torch.isfinite(guided.images).all()
+    finally:
+        prior.pipeline.to(dtype=torch.float32)
+
+
+def test_a_callback_knows_the_scale_of_the_samples(make_prior, make_estimator):
+    """Euler's samples are as large as their noise: the guidance sees them on the scale that the network sees."""
+    prior, estimator = make_prior("stable_diffusion_xl"), make_estimator()
+    pipeline = prior.pipeline
+    pipeline.scheduler.set_timesteps(4)
+    sigma = float(pipeline.scheduler.sigmas[2])
+    scale = (1 + sigma**2) ** 0.5
+    latents = torch.randn(3, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+    guidance = InformationGuidance(estimator=estimator, class_labels=LABELS, guidance_scale=1.0, softplus=False)
+    pipeline._num_timesteps = 4
+    moved = guidance(pipeline, 1, 0, {"latents": scale * latents})["latents"]
+
+    def estimate(part: torch.Tensor) -> Any:
+        pixels = decode_latents(pipeline.vae, part) / 2 + 0.5
+        pixels = torch.nn.functional.interpolate(pixels, (8, 8), mode="bilinear", antialias=True)
+        output = estimator(pixel_values=(pixels - 0.4) / 0.3)
+        return output.embeddings, output.logits
+
+    gradient, _, _ = information_gradient(latents, torch.tensor(LABELS), estimate, 1.0, 0.07)
+    torch.testing.assert_close((moved - scale * latents) / scale, gradient, rtol=1e-2, atol=1e-5)
+
+
+def test_a_callback_follows_the_pipeline_it_is_used_with(make_prior, make_estimator):
+    guidance = InformationGuidance(estimator=make_estimator(), class_labels=LABELS, guidance_scale=1.0)
+    latents = torch.randn(3, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+    moved = {}
+    for family in ("stable_diffusion", "stable_diffusion_3", "stable_diffusion"):
+        pipeline = make_prior(family).pipeline
+        pipeline.scheduler.set_timesteps(4)
+        pipeline._num_timesteps = 4
+        fresh = InformationGuidance(estimator=make_estimator(), class_labels=LABELS, guidance_scale=1.0)
+        moved[family], expected = (each(pipeline, 1, 0, {"latents": latents})["latents"] for each in (guidance, fresh))
+        assert torch.equal(moved[family], expected)
+    assert not torch.equal(moved["stable_diffusion"], moved["stable_diffusion_3"])
+
+
+def test_options_reach_the_stock_pipeline(make_prior, seeded):
+    prior = make_prior("stable_diffusion", image_size=24)
+    options = options_of("", seeded)
+    large = prior(LABELS, guidance_scale=0.0, classifier_free_guidance_scale=1.0, **options)
+    assert large.images.shape == (3, 3, 24, 24)
+    options = options_of("", seeded)
+    expected = prior.pipeline(
+        prompt=[PROMPTS[label] for label in LABELS],
+        guidance_scale=1.0,
+        height=24,
+        width=24,
+        output_type="pt",
+        **options,
+    )
+    assert torch.equal(large.images, expected.images)
+
+
+def test_images_that_a_safety_checker_blacks_out_are_refused(make_prior, seeded, monkeypatch):
+    prior = make_prior("stable_diffusion")
+    check = lambda image, device, dtype: (image, [False, True, False])  # noqa: E731
+    monkeypatch.setattr(prior.pipeline, "run_safety_checker", check)
+    with pytest.raises(ValueError, match="safety checker must pass all images.*a photo of a dog"):
+        prior(LABELS, **options_of("", seeded))
+
+
+def test_what_cannot_be_guided_is_refused(make_prior, make_estimator, make_dit, seeded):
+    dit = DiTPipeline(*make_dit(), DDIMScheduler())
+    with pytest.raises(ValueError, match=r"must be one of \['StableDiffusionPipeline', .*Got a DiTPipeline"):
+        TextToImagePrior(dit, make_estimator(), PROMPTS)
+    prior = make_prior("stable_diffusion")
+    for prompts, got in ((PROMPTS[:2], "2"), ("a {label}", "'a {label}'")):
+        with pytest.raises(ValueError, match=f"prompts must have 3 entries, one per class of the estimator. Got {got}"):
+            TextToImagePrior(prior.pipeline, make_estimator(), prompts)
+    with pytest.raises(
+        ValueError, match="estimator must take images of 3 channels, as the prior makes them. Got one for 1"
+    ):
+        TextToImagePrior(prior.pipeline, make_estimator(channels=1), PROMPTS)
+    with pytest.raises(ValueError, match=r"class_labels must be in \[0, 2\]"):
+        prior([3], **options_of("", seeded))
+    with pytest.raises(ValueError, match=r"class_labels must be a list.*Got '012'"):
+        prior("012", **options_of("", seeded))
+    guidance = InformationGuidance(estimator=make_estimator(), class_labels=LABELS, guide_on="prediction")
+    with pytest.raises(ValueError, match="guide_on must be 'sample' for a callback"):
+        guidance(prior.pipeline, 0, 0, {"latents": torch.zeros(3, 4, 8, 8)})
+    wrong = torch.zeros(3, 16, 64)
+    with pytest.raises(ValueError, match=r"Got StableDiffusionPipeline, whose latents are \(3, 16, 64\)"):
+        unpacked_latents(prior.pipeline, wrong, None)
+
+
+def test_the_scheduler_may_be_exchanged(make_prior, seeded):
+    prior = make_prior("stable_diffusion")
+    own = prior.pipeline.scheduler
+    try:
+        prior.pipeline.scheduler = EulerDiscreteScheduler.from_config(own.config)
+        assert torch.isfinite(prior(LABELS, **options_of("", seeded)).images).all()
+        prior.pipeline.scheduler = PNDMScheduler.from_config(own.config)
+        with pytest.raises(ValueError, match="Got PNDMScheduler, whose step .* carries"):
+            prior(LABELS, **{**options_of("", seeded), "num_inference_steps": 10})
+        with pytest.raises(ValueError, match="guide_on must be 'prediction' for PNDMScheduler"):
+            prior(LABELS, guide_on="sample", **options_of("", seeded))
+    finally:
+        prior.pipeline.scheduler = own

@@ -1,0 +1,124 @@
+"""`decoct distill DATASET`: what it finds out about a dataset, what it plans, and that it ends with a report."""
+
+from __future__ import annotations
+
+import runpy
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from decoct.cli import main
+from decoct.config import DistillConfig, EvaluateConfig, TeacherConfig, WholeConfig
+from decoct.run.folder import write_json
+from decoct.whole import format_plan, look_at, make_plan, plan_whole, whole_steps
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory) -> Path:
+    """Photos of different sizes in class folders without splits: 20 of each of two classes."""
+    folder = tmp_path_factory.mktemp("photos")
+    generator = np.random.default_rng(0)
+    for label, name in enumerate(("cat", "dog")):
+        (folder / name).mkdir()
+        for number in range(20):
+            pixels = generator.integers(0, 150, (70 + number, 90, 3)).astype(np.uint8)
+            pixels[..., label] += 100
+            Image.fromarray(pixels).save(folder / name / f"{number}.png")
+    return folder
+
+
+def test_photos_of_different_sizes_without_a_test_split_are_resized_and_a_tenth_is_held_out(photos, tmp_path):
+    config = WholeConfig(dataset=str(photos), output_dir=str(tmp_path / "out"))
+    look = look_at(config)
+    assert (look.spec.image_size, look.same_size, look.eval_split, look.counts) == (64, False, "held_out", [18, 18])
+    plan = make_plan(config)
+    assert (plan.model, plan.tiles, plan.ipcs, plan.epochs) == ("convnet4", 1, [1, 10], 100)
+    teacher, distilled, students = (step.config for step in whole_steps(config, plan))
+    assert isinstance(teacher, TeacherConfig) and isinstance(distilled, DistillConfig)
+    assert isinstance(students, EvaluateConfig)
+    for each in (teacher, distilled, students):
+        assert (each.dataset, each.image_size, each.validation_fraction) == (str(photos), 64, 0.1)
+    assert distilled.teacher == teacher.output_dir and students.distilled == distilled.output_dir
+    assert students.eval_split == "held_out" and students.baseline
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(("share", "left"), [(None, 18), (0.25, 15), (0.01, 19)])
+def test_what_is_held_out_is_planned_as_it_will_be(photos, share, left):
+    config = WholeConfig(dataset=str(photos), validation_fraction=share)
+    plan = make_plan(config)
+    assert plan.look.counts == [left, left], "at least one of each class is held out"
+    assert f"measure on {100 * (share or 0.1):g} % of each class, held out (" in format_plan(config, plan)
+    assert {step.config.validation_fraction for step in whole_steps(config, plan)} == {share or 0.1}
+
+
+def test_a_given_teacher_says_what_is_held_out_where_there_is_no_split_to_measure_on(photos, tmp_path):
+    def share(trained: float | None, **options) -> float:
+        write_json(tmp_path / "training.json", {"config": {"validation_fraction": trained}})
+        return look_at(WholeConfig(dataset=str(photos), teacher=str(tmp_path), **options)).held_out
+
+    assert share(0.2) == 0.2
+    assert share(0.2, validation_fraction=0.3) == 0.3, "refused by the step that distils, which names the teacher's"
+    for options in ({}, {"validation_fraction": 0.0}, {"eval_split": "held_out"}):
+        with pytest.raises(ValueError, match="^eval_split must be given .* trained with --validation_fraction 0.1"):
+            share(None, **options)
+    assert share(None, eval_split="train") == 0
+
+
+def test_a_share_of_0_is_none_and_not_the_default(photos, sample_part):
+    with pytest.raises(ValueError, match=r"^eval_split must be given .* Got validation_fraction 0\.$"):
+        look_at(WholeConfig(dataset=str(photos), validation_fraction=0.0))
+    look = look_at(WholeConfig(dataset=str(sample_part), validation_fraction=0.0))
+    assert (look.held_out, look.counts) == (0, [24] * 4)
+
+
+def test_a_given_teacher_is_taken_and_the_plan_says_how_long_it_takes(sample_part, trained_teacher):
+    config = WholeConfig(dataset=str(sample_part), teacher=str(trained_teacher))
+    assert [step.title for step in whole_steps(config, make_plan(config))] == ["distilled sets", "students"]
+    text = plan_whole(config)
+    assert "96 images of 4 classes, 24 to 24 each, 28 px\n" in text
+    assert f"take {trained_teacher} as teacher" in text and "to 1, 10 images a class" in text
+    assert "measure on the split test" in text and "on this machine" in text
+
+
+def test_an_ipc_that_a_class_has_not_images_enough_for_is_refused_before_the_work(sample_part):
+    with pytest.raises(ValueError, match=r"ipc must be at most 24, .* 24 images .* Got \[50\]"):
+        make_plan(WholeConfig(dataset=str(sample_part), ipc=[50]))
+
+
+def test_a_dataset_before_the_options_is_taken_the_whole_way(monkeypatch):
+    called = []
+    monkeypatch.setattr("os.execve", lambda *command: called.append(command[1]))
+    main(["distill", "photos", "--ipc", "1"])
+    main(["distill", "--dataset", "photos"])
+    assert [Path(word).name for word in called[0][1:2]] == ["whole.py"] and called[0][2:] == ["photos", "--ipc", "1"]
+    assert any(Path(word).name == "distill.py" for word in called[1])
+
+
+def test_one_command_ends_with_a_table_a_report_and_how_to_load_and_publish(
+    sample_part, trained_teacher, tmp_path, monkeypatch, capsys
+):
+    def run(script: str, arguments: list[str]) -> None:
+        path = Path(__file__).parents[1] / "scripts" / f"{script}.py"
+        with monkeypatch.context() as patch:
+            patch.setattr(sys, "argv", [str(path), *arguments])
+            patch.setattr(sys, "path", list(sys.path))
+            runpy.run_path(str(path), run_name="__main__")
+
+    words = ["--teacher", trained_teacher, "--model", "convnet3_w8", "--student_epochs", 1, "--ipc", 1]
+    words = [str(word) for word in (sample_part, *words, "--output_dir", "out")]
+    monkeypatch.chdir(tmp_path)
+    # In this process, which has imported everything already.
+    monkeypatch.setattr("decoct.demo._launch", lambda step: run(step.script, step.arguments))
+    run("whole", words)
+    printed = capsys.readouterr().out
+    report = tmp_path / "out" / "distilled" / "report.html"
+    assert report.is_file() and f"See      {report}" in printed
+    assert "random images" in printed and 'load_dataset("out/distilled", "ipc_1"' in printed
+    assert "decoct publish out/distilled --push_to_hub USER/out" in printed
+    monkeypatch.setattr("decoct.demo._launch", lambda step: pytest.fail("runs again"))
+    run("whole", words)
+    assert printed.splitlines()[-1] in capsys.readouterr().out
