@@ -76,25 +76,27 @@ def demo_steps(folder: Path, overwrite: bool = False) -> list[Step]:
         folder: Where everything is written.
         overwrite: Passed to the scripts: start again where a folder holds another configuration's run.
     """
-    common = ["--preset", "demo", *(["--overwrite"] if overwrite else [])]
+    again = ["--overwrite"] if overwrite else []
     teacher = folder / "teacher"
 
     def step(title: str, script: str, config_class: type[RunConfig], result: Path, *arguments: str) -> Step:
-        words = [*common, *arguments]
+        words = ["--preset", "demo", *arguments]
         return Step(title, script, words, parse_config(config_class, words), result)
 
     return [
-        step("teacher", "train_teacher", TeacherConfig, teacher / "training.json", "--output_dir", str(teacher)),
+        step(
+            "teacher", "train_teacher", TeacherConfig, teacher / "training.json", "--output_dir", str(teacher), *again
+        ),
         *(
             step(
                 *(f"distil by {method}", "distill", DistillConfig, folder / method / "manifest.json"),
-                *("--method", method, "--teacher", str(teacher), "--output_dir", str(folder / method)),
+                *("--method", method, "--teacher", str(teacher), "--output_dir", str(folder / method), *again),
             )
             for method in METHODS
         ),
         step(
             *("samples over beta", "sample", SampleConfig, folder / "samples" / "samples.json"),
-            *("--output_dir", str(folder / "samples")),
+            *("--output_dir", str(folder / "samples"), *again),
         ),
         *(
             step(

@@ -23,7 +23,7 @@ SETS = "records: a.json\nsets:\n  a: {method: random}\n"
         (SETS + "  b: {vary: {beta: 1}}", "sets, 'b', vary, beta must be a list of values. Got 1"),
         (SETS + "  b: 3", "sets, 'b' must be a mapping of options. Got 3"),
         (SETS + "  'b {beta}': {}", "the name 'b {beta}' must be filled in by its options"),
-        ("records: [", "must be YAML"),
+        ("records: [", "must be valid YAML"),
     ],
 )
 def test_a_malformed_grid_file_names_file_and_key(tmp_path, content, message):

@@ -120,7 +120,8 @@ def test_a_card_names_its_baseline_and_the_paper(manifest, method, title, paper)
 def sampled(manifest):
     """The manifest of a run by IGDS."""
     settings = {"method": "igds", "tiles_per_image": 4, "beta": None, "guidance_scale": 1.0, "sampling_steps": 250}
-    manifest["config"] |= settings | {"prior": "google/ddpm-cifar10-32", "coalitions": 128, "attribution": "whole"}
+    settings |= {"prior": "google/ddpm-cifar10-32", "coalitions": 128, "attribution": "kernel_shap"}
+    manifest["config"] |= settings
     manifest["prior"] = {"name": "google/ddpm-cifar10-32", "fingerprint": "a" * 64}
     manifest["estimator"] = {"name": "runs/estimator", "fingerprint": "b" * 64}
     manifest["betas"] = {"1": 0.0, "10": 0.1}
