@@ -121,6 +121,9 @@ DISTIL = "--dataset images --teacher teacher --allow_weak_teacher --ipc 1 --outp
 IGDS = f"--method igds --prior prior --estimator estimator {DISTIL}"
 EVALUATE = "--distilled run --ipc 1 --dataset images --no_baseline --students convnet3_w8 --labels hard"
 
+SAMPLE = "--prior prior --estimator estimator --output_dir out"
+OTHER_RUN = write("out/run.json", '{"unknown": 1}')
+
 CASES: dict[str, Case] = {
     "train_teacher --epochs many": Case(
         "train_teacher", "--epochs many", "argument --epochs: invalid int value: 'many'", status=2
@@ -184,6 +187,15 @@ CASES: dict[str, Case] = {
     "train_prior --learning_rate 0": Case(
         "train_prior", "--learning_rate 0", "learning_rate must be positive. Got 0.0.", status=2
     ),
+    "distill --beta": Case(
+        "distill", "--method random --beta 3", "beta must be left out with method 'random', where it changes", status=2
+    ),
+    "distill --utility": Case(
+        "distill", "--method igds --utility loss", "utility must be left out with method 'igds', where it", status=2
+    ),
+    "distill --image_size": Case(
+        "distill", f"{DISTIL} --image_size 64", "image_size must be that of the teacher, 16, or be left out. Got 64."
+    ),
     "distill --ipc 0": Case("distill", "--ipc 0", "ipc must be one or more numbers from 1 on. Got [0].", status=2),
     "distill --ipc a": Case("distill", "--ipc a", "argument --ipc: invalid int value: 'a'", status=2),
     "distill --ipc 1.5": Case("distill", "--ipc 1.5", "argument --ipc: invalid int value: '1.5'", status=2),
@@ -233,6 +245,10 @@ CASES: dict[str, Case] = {
     "sample --betas x": Case("sample", "--betas x", "argument --betas: invalid float value: 'x'", status=2),
     "sample --per_class 0": Case(
         "sample", "--per_class 0", "unknown option '--per_class'. The nearest option is '--prior_classes'.", status=2
+    ),
+    "evaluate --ipc 0": Case("evaluate", "--ipc 0", "ipc must be numbers from 1 on. Got [0].", status=2),
+    "evaluate --overwrite": Case(
+        "evaluate", "--overwrite", "overwrite must be left out here: results are added to, where it", status=2
     ),
     "evaluate --seeds 0": Case("evaluate", "--seeds 0", "seeds must be at least 1. Got 0.", status=2),
     "evaluate --labels soft": Case(
@@ -517,7 +533,32 @@ CASES: dict[str, Case] = {
         "--dataset images --dataset_config other --output_dir out",
         "dataset must be a Hub id, a local image folder, a local parquet folder",
     ),
-    "output is a file": Case("train_teacher", TRAIN, "[Errno 20] Not a directory: 'out'", write("out", "x")),
+    "output is a file": Case("train_teacher", TRAIN, "output_dir must be a folder. Got out, where", write("out", "x")),
+    "output is the data": Case(
+        "train_teacher",
+        "--dataset images --epochs 1 --output_dir images/out",
+        "output_dir must be apart from what is read. Got images/out, and images as dataset.",
+    ),
+    "output is the teacher": Case(
+        "distill",
+        DISTIL.replace("--output_dir out", "--output_dir teacher"),
+        "output_dir must be apart from what is read. Got teacher, and teacher as teacher.",
+    ),
+    **{
+        f"output of another kind of run, {command}{number or ''}": Case(
+            command, f"{words} --dry_run", f"output_dir must be empty or hold {kind}. Got out, which holds", OTHER_RUN
+        )
+        for number, (command, words, kind) in enumerate(
+            [
+                ("train_teacher", TRAIN, "a teacher"),
+                ("train_estimator", TRAIN, "an estimator"),
+                ("train_prior", TRAIN, "a prior"),
+                ("distill", DISTIL, "a distilled dataset"),
+                ("distill", IGDS, "a distilled dataset"),
+                ("sample", SAMPLE, "samples of a prior"),
+            ]
+        )
+    },
     "output holds other files": Case(
         "train_teacher",
         TRAIN,

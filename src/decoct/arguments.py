@@ -255,6 +255,8 @@ def run(main: Callable[[], None]) -> None:
 
 def is_out_of_memory(error: Exception) -> bool:
     """Whether an error says that there is not enough memory, of the machine or of a GPU."""
+    if isinstance(error, ValueError):  # says what is wrong already, and may quote such an error
+        return False
     return isinstance(error, MemoryError) or any(
         words in str(error) for words in ("can't allocate memory", "out of memory", "Cannot allocate memory")
     )

@@ -24,7 +24,7 @@ from decoct.data.source import dataset_fingerprint
 from decoct.evaluation.grid import Cell, DistilledGrid
 from decoct.results.claims import format_ablation
 from decoct.results.factors import KEY, RANDOM_IMAGES, Factors, combinations_of
-from decoct.run.folder import claim_folder, identity_of, write_text
+from decoct.run.folder import check_folder, claim_folder, identity_of, write_text
 from decoct.run.lock import writes_alone
 from decoct.run.processes import close, open_accelerator
 from decoct.synthesis.run import shared_batch_size, with_held_out
@@ -72,6 +72,7 @@ def plan_ablate(config: AblateConfig) -> dict[str, Any]:
     accelerator = open_accelerator(config.mixed_precision)
     ablation = Ablation(config, accelerator)
     ablation.check()
+    check_folder(ablation.folder, ablation.run_identity(), config.overwrite)
     plan = {
         "settings": list(dict.fromkeys(cell.identity["setting"] for cell in ablation.missing())),
         "label_teachers": config.label_teachers,
@@ -92,18 +93,23 @@ class Ablation(DistilledGrid):
     def start(self) -> None:
         """Claims the folder, and sets the batch size that all of the ablation is computed with."""
         config, source = self.config, self.source(set_config(self.config))
-        protocol = load_protocol(config.protocol)
         if self.accelerator.is_main_process:
-            extent = fields_that_matter_for(AblateConfig, "extent")
-            fixed = {key: value for key, value in to_dict(config).items() if key not in extent}
-            weights = source.teacher.fingerprint()
-            identity = identity_of(fixed, data=dataset_fingerprint(source.images), weights=weights)
-            identity["protocol"] = protocol.to_dict()
-            claim_folder(self.folder, json.loads(json.dumps(identity)), config.overwrite, WRITTEN)
+            claim_folder(self.folder, self.run_identity(), config.overwrite, WRITTEN)
         source.teacher.to(self.accelerator.device)
         kept = self.folder / "batch_size.json"
         size = shared_batch_size(config.batch_size, kept, source.teacher, config.mixed_precision, self.accelerator)
         self.cells = cells_of(dataclasses.replace(config, batch_size=size))
+
+    def run_identity(self) -> dict[str, Any]:
+        """What all cells depend on."""
+        config, source = self.config, self.source(set_config(self.config))
+        extent = fields_that_matter_for(AblateConfig, "extent")
+        fixed = {key: value for key, value in to_dict(config).items() if key not in extent}
+        weights = source.teacher.fingerprint()
+        identity = identity_of(fixed, data=dataset_fingerprint(source.images), weights=weights)
+        identity["protocol"] = load_protocol(config.protocol).to_dict()
+        found: dict[str, Any] = json.loads(json.dumps(identity))
+        return found
 
     def recorded(self, record: dict[str, Any]) -> None:
         self.write_tables(self.records())

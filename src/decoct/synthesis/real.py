@@ -28,7 +28,6 @@ from decoct.synthesis.output import write_preview
 from decoct.synthesis.run import (
     DistillRun,
     StoredLabels,
-    check_room,
     check_source,
     in_memory,
     label_bytes,
@@ -297,7 +296,7 @@ def plan_selection(
     """What `--dry_run` shows: images, forward passes, and the seconds they take at the measured throughput."""
     candidates = candidates_of(config, images, teacher)
     spec = teacher.spec
-    check_room(config, spec)
+    DistillRun(config, teacher, accelerator).check(images)
     per_second = throughput(teacher.to(accelerator.device), config.mixed_precision, config.batch_size)
     passes = forward_passes(config, len(candidates), spec.num_classes)
     distilled = spec.num_classes * sum(config.ipc)

@@ -41,7 +41,7 @@ from decoct.models.zoo import load_classifier
 from decoct.pages.report import write_report
 from decoct.pages.sources import collect_sources
 from decoct.run.finite import require_finite
-from decoct.run.folder import claim_folder, identity_of, write_json
+from decoct.run.folder import check_folder, claim_folder, identity_of, write_json
 from decoct.run.lock import one_writer
 from decoct.run.outputs import require_space
 from decoct.run.processes import device_name
@@ -109,6 +109,14 @@ class DistillRun:
         self.networks: dict[str, Any] = {"teacher": network_record(teacher)}
         self.networks["label_teachers"] = {str(ipc): network_record(each) for ipc, each in self.label_teachers.items()}
 
+    def check(self, images: Dataset, **networks: dict[str, Any]) -> None:
+        """Raises ValueError as `start`, and touches nothing; arguments as for it."""
+        check_room(self.config, self.teacher.spec)
+        check_folder(self.folder, self._identity(images, networks), self.config.overwrite)
+
+    def _identity(self, images: Dataset, networks: Mapping[str, Any]) -> dict[str, Any]:
+        return identity_of(to_dict(self.config), data=dataset_fingerprint(images), **{**self.networks, **networks})
+
     def start(self, images: Dataset, **networks: dict[str, str]) -> dict[str, Any] | None:
         """Claims the folder, and returns the manifest if the run is finished already.
 
@@ -117,14 +125,13 @@ class DistillRun:
             networks: Name and fingerprint of further networks that the result depends on.
 
         Raises:
-            ValueError: If the folder belongs to another configuration.
+            ValueError: If the folder belongs to another configuration, or the disk has no room.
         """
         self.images = images
         self.networks |= networks
         check_room(self.config, self.teacher.spec)
         if self.accelerator.is_main_process:
-            identity = identity_of(to_dict(self.config), data=dataset_fingerprint(images), **self.networks)
-            claim_folder(self.folder, identity, self.config.overwrite, WRITTEN)
+            claim_folder(self.folder, self._identity(images, networks), self.config.overwrite, WRITTEN)
         self.accelerator.wait_for_everyone()
         if (self.folder / "manifest.json").is_file():
             logger.info("%s holds this run already.", self.folder)

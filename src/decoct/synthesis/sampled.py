@@ -47,7 +47,6 @@ from decoct.synthesis.output import write_samples_preview
 from decoct.synthesis.run import (
     DistillRun,
     StoredLabels,
-    check_room,
     check_source,
     in_memory,
     label_bytes,
@@ -288,13 +287,7 @@ def distill_samples(
     check_source(images, config.dataset, teacher, config.tile_rows)
     check_pipeline(pipeline, settings, teacher, config.prior, config.estimator)
     run = DistillRun(config, teacher, accelerator)
-    estimator, prior = fingerprint_of({"": pipeline.estimator}), prior_fingerprint(pipeline)
-    finished = run.start(
-        images,
-        estimator={"name": config.estimator, "fingerprint": estimator},
-        prior={"name": config.prior, "fingerprint": prior, **asked_for(pipeline)},
-    )
-    if finished is not None:
+    if (finished := run.start(images, **sampler_networks(config, pipeline))) is not None:
         return finished
     pipeline.to(accelerator.device)
     betas = betas_of(config.ipc, config.beta)
@@ -427,16 +420,25 @@ class SampledTiles:
         return {name: float(np.mean(values)) for name, values in terms.items()}
 
 
+def sampler_networks(config: DistillConfig, pipeline: GuidedPrior) -> dict[str, dict[str, Any]]:
+    """Estimator and prior as a run notes them."""
+    estimator, prior = fingerprint_of({"": pipeline.estimator}), prior_fingerprint(pipeline)
+    return {
+        "estimator": {"name": config.estimator, "fingerprint": estimator},
+        "prior": {"name": config.prior, "fingerprint": prior, **asked_for(pipeline)},
+    }
+
+
 def plan_sampled(
     config: DistillConfig, images: Dataset, teacher: Classifier, accelerator: Accelerator
 ) -> dict[str, Any]:
     """What `--dry_run` shows: samples, passes, and the seconds they take at the measured speed of a step."""
     spec = teacher.spec
-    check_room(config, spec)
     pipeline = open_pipeline(values_for(PriorSettings, config)).to(accelerator.device)
     settings = values_for(SamplingSettings, config)
     check_source(images, config.dataset, teacher, config.tile_rows)
     check_pipeline(pipeline, settings, teacher, config.prior, config.estimator)
+    DistillRun(config, teacher, accelerator).check(images, **sampler_networks(config, pipeline))
     betas = betas_of(config.ipc, config.beta)
     tiles = spec.num_classes * max(config.ipc) * config.tiles_per_image
     distilled = spec.num_classes * sum(config.ipc)

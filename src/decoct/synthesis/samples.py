@@ -17,7 +17,7 @@ from decoct.igds.loading import label_names
 from decoct.igds.prior import GuidedPrior, prior_fingerprint
 from decoct.models.classifier import fingerprint_of
 from decoct.pages.preview import MAX_CLASSES, save_strips
-from decoct.run.folder import claim_folder, identity_of, write_json
+from decoct.run.folder import check_folder, claim_folder, identity_of, write_json
 from decoct.run.lock import writes_alone
 from decoct.run.precision import autocast
 from decoct.run.versions import installed_versions
@@ -51,10 +51,7 @@ def draw_samples(config: SampleConfig) -> dict[str, Any]:
     """
     accelerator = Accelerator()
     pipeline, estimator, names, classes = _load(config)
-    folder = Path(config.output_dir)
-    networks = {"prior": prior_fingerprint(pipeline), "estimator": fingerprint_of({"": estimator})} | asked_for(
-        pipeline
-    )
+    folder, networks = Path(config.output_dir), _networks(pipeline)
     claim_folder(folder, identity_of(to_dict(config), **networks), config.overwrite, WRITTEN)
     if (folder / "samples.json").is_file():
         return read_object(folder / "samples.json")
@@ -92,9 +89,16 @@ def draw_samples(config: SampleConfig) -> dict[str, Any]:
 
 def plan_samples(config: SampleConfig) -> dict[str, Any]:
     """What `draw_samples` would do; nothing is written."""
-    _, _, _, classes = _load(config)
+    pipeline, _, _, classes = _load(config)
+    check_folder(Path(config.output_dir), identity_of(to_dict(config), **_networks(pipeline)), config.overwrite)
     passes = len(config.betas) * len(classes) * config.images_per_class * config.sampling_steps
     return {"classes": len(classes), "betas": config.betas, "prior_passes": passes, "output_dir": config.output_dir}
+
+
+def _networks(pipeline: Any) -> dict[str, Any]:
+    """Fingerprints of the networks that samples depend on, and what is asked of the prior."""
+    fingerprints = {"prior": prior_fingerprint(pipeline), "estimator": fingerprint_of({"": pipeline.estimator})}
+    return fingerprints | asked_for(pipeline)
 
 
 def _load(config: SampleConfig) -> tuple[GuidedPrior, VariationalEstimator, list[str], list[int]]:

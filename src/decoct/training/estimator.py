@@ -28,6 +28,7 @@ from decoct.run.lock import writes_alone
 from decoct.run.processes import close, open_accelerator
 from decoct.run.seeding import numpy_generator
 from decoct.training.loop import (
+    check_training,
     claim_training,
     cosine_schedule,
     finish_training,
@@ -88,6 +89,7 @@ def plan_estimator(config: EstimatorConfig) -> dict[str, Any]:
     """What `train_estimator` would do; an image pass is one image through an encoder, forward or with backward."""
     accelerator = open_accelerator(config.mixed_precision)
     config, images, eval_images, _, estimator = _prepare(config, accelerator)
+    check_training(config, images)
     close(accelerator)
     trained = is_trained_here(config.encoder)
     steps = config.epochs * steps_per_epoch(len(images), config.batch_size) if trained else 0

@@ -29,7 +29,7 @@ from decoct.data.source import dataset_fingerprint, source_record
 from decoct.data.spec import ImageSpec
 from decoct.files import read_object
 from decoct.run.files import named_errors
-from decoct.run.folder import claim_folder, identity_of
+from decoct.run.folder import check_folder, claim_folder, identity_of
 from decoct.run.processes import close
 from decoct.run.seeding import item_seed, torch_generator
 from decoct.run.versions import installed_versions
@@ -237,6 +237,16 @@ def _resume(accelerator: Accelerator, folder: Path) -> tuple[list[dict[str, floa
     return progress["history"], progress["epoch"], progress["step"], progress["loss_sum"]
 
 
+def training_identity(config: TrainingConfig, images: datasets.Dataset) -> dict[str, Any]:
+    """What a trained network depends on."""
+    return identity_of(to_dict(config), data=dataset_fingerprint(images))
+
+
+def check_training(config: TrainingConfig, images: datasets.Dataset) -> None:
+    """Raises ValueError as `claim_training`; nothing is touched."""
+    check_folder(Path(config.output_dir), training_identity(config, images), config.overwrite)
+
+
 def claim_training(
     accelerator: Accelerator, config: TrainingConfig, images: datasets.Dataset, written: Iterable[str]
 ) -> dict[str, Any] | None:
@@ -251,8 +261,7 @@ def claim_training(
     """
     folder = Path(config.output_dir)
     if accelerator.is_main_process:
-        identity = identity_of(to_dict(config), data=dataset_fingerprint(images))
-        claim_folder(folder, identity, config.overwrite, written)
+        claim_folder(folder, training_identity(config, images), config.overwrite, written)
     accelerator.wait_for_everyone()
     if (folder / "training.json").is_file():
         logger.info("%s is finished already.", folder)

@@ -26,6 +26,7 @@ from decoct.run.lock import writes_alone
 from decoct.run.processes import close, open_accelerator
 from decoct.run.seeding import torch_generator
 from decoct.training.loop import (
+    check_training,
     claim_training,
     cosine_schedule,
     finish_training,
@@ -66,6 +67,7 @@ def plan_prior(config: PriorConfig) -> dict[str, Any]:
     """What `train_prior` would do; nothing is written."""
     accelerator = open_accelerator(config.mixed_precision)
     config, images, spec, unet = _prepare(config, accelerator)
+    check_training(config, images)
     close(accelerator)
     return {
         "parameters": unet.num_parameters(),

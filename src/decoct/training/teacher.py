@@ -27,6 +27,7 @@ from decoct.run.processes import close, open_accelerator
 from decoct.training.forgetting import FORGETTING_FILE, ForgettingEvents, write_forgetting_events
 from decoct.training.loop import (
     EpochBatches,
+    check_training,
     claim_training,
     cosine_schedule,
     finish_training,
@@ -73,6 +74,7 @@ def plan_teacher(config: TeacherConfig) -> dict[str, Any]:
     """What `train_teacher` would do; nothing is written."""
     accelerator = open_accelerator(config.mixed_precision)
     config, images, _, classifier = _prepare(config, accelerator)
+    check_training(config, images)
     close(accelerator)
     return {
         "model": config.model,
