@@ -141,7 +141,7 @@ def test_defaults_are_shown_as_they_are_written_on_the_command_line(help_of):
     ],
 )
 def test_a_misspelt_option_is_answered_before_anything_is_launched(capsys, monkeypatch, words, nearest):
-    monkeypatch.setattr("os.execve", lambda *command: pytest.fail("launches"))
+    monkeypatch.setattr("decoct.cli.supervise", lambda *command: pytest.fail("launches"))
     monkeypatch.setattr("decoct.cli.launch_command", lambda *command: pytest.fail("launches"))
     with pytest.raises(SystemExit) as stop:
         main(words)

@@ -185,8 +185,9 @@ def test_an_ablation_records_every_cell_and_a_rerun_does_nothing(config, tmp_pat
     assert (plan["sets"], plan["students"]) == (0, 6) and not any(plan["forward_passes"].values())
     assert ablate(config()) == records
 
-    with pytest.raises(ValueError, match="candidates_per_class: 8 there, 9 now"):
-        ablate(config(candidates_per_class=9))
+    for stage in (ablate, plan_ablate):
+        with pytest.raises(ValueError, match="candidates_per_class: 8 there, 9 now"):
+            stage(config(candidates_per_class=9))
 
 
 def test_more_tables_labels_and_teachers_extend_an_ablation(config, tmp_path):
@@ -227,8 +228,8 @@ def test_problems_are_found_before_anything_is_written(config, tmp_path):
         ablate(config(protocol="minimax_hard"))
     with pytest.raises(ValueError, match="no_such_network"):
         ablate(config(students=["no_such_network"]))
-    with pytest.raises(ValueError, match="coalitions must be at least 30"):
+    with pytest.raises(ValueError, match="coalitions must be even, from 30 on"):
         ablate(config(coalitions=16))
-    with pytest.raises(ValueError, match="coalitions must be at least 30"):
+    with pytest.raises(ValueError, match="coalitions must be even, from 30 on"):
         plan_ablate(config(coalitions=16))
     assert not (tmp_path / "ablation").exists()

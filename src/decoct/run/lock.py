@@ -19,6 +19,7 @@ from decoct.run.files import named_errors, remove_leftovers
 __all__ = ["LOCK_FILE", "one_writer", "writes_alone"]
 
 LOCK_FILE = ".lock"
+ENDING_SECONDS = 2  # one that was killed a moment ago holds it until the system has taken it apart
 ORPHANS_SECONDS = 30  # children of a killed process hold its lock until they notice
 
 Stage = TypeVar("Stage", bound=Callable[..., Any])
@@ -47,7 +48,7 @@ def one_writer(folder: Path | None) -> Iterator[None]:
     lock = FileLock(file)
     try:
         try:
-            lock.acquire(timeout=0)
+            lock.acquire(timeout=ENDING_SECONDS)
         except Timeout:
             holder = _holder(file)
             if not _is_dead(holder):
