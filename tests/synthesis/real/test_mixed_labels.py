@@ -31,7 +31,7 @@ SLOTS = 5
 
 @pytest.fixture(scope="module")
 def options(sample_part, trained_teacher) -> dict:
-    settings = {"method": "infoutil", "attribution": "whole", "ipc": [1, 2], "slots": SLOTS}
+    settings = {"method": "infoutil", "attribution": "whole", "ipc": [1, 2], "slots": SLOTS, "label_bits": 8}
     return {**settings, "dataset": str(sample_part), "teacher": str(trained_teacher), "batch_size": 16}
 
 
@@ -46,7 +46,7 @@ def run(options, once) -> Path:
 def test_labels_are_the_teachers_logits_of_the_mixed_images(bits, run, options, teacher, tmp_path):
     folder = run if bits == 8 else tmp_path / "run"
     if bits == 4:
-        distill(DistillConfig(**options, label_bits=4, output_dir=str(folder)))
+        distill(DistillConfig(**{**options, "label_bits": 4}, output_dir=str(folder)))
     distilled = load_distilled(folder, 2)
     slots = distilled.slots
     assert slots is not None and slots.bits == bits and slots.scales.shape == (8, SLOTS)
