@@ -228,8 +228,8 @@ def test_problems_are_found_before_anything_is_written(config, tmp_path):
         ablate(config(protocol="minimax_hard"))
     with pytest.raises(ValueError, match="no_such_network"):
         ablate(config(students=["no_such_network"]))
-    with pytest.raises(ValueError, match="coalitions must be even, from 30 on"):
+    with pytest.raises(ValueError, match="coalitions must be even, from 30 on. Got 16"):
         ablate(config(coalitions=16))
-    with pytest.raises(ValueError, match="coalitions must be even, from 30 on"):
+    with pytest.raises(ValueError, match="coalitions must be even, from 30 on. Got 16"):
         plan_ablate(config(coalitions=16))
     assert not (tmp_path / "ablation").exists()

@@ -20,9 +20,9 @@ def made(once, sample_part, trained_teacher):
     def make(folder: Path) -> None:
         shared = {"dataset": str(sample_part), "teacher": str(trained_teacher), "method": "random", "slots": 6}
         for name, options in {
-            "eight bits": {"views": 2, "ipc": [1, 2]},
+            "eight bits": {"label_bits": 8, "views": 2, "ipc": [1, 2]},
             "four bits": {"label_bits": 4, "tiles_per_image": 4, "ipc": [2]},
-            "largest": {"label_top_k": 2, "label_teacher": ["early", "converged"], "ipc": [2]},
+            "largest": {"label_bits": 8, "label_top_k": 2, "label_teacher": ["early", "converged"], "ipc": [2]},
         }.items():
             distill(DistillConfig(output_dir=str(folder / name), **shared, **options))
 

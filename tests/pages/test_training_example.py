@@ -65,7 +65,7 @@ def top_k_set(once, sample_part, trained_teacher):
 
     def make(folder):
         shared = {"dataset": str(sample_part), "teacher": str(trained_teacher), "method": "random"}
-        distill(DistillConfig(output_dir=str(folder / "run"), ipc=[5], slots=8, label_top_k=3, **shared))
+        distill(DistillConfig(output_dir=str(folder / "run"), ipc=[5], slots=8, label_bits=8, label_top_k=3, **shared))
 
     return once("top-k-script", make) / "run"
 

@@ -126,8 +126,6 @@ class SamplingConfig(RunConfig):
             "increasing shares in [0, 1]",
             (self.guidance_start, self.guidance_stop),
         )
-        classes = self.prior_classes
-        require(all(each >= 0 for each in classes), "prior_classes", "class ids from 0 on", classes)
         scale = self.classifier_free_guidance_scale
         require(scale is None or scale >= 0, "classifier_free_guidance_scale", "at least 0", scale)
         require(self.guidance_every >= 1, "guidance_every", "at least 1", self.guidance_every)
