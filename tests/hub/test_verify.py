@@ -19,9 +19,11 @@ from huggingface_hub import HfApi
 from PIL import Image
 from worlds import COLOURS, SIDE, write_run
 
-from decoct.config import PublishConfig, VerifyConfig
+from decoct.config import PublishConfig, VerifyConfig, default_values, distill_without_effect
+from decoct.distilled.dataset import load_distilled
 from decoct.hub.publish import publish
 from decoct.hub.verify import CHECKS, Report, verify, verify_folder
+from decoct.pages.report import write_report
 from decoct.run.folder import sha256
 
 FILE = "data/ipc_2/train-00000-of-00001.parquet"
@@ -268,3 +270,16 @@ def test_a_connection_that_breaks_is_said_and_the_next_call_completes_it(run_fol
         verify(VerifyConfig(source="user/set"))
     hub.heal()
     assert verify(VerifyConfig(source="user/set")).ok
+
+
+def test_settings_without_effect_may_be_in_a_manifest_or_not(run_folder):
+    config = json.loads((run_folder / "manifest.json").read_text())["config"]
+    every = {**default_values(config["method"], config["tiles_per_image"]), **config}
+    unused = distill_without_effect(every)
+    decisive = {name: value for name, value in every.items() if name not in unused}
+    assert len(decisive) < len(every)
+    for settings in (every, decisive):
+        change_manifest(run_folder, config=settings)
+        assert not verify_folder(run_folder).problems
+        assert load_distilled(run_folder, 2).ipc == 2
+        write_report(run_folder)

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from decoct.arguments import parse_config
-from decoct.config import DistillConfig, to_dict
-from decoct.pages.describe import Network, command_of, counted, describe, method_sentence
+from decoct.config import DistillConfig, to_dict, without_effect
+from decoct.pages.describe import Network, command_of, counted, describe, method_sentence, run_settings
 
 from .cards import MANIFEST, record
 
@@ -29,6 +29,16 @@ def test_command_repeats_the_run(options):
     words = shlex.split(" ".join(command_of(to_dict(config))))
     assert words[:2] == ["decoct", "distill"]
     assert parse_config(DistillConfig, words[2:]) == config
+
+
+@pytest.mark.parametrize("method", ["infoutil", "rded", "igds", "random", "k_center"])
+def test_a_manifest_with_settings_without_effect_is_described_as_one_without(method):
+    config = DistillConfig(method=method, slots=0)
+    every, unused = to_dict(config), without_effect(config)
+    decisive = {name: value for name, value in every.items() if name not in unused}
+    assert {"beta", "utility"} & set(unused) and "label_bits" in unused and len(decisive) < len(every)
+    assert run_settings(every) == run_settings(decisive)
+    assert command_of(every) == command_of(decisive)
 
 
 def test_no_command_for_data_in_memory():
