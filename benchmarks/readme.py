@@ -65,9 +65,7 @@ def headline_section(results: Path) -> str:
         }
         rows = []
         for (ipc, teacher), members in sorted(grouped(records, "ipc", "teacher_accuracy").items()):
-            ours, random = (
-                [record for record in members if (record["method"] == "random") == other] for other in (False, True)
-            )
+            ours, random = beside_random(members)
             if ours and random:
                 size, pictures = (
                     statistics.median(record[name] for record in ours) for name in ("bytes", "image_bytes")
@@ -95,9 +93,76 @@ def headline_section(results: Path) -> str:
     return "\n\n".join(parts) or NO_RECORDS
 
 
+def beside_random(records: Iterable[Record]) -> tuple[list[Record], list[Record]]:
+    """Records of chosen images, and those of random ones."""
+    both: tuple[list[Record], list[Record]] = ([], [])
+    for record in records:
+        both[record["method"] == "random"].append(record)
+    return both
+
+
 def by_seed(records: Iterable[Record]) -> dict[int, float]:
     """Accuracies of records of one student each."""
     return {record["seeds"][0]: record["accuracy_mean"] for record in records}
+
+
+# What is beside the front page's table: other networks, bytes, training
+
+
+def architectures_section(results: Path) -> str:
+    """What the labels of one network are worth to others, beside random images."""
+    parts = []
+    records = read(results / "other_architectures.json")
+    for (dataset, ipc, steps, split), members in grouped(records, "dataset", "ipc", "steps", "eval_split").items():
+        rows = []
+        for (student,), each in grouped(members, "student").items():
+            ours, random = beside_random(each)
+            difference = str(compare_accuracies(by_seed(ours), by_seed(random))) if ours and random else "–"
+            rows.append([student, accuracy(ours), accuracy(random), difference])
+        parts.append(table(["student", "InfoUtil %", "random images %", "difference"], rows))
+        parts.append(f"{dataset}, IPC {ipc}, {split} split, {steps:,} steps, labels of the same teacher for all.")
+    return "\n\n".join(parts) or NO_RECORDS
+
+
+def bytes_section(results: Path) -> str:
+    """Accuracy of more and fewer stored views, of finer and coarser labels, with what they weigh."""
+    columns: Columns = {
+        "images a class": lambda each: str(each["ipc"]),
+        "set": lambda each: each["setting"],
+        "kB": lambda each: f"{each['bytes'] / 1000:,.0f}",
+        "of which labels": lambda each: f"{each['label_bytes'] / 1000:,.0f}",
+        "accuracy %": lambda each: percent(each["accuracy_mean"]),
+    }
+    ordered = sorted(
+        read(results / "label_bytes.json"), key=lambda each: (each["ipc"], each["method"] == "random", each["bytes"])
+    )
+    return f"{row_each(ordered, columns)}\n\n{choice_conditions(ordered)}" if ordered else NO_RECORDS
+
+
+def training_section(results: Path) -> str:
+    """The recommended protocol, one setting changed at a time, the best first."""
+    parts = []
+    for (dataset, ipc), members in sorted(grouped(read(results / "strong_kd.json"), "dataset", "ipc").items()):
+        rows = [
+            [training, accuracy(each), f"{mean_of(each, 'seconds'):.0f}"]
+            for (training,), each in best_first(grouped(members, "training"))
+        ]
+        parts.append(f"{dataset}, IPC {ipc}, random images:")
+        parts.append(table(["training", "accuracy %", "seconds"], rows))
+        parts.append(choice_conditions(members))
+    return "\n\n".join(parts) or NO_RECORDS
+
+
+def choice_conditions(records: Sequence[Record]) -> str:
+    """On what images settings were compared, and with how many seeds."""
+    one = same(records, "dataset", "eval_split", "student", "protocol", "labels", "mixed_precision")
+    seeds = len({seed for record in records for seed in record["seeds"]})
+    split = one["eval_split"]
+    where = "images held out of the training split" if split == "held_out" else f"{split} split"
+    return (
+        f"{one['dataset']}, {where}; student {one['student']}, protocol `{one['protocol']}`, labels "
+        f"`{one['labels']}`, {one['mixed_precision']}; {seeds} seed{'s' if seeds > 1 else ''}."
+    )
 
 
 # CIFAR-10
@@ -440,6 +505,9 @@ SECTIONS = {
     },
     "docs/results.md": {
         "self_contained": headline_section,
+        "architectures": architectures_section,
+        "bytes": bytes_section,
+        "training": training_section,
         "results": results_section,
         "claims": claims_section,
         "igds": igds_section,
