@@ -54,7 +54,8 @@ UNGUIDED = {"random": "random real images", "guidance off": "prior alone"}
 
 def headline_section(results: Path) -> str:
     """Sets that need no teacher, a table a setting: accuracy beside random images and the paper's, bytes, seconds."""
-    parts = []
+    parts, seconds = [], dict(read(results / "seconds.json"))
+    made = {ipc: f"{each['median']:.0f}" for ipc, each in seconds.get("seconds", {}).items()}
     settings = grouped(read(results / "self_contained.json"), *TRAINED, "eval_split")
     for (dataset, student, protocol, labels, epoch, precision, split), records in settings.items():
         reported = {
@@ -72,7 +73,8 @@ def headline_section(results: Path) -> str:
                 )
                 difference = str(compare_accuracies(by_seed(ours), by_seed(random)))
                 kilobytes = [f"{each / 1000:,.0f}" for each in (size, pictures)]
-                cells = [accuracy(ours), accuracy(random), difference, *kilobytes, percent(teacher)]
+                cells = [accuracy(ours), accuracy(random), difference, *kilobytes, made.get(str(ipc), "–")]
+                cells += [percent(teacher)]
                 rows.append([str(ipc), *cells, reported.get(ipc, "–")])
         head = [
             "images a class",
@@ -81,14 +83,16 @@ def headline_section(results: Path) -> str:
             "difference",
             "kB",
             "of which images",
+            "seconds to make",
         ]
         parts.append(table([*head, "teacher %", "InfoUtil reports %"], rows))
         parts.append(
             f"{dataset}, {split} split; student {student}, protocol `{protocol}`, labels `{labels}`, {epoch} epoch, "
             f"{precision}. Random images have the same labels, teacher and training. Mean ± standard deviation over "
             "seeds (their number), each with its own candidates, draw and student. The teacher's accuracy is that of "
-            "the network that labelled. InfoUtil's own numbers are of another recipe, whose teacher labels throughout "
-            "the training."
+            "the network that labelled. The seconds are those of `decoct distill` on one core of a processor, the "
+            "teacher's training not among them. InfoUtil's own numbers are of another recipe, whose teacher labels "
+            "throughout the training."
         )
     return "\n\n".join(parts) or NO_RECORDS
 

@@ -99,3 +99,24 @@ def test_interactions_are_measured_on_exact_tables(sample_part, tmp_path, monkey
     for name in ("patches", "patches_and_interactions"):
         assert result[name]["510"]["relative_error"] < 1e-5 and result[name]["510"]["same_window"] == 1
         assert 0 < result[name]["32"]["relative_error"] < 5
+
+
+def test_seconds_of_sets_that_are_made_anew(sample_part, trained_teacher, tmp_path, monkeypatch, capsys):
+    seconds = load("seconds")
+    shared = ["--dataset", str(sample_part), "--teacher", str(trained_teacher), "--ipc", "1", "2", "--repeats", "2"]
+    shared += ["--mixed_precision", "no"]
+    made = []
+
+    def here(script: str, words: list[str]) -> dict:
+        monkeypatch.setattr(sys, "argv", [script, *words])
+        seconds.main()
+        made.append(json.loads(capsys.readouterr().out.splitlines()[-1]))
+        return made[-1]
+
+    monkeypatch.setattr(seconds, "in_fresh_process", here)
+    monkeypatch.setattr(sys, "argv", ["seconds.py", *shared, "--output", str(tmp_path / "seconds.json")])
+    seconds.main()
+    record = json.loads((tmp_path / "seconds.json").read_text())
+    assert len(made) == 4 and all(run["seconds"] > 0 for run in made)
+    assert record["seconds"]["2"]["max"] == max(run["seconds"] for run in made[2:])
+    assert record["candidates"] == 96 and record["dataset"] == sample_part.name and record["repeats"] == 2
