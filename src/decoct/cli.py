@@ -23,6 +23,7 @@ COMMANDS = {
     "(RDED, random, herding, k-center, k-means, forgetting)",
     "sample": "draw samples of a prior under information guidance, over beta",
     "evaluate": "train students on a distilled dataset and measure them on real images",
+    "import": "read a distilled dataset that others published, to evaluate it beside one's own",
     "publish": "upload a finished run to the Hugging Face Hub",
     "verify": "check a distilled dataset, in a folder or on the Hub, before it is trusted",
     "compare": "set the results of several runs side by side, as tables and figures",
@@ -39,6 +40,7 @@ CONFIGS = {
     "distill": config.DistillConfig,
     "sample": config.SampleConfig,
     "evaluate": config.EvaluateConfig,
+    "import": config.ImportConfig,
     "publish": config.PublishConfig,
     "verify": config.VerifyConfig,
     "compare": config.CompareConfig,
@@ -49,7 +51,7 @@ CONFIGS = {
 }
 
 # Commands that compute nothing on a GPU, or start those that do, so that they run as they are.
-UNLAUNCHED = ("publish", "verify", "compare", "whole")
+UNLAUNCHED = ("import", "publish", "verify", "compare", "whole")
 
 
 def main(argv: Sequence[str] | None = None) -> None:

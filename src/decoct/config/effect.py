@@ -8,6 +8,7 @@ from typing import Any
 
 from decoct.config.distill import DistillConfig
 from decoct.config.evaluate import EvaluateConfig
+from decoct.config.importing import ImportConfig
 from decoct.config.options import fields_that_matter_for
 from decoct.config.publishing import PublishConfig, PublishingConfig
 from decoct.config.study import BetaStudyConfig, InformationConfig
@@ -36,6 +37,8 @@ def without_effect(config: Any) -> dict[str, str]:
         found |= distill_without_effect(values)
     if isinstance(config, EvaluateConfig):
         found |= evaluate_without_effect(config)
+    if isinstance(config, ImportConfig):
+        found |= dict.fromkeys(("image_size", "mixed_precision", "num_workers", "seed"), "for a set that is imported")
     if isinstance(config, PriorConfig):
         found |= {"label_dropout": "with --no_conditional"} if not config.conditional else {}
         found |= {"sample_steps": "with --sample_every 0"} if config.sample_every == 0 else {}

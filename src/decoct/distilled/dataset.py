@@ -160,6 +160,11 @@ class DistilledSet:
         if labels not in stored or stored[labels] is not None:
             return
         present = [mode for mode in LABEL_MODES if mode not in stored or stored[mode] is not None]
+        if "imported" in self.manifest:
+            raise ValueError(
+                f"labels must be one of {present} for this set, which was imported. Got {labels!r}: evaluate with "
+                f"--labels {'hard' if self.tile_logits is None else 'tiles'}, or --labels online --teacher FOLDER."
+            )
         what, how = {
             "tiles": ("tile_logits", "a teacher"),
             "views": ("views", "--views 50"),

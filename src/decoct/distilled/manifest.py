@@ -117,11 +117,19 @@ def check_manifest(manifest: Any) -> list[str]:
         return problems
     unprintable = [name for name in manifest["label_names"] if unshowable(name)]
     names = [f"label_names must have no control characters. Got {shown(name)}." for name in unprintable]
-    return names + check_settings(manifest["config"])
+    return names + check_imported(manifest) + check_settings(manifest["config"], "imported" in manifest)
 
 
-def check_settings(config: dict[Any, Any]) -> list[str]:
-    """What is wrong with the settings that the columns depend on."""
+def check_imported(manifest: dict[str, Any]) -> list[str]:
+    """What is wrong with what a manifest says of a set of others."""
+    imported = manifest.get("imported", {"labels": "hard"})
+    if isinstance(imported, dict) and imported.get("labels") in ("hard", "soft"):
+        return []
+    return [f"imported must be a mapping whose labels are 'hard' or 'soft'. Got {shown(imported)}."]
+
+
+def check_settings(config: dict[Any, Any], imported: bool = False) -> list[str]:
+    """What is wrong with the settings that the columns depend on; `imported` sets may be of any method."""
     wrong = [
         f"config.{name} must be a whole number from {least} on. Got {shown(config.get(name))}."
         for name, least in (("tiles_per_image", 1), ("views", 0))
@@ -133,7 +141,7 @@ def check_settings(config: dict[Any, Any]) -> list[str]:
     if wrong:
         return wrong
     try:
-        for name in ("method", "tiles_per_image"):
+        for name in ("tiles_per_image",) if imported else ("method", "tiles_per_image"):
             check_choice(DistillConfig, name, config[name])
     except ValueError as error:
         return [f"config.{shown(str(error))}"]

@@ -15,6 +15,7 @@ __all__ = [
     "SLOT_COLUMNS",
     "expected_features",
     "image_features",
+    "imported_features",
     "slot_features",
     "spec_of",
 ]
@@ -74,8 +75,16 @@ def slot_features(classes: int, slots: int, label_bits: int, label_top_k: int) -
     return Features(columns)
 
 
+def imported_features(spec: ImageSpec, soft: bool) -> Features:
+    """Columns of a set of others: they do not say where a tile comes from, and soft labels are one an image."""
+    features = image_features(spec, "", tiles_per_image=1, views=0)
+    return Features({name: features[name] for name in ("image", "label", *(["tile_logits"] if soft else []))})
+
+
 def expected_features(manifest: dict[str, Any]) -> Features:
     """The columns that decoct writes for a manifest."""
+    if "imported" in manifest:
+        return imported_features(spec_of(manifest), manifest["imported"]["labels"] == "soft")
     decisive = {name: manifest["config"][name] for name in ("method", "tiles_per_image", "views")}
     decisive |= {name: manifest["config"][name] for name in SLOT_SETTINGS if name in manifest["config"]}
     features = image_features(spec_of(manifest), **decisive)

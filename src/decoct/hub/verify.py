@@ -207,6 +207,8 @@ def verify_folder(folder: Path, teachers: Sequence[str] = ()) -> Report:
     check_contents(files, listed, manifest, report)
     check_geometry(manifest, report)
     report.checked = [check for check in CHECKS if check not in ASKED]
+    if "imported" in manifest:
+        report.measured.append("The set was imported: it does not say where its tiles come from.")
     if teachers and not report.problems:
         check_teachers(folder, manifest, teachers, report)
     return report

@@ -65,7 +65,11 @@ def dataset_card(
         sizes={ipc: kilobytes(columns) for ipc, columns in run.bytes.items()},
         preview="preview.png" in (manifest.get("files") or {}),
         image_size=manifest["image_size"],
-        **{name: getattr(run, name) for name in ("color", "tiles", "views", "slots", "sampled", "paper")},
+        **{
+            name: getattr(run, name)
+            for name in ("color", "tiles", "views", "slots", "sampled", "paper", "imported", "soft")
+        },
+        sentence=escape(run.sentence),
         labels=listed_labels(run.classes),
         label_bits=int(run.config.get("label_bits") or 8),
         top_k=kept_classes(int(run.config.get("label_top_k") or 0), len(run.classes)),
@@ -90,12 +94,18 @@ def card_data(run: Run, hashes: dict[str, str], source: Source, pretty_name: str
     return DatasetCardData(
         pretty_name=pretty_name,
         **licence_fields(source.license),  # type: ignore[arg-type]
-        tags=["dataset-distillation", "soft-labels", "decoct", str(run.config["method"])],
+        tags=card_tags(run),
         task_categories=["image-classification"],
         size_categories=[size_category(run.images[run.ipcs[-1]])],
         source_datasets=[source.hub_id] if source.hub_id else None,
         configs=configs,
     )
+
+
+def card_tags(run: Run) -> list[str]:
+    """The Hub's tags; the name that somebody gave an imported set is none."""
+    labels = ["soft-labels"] if run.soft else []
+    return ["dataset-distillation", *labels, "decoct", "imported" if run.imported else str(run.config["method"])]
 
 
 def kilobytes(columns: dict[str, int]) -> dict[str, str]:

@@ -12,7 +12,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from decoct.config import DistillConfig, default_values, distill_without_effect, fields_that_matter_for
+from decoct.config import (
+    DistillConfig,
+    ImportConfig,
+    default_values,
+    distill_without_effect,
+    fields_that_matter_for,
+    without_effect,
+)
 from decoct.methods import METHODS, method_name
 from decoct.results.records import group_by_setting, is_accuracy_record
 from decoct.results.statistics import verdict
@@ -100,11 +107,13 @@ class Run:
     tables: list[SettingTable]  # accuracies
     other_records: list[Record]  # of other tasks
     bytes: dict[int, dict[str, int]]  # of the images and of each kind of labels, by IPC; none of older sets
+    imported: bool  # from what others published, and not made here
+    soft: bool  # whether soft labels are stored
 
     @property
     def labels(self) -> str:
         """The label mode that the set was made for: that of the richest labels that it stores."""
-        return "mixed" if self.slots else "views" if self.views else "tiles"
+        return "mixed" if self.slots else "views" if self.views else "tiles" if self.soft else "hard"
 
     @property
     def images(self) -> dict[int, int]:
@@ -121,14 +130,14 @@ def describe(manifest: dict[str, Any], records: Sequence[Record] = ()) -> Run:
     """
     config = manifest["config"]
     name = str(config["method"])
-    known = METHODS.get(name)
+    known, imported = METHODS.get(name), manifest.get("imported")
     sizes = {int(ipc): columns for ipc, columns in (manifest.get("bytes") or {}).items()}
     return Run(
         config=config,
         method=method_name(name),
         way=(known.way or known.title) if known else name,
         paper=known.paper if known else None,
-        sentence=method_sentence(config, manifest.get("tuned") or {}),
+        sentence=imported_sentence(manifest) if imported else method_sentence(config, manifest.get("tuned") or {}),
         sampled=name == "igds",
         classes=manifest["label_names"],
         color=color_of(manifest.get("channels", 3)),
@@ -142,10 +151,12 @@ def describe(manifest: dict[str, Any], records: Sequence[Record] = ()) -> Run:
         tile_accuracy={int(ipc): value for ipc, value in (manifest.get("tile_accuracy") or {}).items()},
         betas={int(ipc): beta for ipc, beta in (manifest.get("betas") or {}).items()},
         information={int(ipc): means for ipc, means in (manifest.get("information") or {}).items()},
-        settings=run_settings(config),
+        settings=import_settings(config) if imported else run_settings(config),
         tables=setting_tables(records, sizes),
         other_records=[record for record in records if not is_accuracy_record(record)],
         bytes=sizes,
+        imported=bool(imported),
+        soft=not imported or imported["labels"] == "soft",
     )
 
 
@@ -192,6 +203,31 @@ def method_sentence(config: dict[str, Any], tuned: dict[str, Any] | None = None)
     return f"{crops}, {ranked}; then packed and labelled by the teacher."
 
 
+def imported_sentence(manifest: dict[str, Any]) -> str:
+    """Where the images of an imported set are from, and what reading them changed, in words."""
+    imported = manifest["imported"]
+    told = "Images that others made and published, read as they are"
+    if imported.get("clipped"):
+        count, share = f"{imported['clipped']:,} of {imported['values']:,}", imported["clipped"] / imported["values"]
+        told = (
+            f"Images that others made and published as tensors; {count} values ({100 * share:.2g} %) lay "
+            f"outside [0, 1], by at most {imported['clipped_by_at_most']:g}, and were clipped"
+        )
+    labels = "soft labels" if imported["labels"] == "soft" else "hard labels"
+    return f"{told}; with the {labels} that came with them."
+
+
+def import_settings(config: dict[str, Any]) -> list[tuple[str, str, str]]:
+    """Likewise of an imported set."""
+    irrelevant = {"method", "overwrite", "dry_run", "output_dir", "views", "slots"}
+    helps = {field.name: field.metadata["help"] for field in dataclasses.fields(ImportConfig)}
+    return [
+        (name, json.dumps(value, ensure_ascii=False), helps.get(name, ""))
+        for name, value in config.items()
+        if name not in irrelevant
+    ]
+
+
 def network_of(record: dict[str, Any] | None) -> Network | None:
     """A network as a manifest names it."""
     return Network(str(record["name"]), str(record.get("fingerprint") or "unknown")[:12]) if record else None
@@ -225,6 +261,8 @@ def command_of(config: dict[str, Any]) -> list[str] | None:
         The command and its options, each quoted for a shell, to be joined by spaces. None for a run from
         Python whose data or networks have no name, or a method that this version does not know.
     """
+    if "source" in config:
+        return import_command(config)
     named = [config.get(name) for name in ("dataset", "teacher", "prior", "estimator")]
     if "in memory" in named or config["method"] not in METHODS:
         return None
@@ -240,6 +278,22 @@ def command_of(config: dict[str, Any]) -> list[str] | None:
             value = 0  # the one field that can be turned off, `candidates_per_class`, says so by 0
         parts.append(shlex.join([f"--{name}", *map(str, value if isinstance(value, list) else [value])]))
     return parts
+
+
+def import_command(config: dict[str, Any]) -> list[str]:
+    """The command that imports a set again."""
+    default = ImportConfig(source=str(config["source"]), method="imported")
+    skipped = {"source", "views", "slots", "overwrite", "dry_run", *without_effect(default)}
+    changed = {
+        name: value
+        for name, value in config.items()
+        if name not in skipped and (name in ("dataset", "output_dir") or value != getattr(default, name, value))
+    }
+    options = [
+        shlex.join([f"--{name}", *map(str, value if isinstance(value, list) else [] if value is True else [value])])
+        for name, value in changed.items()
+    ]
+    return ["decoct import", shlex.quote(str(config["source"])), *options]
 
 
 # What it is worth

@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Any
 
 from decoct.config.data import HELD_OUT
 from decoct.pages.describe import counted, describe
 
-__all__ = ["distill_report", "estimator_report", "format_settings", "prior_report", "samples_report", "teacher_report"]
+__all__ = [
+    "distill_report",
+    "estimator_report",
+    "format_settings",
+    "import_report",
+    "prior_report",
+    "samples_report",
+    "teacher_report",
+]
 
 
 def format_settings(settings: dict[str, Any]) -> str:
@@ -79,6 +88,23 @@ def distill_report(manifest: dict[str, Any], folder: str) -> str:
     lines.append(f"See   {Path(folder, 'preview.png').resolve()}")
     lines.append(f'Load  load_dataset("{folder}", "ipc_{run.ipcs[-1]}", split="train")')
     return "\n".join(lines)
+
+
+def import_report(manifest: dict[str, Any], folder: str) -> str:
+    """What was read, what reading changed, and the command that measures it."""
+    run = describe(manifest)
+    (ipc,) = run.ipcs
+    labels = "tiles" if run.soft else "hard"
+    words = ["decoct", "evaluate", "--distilled", folder, "--dataset", manifest["dataset"], "--labels", labels]
+    return "\n".join(
+        [
+            f"Imported {run.method} into {folder}: {counted(run.images[ipc], 'image')} of {len(run.classes)} classes, "
+            f"IPC {ipc}, {manifest['image_size']} px",
+            run.sentence,
+            f"See   {Path(folder, 'preview.png').resolve()}",
+            f"Next  {shlex.join(words)}",
+        ]
+    )
 
 
 def _text(value: Any) -> str:

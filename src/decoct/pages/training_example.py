@@ -19,7 +19,7 @@ from decoct.training.protocols import batch_size, entry_of, epoch_count, load_pr
 __all__ = ["PROTOCOLS", "depth_of", "training_example"]
 
 # By the labels that the example trains with.
-PROTOCOLS = {"views": "rded_kd", "tiles": "rded_kd", "mixed": "strong_kd"}
+PROTOCOLS = {"hard": "rded_kd", "views": "rded_kd", "tiles": "rded_kd", "mixed": "strong_kd"}
 WIDTH = 128
 
 
@@ -38,7 +38,7 @@ def training_example(
         "batch_size": batch_size(protocol, ipc, classes, images),
         "learning_rate": protocol.learning_rate,
         "weight_decay": protocol.weight_decay,
-        "temperature": protocol.temperature,
+        "temperature": protocol.temperature if run.soft else 1,
         "matrix_learning_rate": protocol.matrix_learning_rate,
         "momentum": protocol.momentum,
         "ema_decay": protocol.ema_decay,

@@ -20,6 +20,7 @@ RUN_FILE = "run.json"
 
 # A field that the identities of one kind of run alone have.
 KINDS = {
+    "source": "an imported dataset",
     "method": "a distilled dataset",
     "encoder": "an estimator",
     "channels": "a prior",

@@ -9,7 +9,7 @@ from typing import Any
 
 __all__ = ["check_output", "require_space"]
 
-IMAGES = ("dataset", "target_dataset")
+IMAGES = ("dataset", "target_dataset", "source")
 NETWORKS = ("teacher", "estimator", "prior", "encoder")
 
 

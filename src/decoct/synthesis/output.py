@@ -20,7 +20,7 @@ from decoct.pages.shown import storage_of
 from decoct.run.files import written_whole
 from decoct.run.folder import sha256, write_json, write_text
 
-__all__ = ["merge_shards", "write_card", "write_pixels", "write_preview", "write_samples_preview"]
+__all__ = ["BYTES_PER_FILE", "merge_shards", "write_card", "write_pixels", "write_preview", "write_samples_preview"]
 
 BYTES_PER_FILE = 128 * 2**20  # about; readers of parquet hold a whole file in memory
 STRIP_IMAGES = 8  # of a class in the preview of generated images
@@ -123,11 +123,14 @@ def write_preview(
     save_preview(folder / "preview.png", preview)
 
 
-def write_samples_preview(folder: Path, ipcs: Sequence[int], images: Dataset, spec: ImageSpec) -> None:
+def write_samples_preview(
+    folder: Path, ipcs: Sequence[int], images: Dataset, spec: ImageSpec, title: str = "IGDS"
+) -> None:
     """Writes preview.png: the first distilled images of each class, beside real ones.
 
     Args:
         images: The source dataset.
+        title: What made the distilled ones.
     """
     shown = next((ipc for ipc in ipcs if ipc >= STRIP_IMAGES), ipcs[-1])
     labels = np.asarray(images["label"][:])
@@ -140,5 +143,5 @@ def write_samples_preview(folder: Path, ipcs: Sequence[int], images: Dataset, sp
         real.append(to_pixels(images.select(rows)["image"][:], spec.image_size, spec.channels).numpy())
         members = distilled.select(range(label * shown, label * shown + count))
         made.append(to_pixels(members["image"][:], spec.image_size, spec.channels).numpy())
-    strips = {f"IGDS, IPC {shown}": np.stack(made), "real": np.stack(real)}
+    strips = {f"{title}, IPC {shown}": np.stack(made), "real": np.stack(real)}
     save_strips(folder / "preview.png", strips, spec.label_names[:classes])
