@@ -6,7 +6,7 @@ WORKERS ?= 2
 PYTEST_ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test lint docs wheel bench clean
+.PHONY: help venv demo test lint docs wheel space bench clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-7s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -48,6 +48,16 @@ wheel: venv ## build dist/decoct-*.whl and run its first commands outside the re
 		"$$decoct" train-teacher --preset demo --model convnet3_w16 --train_split 'train[:1000]' \
 			--epochs 1 --output_dir teacher && \
 		"$$decoct" distill --preset demo --teacher teacher --allow_weak_teacher --dry_run && rm -rf "$$outside"
+
+# Gradio takes an older Pillow than the one that decoct is measured with, so the explorer has an environment of its own,
+# which sees the other packages of .venv.
+space: venv ## test the explorer in a headless browser, in an environment with Gradio
+	$(PYTHON) -m venv build/space/venv
+	build/space/venv/bin/python -m pip install --quiet "$$(grep ^gradio constraints.txt)"
+	build/space/venv/bin/python -m pip install --quiet --no-deps --editable .
+	$(BIN)/python -c "import sys; print(*(path for path in sys.path if path.endswith('site-packages')), sep='\n')" \
+		> "$$(echo build/space/venv/lib/python3.*/site-packages)/dependencies.pth"
+	OMP_NUM_THREADS=1 build/space/venv/bin/python -m pytest tests/test_explorer.py
 
 # Full measurements: make bench DATASET=uoft-cs/cifar10 TEACHER=runs/teacher
 bench: venv ## run the benchmarks with DATASET= and TEACHER=, and write benchmarks/results/

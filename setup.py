@@ -81,6 +81,7 @@ setup(
             "myst-parser>=4.0",
             "sphinx>=8.1",
         ],
+        "space": ["gradio>=6.0"],
     },
     entry_points={"console_scripts": ["decoct = decoct.cli:main"]},
 )

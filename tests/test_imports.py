@@ -13,6 +13,7 @@ import decoct
 SOURCE = Path(decoct.__file__).parent
 # Top floor first; a package may import those that stand after it. `pipelines` is the IGDS pipeline, which stands alone.
 FLOORS = (
+    "explorer",
     "whole",
     "demo",
     "cli",

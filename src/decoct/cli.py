@@ -27,6 +27,7 @@ COMMANDS = {
     "publish": "upload a finished run to the Hugging Face Hub",
     "verify": "check a distilled dataset, in a folder or on the Hub, before it is trusted",
     "compare": "set the results of several runs side by side, as tables and figures",
+    "explore": "look at distilled sets in a browser, and sample the embedded prior over beta",
     "ablate": "run the ablation grid of InfoUtil and fill the tables of the paper",
     "information": "measure the prototype information and contextual score of a dataset",
     "beta-study": "measure what contextual information is worth at each number of images per class",
@@ -44,6 +45,7 @@ CONFIGS = {
     "publish": config.PublishConfig,
     "verify": config.VerifyConfig,
     "compare": config.CompareConfig,
+    "explore": config.ExploreConfig,
     "ablate": config.AblateConfig,
     "information": config.InformationConfig,
     "beta-study": config.BetaStudyConfig,
@@ -51,7 +53,7 @@ CONFIGS = {
 }
 
 # Commands that compute nothing on a GPU, or start those that do, so that they run as they are.
-UNLAUNCHED = ("import", "publish", "verify", "compare", "whole")
+UNLAUNCHED = ("explore", "import", "publish", "verify", "compare", "whole")
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -10,6 +10,7 @@ from decoct.config.data import DataConfig, RunConfig
 from decoct.config.distill import DistillConfig, default_values
 from decoct.config.effect import distill_without_effect, require_effect, without_effect
 from decoct.config.evaluate import LABEL_MODES, EvaluateConfig
+from decoct.config.explore import ExploreConfig
 from decoct.config.importing import ImportConfig
 from decoct.config.options import (
     check_choice,
@@ -37,6 +38,7 @@ __all__ = [
     "DistillConfig",
     "EstimatorConfig",
     "EvaluateConfig",
+    "ExploreConfig",
     "ImportConfig",
     "InformationConfig",
     "PriorConfig",

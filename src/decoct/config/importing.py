@@ -23,7 +23,7 @@ class ImportConfig(DataConfig):
 
     output_dir: str = option("runs/imported", "Run folder; `load_dataset` reads it as it is.", matters="command")
     source: str = option(
-        "",
+        "published",
         "The set: a folder of class folders of images, a parquet file or folder, a Hub id, or a file of tensors "
         "(.pt, .pth, .safetensors) or a folder with one whose name has `images` in it.",
         group="data",
@@ -58,7 +58,6 @@ class ImportConfig(DataConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require(bool(self.source), "source", "the folder, file or Hub id of a distilled set", self.source)
         known = self.method.strip() and self.method not in METHODS
         require(bool(known), "method", f"a name that tells the set from decoct's own {list(METHODS)}", self.method)
         require(len(self.mean) == len(self.std), "std", "given with mean, a number for each channel", self.std)

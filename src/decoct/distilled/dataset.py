@@ -27,7 +27,7 @@ from decoct.distilled.parquet import check_footer, check_images, ipc_files
 from decoct.distilled.schema import spec_of
 from decoct.files import read_json, shown
 
-__all__ = ["DistilledSet", "Slots", "commit_of", "load_distilled", "read_manifest", "spec_of"]
+__all__ = ["DistilledSet", "Slots", "commit_of", "folder_of", "load_distilled", "read_manifest", "spec_of"]
 
 
 @dataclass(frozen=True)
@@ -197,7 +197,7 @@ def load_distilled(folder_or_hub_id: str | Path, ipc: int, revision: str | None 
     # Not the card's configurations: a card could name any file.
     files = {"train": f"data/ipc_{ipc}/*.parquet"}
     spec = spec_of(manifest)
-    folder = _folder_of(folder_or_hub_id, ipc, revision)
+    folder = folder_of(folder_or_hub_id, ipc, revision)
     paths = ipc_files(folder, ipc)
     if not paths:
         raise ValueError(
@@ -233,7 +233,7 @@ def load_distilled(folder_or_hub_id: str | Path, ipc: int, revision: str | None 
     )
 
 
-def _folder_of(folder_or_hub_id: str | Path, ipc: int, revision: str | None) -> Path:
+def folder_of(folder_or_hub_id: str | Path, ipc: int, revision: str | None) -> Path:
     """The run folder, or that of the Hub's cache, with the files of one IPC."""
     location = location_of(folder_or_hub_id, "distilled")
     if isinstance(location, Path):
