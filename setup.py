@@ -49,7 +49,7 @@ setup(
         "diffusers>=0.36",
         "evaluate>=0.4.6",
         "filelock>=3.16",
-        "huggingface_hub>=1.3",
+        "huggingface_hub>=1.4",
         "jinja2>=3.1",
         "kornia>=0.8",
         "matplotlib>=3.9",

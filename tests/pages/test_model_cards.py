@@ -8,12 +8,16 @@ import re
 import shutil
 
 import pytest
-from huggingface_hub import ModelCard
+import yaml
+from huggingface_hub import ModelCard, parse_eval_result_entries
 from worlds import accuracy_record
 
+from decoct.config import PublishConfig
 from decoct.files import read_json
-from decoct.pages.model_cards import model_card
+from decoct.hub.publish import plan_publish
+from decoct.pages.model_cards import EVAL_RESULTS, eval_results, model_card
 from decoct.pages.source import GivenInfo
+from decoct.run.folder import write_json
 
 
 @pytest.fixture(scope="module")
@@ -57,6 +61,18 @@ def test_a_teacher_states_its_accuracy_images_and_settings(trained_teacher, samp
     assert f"mean `[{training['spec']['mean'][0]:.4f}]`" in card.text
     assert "| `learning_rate` | `0.005` |\n" in card.text
     assert not any(f"| `{name}` |" in card.text for name in ("output_dir", "push_to_hub", "num_workers", "overwrite"))
+
+
+def test_a_teachers_accuracy_is_an_evaluation_result_of_the_hub_where_its_dataset_is_there(trained_teacher, tmp_path):
+    assert eval_results(trained_teacher) is None  # of a folder
+    training = read_json(trained_teacher / "training.json")
+    training["config"] |= {"dataset": "a/b", "dataset_config": "plain", "eval_split": "test"}
+    folder = shutil.copytree(trained_teacher, tmp_path / "teacher", ignore=shutil.ignore_patterns("epoch_*"))
+    write_json(folder / "training.json", {**training, "source": {"hub_id": "a/b"}})
+    wanted = plan_publish(PublishConfig(folder=str(folder), push_to_hub="user/small"))
+    (entry,) = parse_eval_result_entries(yaml.safe_load(wanted.content(EVAL_RESULTS)))
+    assert (entry.dataset_id, entry.task_id, entry.value) == ("a/b", "plain", training["accuracy"])
+    assert entry.notes.startswith("accuracy as a fraction, split test; measured by decoct")
 
 
 def test_what_was_not_measured_is_not_there(folders, tmp_path):

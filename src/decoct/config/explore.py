@@ -13,7 +13,9 @@ __all__ = ["ExploreConfig"]
 class ExploreConfig:
     """A page served on this machine: distilled sets, samples of the embedded prior over beta, two sets compared."""
 
-    sets: list[str] = option([], "Run folders or Hub ids of distilled sets.", group="data")
+    sets: list[str] = option(
+        [], "Run folders or Hub ids of distilled sets. Default: none, the embedded prior alone.", group="data"
+    )
     host: str = option(
         "127.0.0.1", "Address to listen on; 0.0.0.0 is for everybody who reaches this machine.", matters="command"
     )

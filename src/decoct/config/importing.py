@@ -46,14 +46,15 @@ class ImportConfig(DataConfig):
     )
     label_map: str | None = option(
         None,
-        "JSON, YAML or CSV file with the set's name (or number) of each class that the dataset names otherwise.",
+        "JSON, YAML or CSV file with the set's name (or number) of each class that the dataset names otherwise. "
+        "Default: none.",
         matters="command",
         group="labels",
     )
     mean: list[float] = option(
         [], "Mean of each channel that the tensors were normalised by. Default: what their file says, else none."
     )
-    std: list[float] = option([], "Standard deviation of each channel, likewise.")
+    std: list[float] = option([], "Standard deviation of each channel. Default: as of the mean.")
     tiles_per_image: Literal[1, 4] = option(1, "Tiles of an image: 4 for the 2x2 mosaics of RDED.")
 
     def __post_init__(self) -> None:

@@ -17,7 +17,7 @@ from decoct.hub.errors import give_up_on_silence, hub_errors, require_token
 from decoct.hub.upload import MAIN, Push, push
 from decoct.pages.dataset_card import dataset_card
 from decoct.pages.local_paths import without_local_paths
-from decoct.pages.model_cards import model_card
+from decoct.pages.model_cards import EVAL_RESULTS, eval_results, model_card
 from decoct.pages.report import REPORT, kept_sources, render
 from decoct.pages.source import GivenInfo
 from decoct.results.records import read_results
@@ -107,18 +107,19 @@ def files_to_upload(contents: Contents, location: str, given: GivenInfo) -> list
     files = [CommitOperationAdd(name, published(name, path)) for name, path in contents.files.items()]
     folder = contents.folder
     if contents.kind != "dataset":
-        card = model_card(contents.kind, folder, location, given)
-        return [*files, CommitOperationAdd(CARD, card.encode())]
+        files.append(CommitOperationAdd(CARD, model_card(contents.kind, folder, location, given).encode()))
+        results = eval_results(folder) if contents.kind == "teacher" else None
+        return [*files, *([CommitOperationAdd(EVAL_RESULTS, results.encode())] if results else [])]
     recorded = read_object(folder / MANIFEST)
     check_hashes(contents, recorded["files"], files)
     records = read_results(folder / "results.json")
-    manifest, results = without_local_paths([recorded, records])
-    card = dataset_card(manifest, location, results, given, folder=folder)
+    manifest, measured = without_local_paths([recorded, records])
+    card = dataset_card(manifest, location, measured, given, folder=folder)
     card_file = CommitOperationAdd(CARD, card.encode())
     described = {**manifest, "files": {**manifest["files"], CARD: card_file.upload_info.sha256.hex()}}
     files += [card_file, CommitOperationAdd(MANIFEST, json_text(described).encode())]
-    if REPORT in contents.files and [manifest, results] != [recorded, records]:
-        report = render(folder, manifest, results, kept_sources(contents.files[REPORT]))
+    if REPORT in contents.files and [manifest, measured] != [recorded, records]:
+        report = render(folder, manifest, measured, kept_sources(contents.files[REPORT]))
         files = [file for file in files if file.path_in_repo != REPORT]
         files.append(CommitOperationAdd(REPORT, report.encode()))
     return files

@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import EvalResult, ModelCard, ModelCardData
+import yaml
+from huggingface_hub import EvalResult, EvalResultEntry, ModelCard, ModelCardData, eval_result_entries_to_yaml
 
 from decoct.config import TrainingConfig, fields_that_matter_for
 from decoct.files import read_object
@@ -24,7 +25,9 @@ from decoct.results.records import is_accuracy_record, read_results, setting_of
 from decoct.results.tables import percent
 from decoct.run.folder import identity_of
 
-__all__ = ["model_card"]
+__all__ = ["EVAL_RESULTS", "eval_results", "model_card"]
+
+EVAL_RESULTS = ".eval_results/decoct.yaml"  # where the Hub looks for a model's evaluation results
 
 
 @dataclass(frozen=True)
@@ -283,6 +286,29 @@ def training_results(kind: Kind, training: dict[str, Any], source: Source) -> li
         for key, name in kind.measured.items()
         if key in training
     ]
+
+
+def eval_results(folder: str | Path) -> str | None:
+    """A teacher's accuracy in the Hub's format of evaluation results (`EVAL_RESULTS`).
+
+    None where it was not measured, or on a dataset that is not on the Hub: each result belongs to a dataset there.
+    """
+    training = without_local_paths(json_of(Path(folder) / "training.json"))
+    config = training.get("config") or {}
+    if "accuracy" not in training or not config.get("dataset"):
+        return None
+    source = source_of(config["dataset"], training.get("source"))
+    if source.hub_id is None:
+        return None
+    version = (training.get("versions") or {}).get("decoct", "")
+    split = f"split {config['eval_split']}" if config.get("eval_split") else "evaluation split"
+    entry = EvalResultEntry(
+        dataset_id=source.hub_id,
+        task_id=config.get("dataset_config") or "default",
+        value=training["accuracy"],
+        notes=one_line(f"accuracy as a fraction, {split}; measured by decoct {version}".strip()),
+    )
+    return yaml.safe_dump(eval_result_entries_to_yaml([entry]), sort_keys=False, allow_unicode=True)
 
 
 def result_of(record: dict[str, Any]) -> EvalResult:
