@@ -1,17 +1,23 @@
 # /// script
 # requires-python = ">=3.10"
 # dependencies = ["decoct", "trackio"]
+#
+# [tool.uv.sources]
+# decoct = { path = ".." }  # this clone; UV_NO_SOURCES=1 takes the published package
 # ///
 """Train a teacher on a dataset of the Hub, distil it, and push the result: one script for one job on a GPU.
 
-On a machine of your own, or as a job of Hugging Face:
+In a clone, which uv installs decoct from:
 
     uv run examples/distil_on_a_gpu_job.py --dataset uoft-cs/cifar10 --push_to_hub user/cifar10-infoutil
-    hf jobs uv run --flavor a10g-small --secrets HF_TOKEN examples/distil_on_a_gpu_job.py \
-        --dataset uoft-cs/cifar10 --push_to_hub user/cifar10-infoutil
 
-As long as decoct is on no package index, say where its wheel is: `make wheel`, then `uv run --find-links dist ...`, or
-for a job `--find-links` with the address that you uploaded it to. Without --push_to_hub nothing is uploaded.
+As a job of Hugging Face, which has no clone. decoct is on no package index yet, so the job is told where its wheel
+(`make wheel`) was uploaded to:
+
+    hf jobs uv run --flavor a10g-small --secrets HF_TOKEN --env UV_NO_SOURCES=1 --env UV_FIND_LINKS=https://ADDRESS/ \
+        examples/distil_on_a_gpu_job.py --dataset uoft-cs/cifar10 --push_to_hub user/cifar10-infoutil
+
+Without --push_to_hub nothing is uploaded.
 """
 
 import argparse

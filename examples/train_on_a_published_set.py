@@ -1,12 +1,15 @@
 # /// script
 # requires-python = ">=3.10"
 # dependencies = ["decoct"]
+#
+# [tool.uv.sources]
+# decoct = { path = ".." }  # this clone; UV_NO_SOURCES=1 takes the published package
 # ///
 """Train a network on a published distilled set, test it on real images if they are given, and save it.
 
     uv run examples/train_on_a_published_set.py --distilled user/cifar10-infoutil --test uoft-cs/cifar10
 
-As long as decoct is on no package index, say where its wheel is: `make wheel`, then `uv run --find-links dist ...`
+In a clone, which uv installs decoct from; elsewhere as in `distil_on_a_gpu_job.py`.
 A script without decoct stands in the set's card.
 """
 

@@ -9,9 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from worlds import spec_of
 
 from decoct.cli import main
 from decoct.config import DistillConfig, EvaluateConfig, TeacherConfig, WholeConfig
+from decoct.models.zoo import build_classifier
 from decoct.run.folder import write_json
 from decoct.whole import format_plan, look_at, make_plan, plan_whole, whole_steps
 
@@ -82,6 +84,31 @@ def test_a_given_teacher_is_taken_and_the_plan_says_how_long_it_takes(sample_par
     assert "96 images of 4 classes, 24 to 24 each, 28 px\n" in text
     assert f"take {trained_teacher} as teacher" in text and "to 1, 10 images a class" in text
     assert "measure on the split test" in text and "on this machine" in text
+
+
+def test_images_are_taken_at_the_side_of_a_given_teacher(photos, tmp_path):
+    spec = spec_of(("cat", "dog"), side=32)
+    build_classifier("convnet3_w8", spec).model.save_pretrained(tmp_path / "teacher")
+    config = WholeConfig(dataset=str(photos), teacher=str(tmp_path / "teacher"), validation_fraction=0.1)
+    plan = make_plan(config)
+    assert (plan.look.spec.image_size, plan.model) == (32, "convnet3")
+    assert {step.config.image_size for step in whole_steps(config, plan)} == {32}
+
+
+def test_a_classifier_of_the_hub_that_is_here_is_offered_where_its_names_fit(photos, tmp_path, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    known = {"a/pets": ["Dog", "bird", "cat"], "b/birds": ["wren", "robin"], "c/text": ["cat", "dog"]}
+    for name, labels in known.items():
+        folder = tmp_path / f"models--{name.replace('/', '--')}"
+        kind = "BertForSequenceClassification" if name == "c/text" else "ViTForImageClassification"
+        config = {"architectures": [kind], "id2label": {str(label): each for label, each in enumerate(labels)}}
+        write_json(folder / "snapshots" / "0123" / "config.json", config)
+        (folder / "refs").mkdir()
+        (folder / "refs" / "main").write_text("0123")
+    (tmp_path / "models--d--broken").mkdir()
+    text = plan_whole(WholeConfig(dataset=str(photos)))
+    assert "or take one that is here and knows these classes: --teacher a/pets\n" in text
+    assert "b/birds" not in text and "c/text" not in text
 
 
 def test_an_ipc_that_a_class_has_not_images_enough_for_is_refused_before_the_work(sample_part):

@@ -29,6 +29,13 @@ from decoct.run.supervision import PARENT
 __all__ = ["METHODS", "Step", "demo_plan", "demo_steps", "demo_summary", "run_steps"]
 
 METHODS = ("infoutil", "igds", "rded", "random")
+# What each is, in a line.
+SAID = {
+    "infoutil": "keeps real images with small gradients of the teacher's loss, as unlike one another as can be",
+    "igds": "samples new ones from the embedded diffusion prior, guided by the embedded estimator",
+    "rded": "keeps crops of real images, those with the smallest loss of the teacher",
+    "random": "keeps real images drawn at random, which the others are to be compared with",
+}
 # Bars of single files would hide those of the steps.
 QUIET = {"HF_DATASETS_DISABLE_PROGRESS_BARS": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
 
@@ -61,9 +68,9 @@ def demo_plan(folder: Path) -> str:
     return (
         "The whole chain on the embedded sample, real images of Fashion-MNIST: 4,000 to learn from, 1,000 to test on.\n"
         "  1. train a teacher on all 4,000\n"
-        f"  2. distil them into 10 and into 100 images, by {', '.join(METHODS)};\n"
-        "     igds samples them from the embedded diffusion prior, guided by the embedded estimator\n"
-        "  3. draw samples with less and with more contextual information, side by side\n"
+        "  2. distil them into 10 and into 100 images, by\n"
+        + "".join(f"       {name:<10}{SAID[name]}\n" for name in METHODS)
+        + "  3. draw samples with less and with more contextual information, side by side\n"
         "  4. train a new network on each distilled set, and test it\n"
         f"About 4 minutes on 2 cores. Everything goes to {folder.resolve()}; the same command continues."
     )
@@ -145,6 +152,7 @@ def demo_summary(folder: Path) -> str:
         [
             "Accuracy on 1,000 real test images, after training on the distilled images alone",
             *("  " + "".join(f"{cell:<12}" for cell in row).rstrip() for row in rows),
+            *(f"  {name:<12}{SAID[name]}" for name in METHODS),
             f"  teacher, which has seen all 4,000 images: {100 * one['teacher_accuracy']:.1f} %",
             f"Protocol {one['protocol']}, last epoch; overrides: {overrides}; label mode "
             f"{one['labels']}; student {one['student']}.",

@@ -26,6 +26,7 @@ from decoct.demo import Step, run_steps
 from decoct.evaluation.evaluate import format_evaluation
 from decoct.files import read_json
 from decoct.methods import method_name
+from decoct.models.cached import fitting_classifiers
 from decoct.models.zoo import build_classifier, load_classifier
 from decoct.run.processes import close, device_name, open_accelerator
 from decoct.training.protocols import epoch_count, load_protocol
@@ -70,6 +71,7 @@ class Plan:
         epochs: Of the teacher; None if one was given.
         device: What it is computed on.
         seconds: Of the teacher, of distilling and of the students, on one process.
+        offered: Classifiers of the Hub that lie on this machine and know the classes, in place of a trained teacher.
     """
 
     look: Look
@@ -80,6 +82,7 @@ class Plan:
     epochs: int | None
     device: str
     seconds: tuple[float, float, float]
+    offered: list[str]
 
 
 def distill_whole(config: WholeConfig) -> Path:
@@ -161,9 +164,11 @@ def make_plan(config: WholeConfig) -> Plan:
         ValueError: If no IPC fits the smallest class.
     """
     look = look_at(config)
-    side = look.spec.image_size
     if config.teacher is not None:
         side = load_classifier(config.teacher).spec.image_size
+        same_size = look.same_size and side == look.spec.image_size
+        look = dataclasses.replace(look, spec=dataclasses.replace(look.spec, image_size=side), same_size=same_size)
+    side = look.spec.image_size
     model = config.model or ("convnet3" if side <= 48 else "convnet4" if side <= 96 else "resnet18")
     tiles = 4 if side > 96 else 1
     most = min(min(look.counts), DistillConfig.candidates_per_class or 0) // tiles
@@ -186,7 +191,8 @@ def make_plan(config: WholeConfig) -> Plan:
         per_image * distilling_passes(look, tiles, ipcs),
         per_image * students_passes(config, look, ipcs),
     )
-    return Plan(look, folder, model, tiles, ipcs, epochs, device, seconds)
+    offered = [] if config.teacher is not None else fitting_classifiers(look.spec.label_names)
+    return Plan(look, folder, model, tiles, ipcs, epochs, device, seconds, offered)
 
 
 def seconds_per_image(model: str, spec: ImageSpec, device: torch.device, size: int = 16) -> float:
@@ -291,6 +297,7 @@ def format_plan(config: WholeConfig, plan: Plan) -> str:
             f"{config.dataset}: {sum(counts):,} images of {len(counts)} classes, {min(counts):,} to {max(counts):,} "
             f"each, {look.spec.image_size} px{resized}",
             f"  1. {first}",
+            *(f"     or take one that is here and knows these classes: --teacher {name}" for name in plan.offered),
             f"  2. distil by {method_name(config.method)} to {ipcs} images a class ({minutes(distilling)})",
             f"  3. train {plan.model} on each set and on as many random images; measure on {where} "
             f"({minutes(students)})",

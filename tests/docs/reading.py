@@ -13,6 +13,7 @@ __all__ = ["PAGES", "ROOT", "Block", "blocks", "commands", "words_of"]
 ROOT = Path(__file__).parents[2]
 PAGES = [
     *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "benchmarks/README.md", "pipelines/igds/README.md")),
+    ROOT / "spaces" / "explorer" / "README.md",
     *sorted((ROOT / "docs").glob("*.md")),
 ]
 FENCE = re.compile(r"(?:<!-- not run: (?P<reason>[^\n]+) -->\n)?^```(?P<language>\w*)\n(?P<text>.*?)^```$", re.M | re.S)
