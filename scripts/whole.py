@@ -10,11 +10,15 @@ Each step can be stopped, and the same command continues. Everything that is not
 side, the network, how long the teacher is trained, and the sizes of the distilled sets.
 """
 
+import sys
+
 from decoct.arguments import Stage, run_stage
 from decoct.config import WholeConfig
+from decoct.files import shown
 
 
 def stage(config: WholeConfig) -> Stage:
+    sys.stderr.write(f"Looking at {shown(config.dataset)} ...\n")  # the imports below take seconds
     from decoct.whole import distill_whole, format_outcome, plan_whole
 
     return Stage(distill_whole, plan_whole, printed=format_outcome, printed_plan=str)

@@ -10,7 +10,7 @@ import pytest
 from worlds import accuracy_record
 
 from decoct.config import DistillConfig, EvaluateConfig, TeacherConfig
-from decoct.demo import METHODS, demo_plan, demo_steps, demo_summary, run_steps
+from decoct.demo import METHODS, SAID, demo_plan, demo_steps, demo_summary, run_steps
 
 WRITE = (
     "import pathlib, sys\n"
@@ -91,4 +91,8 @@ def test_summary_says_how_it_was_measured_and_where_the_pictures_are(tmp_path):
     for words in ("87.1 %", "rded_kd", "overrides: none", "label mode views", "Seeds: 1", "measurement"):
         assert words in text
     assert all(str((tmp_path / method / "preview.png").resolve()) in text for method in METHODS)
+    for said in (text, demo_plan(tmp_path)):  # what each method is, in a line of its own
+        assert all(
+            any(line.split()[0] == method for line in said.splitlines() if SAID[method] in line) for method in METHODS
+        )
     assert str(tmp_path) in demo_plan(tmp_path)

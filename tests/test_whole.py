@@ -70,6 +70,14 @@ def test_a_given_teacher_says_what_is_held_out_where_there_is_no_split_to_measur
     assert share(None, eval_split="train") == 0
 
 
+def test_a_plan_of_hours_says_what_is_quicker(photos, monkeypatch):
+    monkeypatch.setattr("decoct.whole.seconds_per_image", lambda *network: 1.0)
+    quicker = "Smaller images are far quicker: --image_size 64"
+    large = plan_whole(WholeConfig(dataset=str(photos), image_size=128))
+    assert quicker in large and "to 1 image a class" in large
+    assert quicker not in plan_whole(WholeConfig(dataset=str(photos), image_size=64))
+
+
 def test_a_share_of_0_is_none_and_not_the_default(photos, sample_part):
     with pytest.raises(ValueError, match=r"^eval_split must be given .* Got validation_fraction 0\.$"):
         look_at(WholeConfig(dataset=str(photos), validation_fraction=0.0))
@@ -81,8 +89,8 @@ def test_a_given_teacher_is_taken_and_the_plan_says_how_long_it_takes(sample_par
     config = WholeConfig(dataset=str(sample_part), teacher=str(trained_teacher))
     assert [step.title for step in whole_steps(config, make_plan(config))] == ["distilled sets", "students"]
     text = plan_whole(config)
-    assert "96 images of 4 classes, 24 to 24 each, 28 px\n" in text
-    assert f"take {trained_teacher} as teacher" in text and "to 1, 10 images a class" in text
+    assert "96 images of 4 classes, 24 each, 28 px\n" in text
+    assert f"take {trained_teacher} as teacher" in text and "to 1 or 10 images a class" in text
     assert "measure on the split test" in text and "on this machine" in text
 
 

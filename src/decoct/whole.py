@@ -36,6 +36,7 @@ __all__ = ["Look", "Plan", "distill_whole", "format_outcome", "look_at", "make_p
 SIZES = (1, 10, 50)  # images per class, where they are not given
 LOOKED_AT = 200  # images whose sides are looked at
 PASSES = 1_000_000  # images that a teacher sees, where its epochs are not given
+LONG_SECONDS, QUICK_SIDE = 3600, 64  # a plan that takes longer says what would be quicker
 HELD_OUT_SHARE = 0.1  # of a dataset that has no split to measure on
 
 
@@ -281,7 +282,9 @@ def format_plan(config: WholeConfig, plan: Plan) -> str:
     """The data, the steps and the time, in a few lines."""
     look, counts, (teacher, distilling, students) = plan.look, plan.look.counts, plan.seconds
     resized = "" if look.same_size else ", resized"
-    ipcs = ", ".join(map(str, plan.ipcs))
+    ipcs = " or ".join(map(str, plan.ipcs)) + (" image" if plan.ipcs == [1] else " images")
+    each = f"{min(counts):,} each" if min(counts) == max(counts) else f"{min(counts):,} to {max(counts):,} each"
+    long = sum(plan.seconds) > LONG_SECONDS and look.spec.image_size > QUICK_SIDE
     first = (
         f"take {config.teacher} as teacher"
         if plan.epochs is None
@@ -294,15 +297,16 @@ def format_plan(config: WholeConfig, plan: Plan) -> str:
     )
     return "\n".join(
         [
-            f"{config.dataset}: {sum(counts):,} images of {len(counts)} classes, {min(counts):,} to {max(counts):,} "
-            f"each, {look.spec.image_size} px{resized}",
+            f"{config.dataset}: {sum(counts):,} images of {len(counts)} classes, {each}, {look.spec.image_size} px"
+            f"{resized}",
             f"  1. {first}",
             *(f"     or take one that is here and knows these classes: --teacher {name}" for name in plan.offered),
-            f"  2. distil by {method_name(config.method)} to {ipcs} images a class ({minutes(distilling)})",
+            f"  2. distil by {method_name(config.method)} to {ipcs} a class ({minutes(distilling)})",
             f"  3. train {plan.model} on each set and on as many random images; measure on {where} "
             f"({minutes(students)})",
             f"About {minutes(sum(plan.seconds))} on this machine ({plan.device}). Everything goes to {plan.folder}; "
             "the same command continues.",
+            *([f"Smaller images are far quicker: --image_size {QUICK_SIDE}"] if long else []),
         ]
     )
 
