@@ -112,6 +112,17 @@ def test_images_that_lie_class_by_class_need_no_labels(real, pixels, tmp_path):
     assert torch.equal(read(real, tmp_path / "images.pt", in_class_order=True).labels, LABELS[ORDER])
 
 
+def test_real_images_may_be_of_different_sizes_and_the_sets_own_are_asked_about(pixels, tmp_path):
+    sides = [encoded(coloured([label], side=side))[0] for label, side in enumerate((16, 20, 24))]
+    (tmp_path / "photos").mkdir()
+    labelled(sides, [0, 1, 2]).to_parquet(tmp_path / "photos" / "train.parquet")
+    save_file({"images": pixels, "labels": LABELS}, tmp_path / "set.safetensors")
+    assert read(tmp_path / "photos", tmp_path / "set.safetensors").images.shape == (6, 3, 16, 16)
+    with pytest.raises(ValueError, match="image_size must be left out for tensors"):
+        read(tmp_path / "photos", tmp_path / "set.safetensors", image_size=8)
+    assert read(tmp_path / "photos", tmp_path / "photos", image_size=16).images.shape == (3, 3, 16, 16)
+
+
 @pytest.mark.parametrize("names", [("00002", "00000", "00001"), ("RED", "Green ", "blue")])
 def test_folders_of_images_by_name_or_number(real, tmp_path, names):
     """A folder's number is its class, whatever the order of the names."""
@@ -222,7 +233,9 @@ def test_an_imported_set_is_evaluated_reported_and_published_beside_random_image
     assert hard["method"] == "DATM" and hard["baseline"]["accuracy_mean"] >= 0
     page = (folder / "report.html").read_text()
     assert "Images that others made and published" in page and "decoct import" in page
-    card = plan_publish(PublishConfig(folder=str(folder), push_to_hub="user/datm")).content("README.md").decode()
+    wanted = PublishConfig(folder=str(folder), push_to_hub="user/datm", license="mit")
+    card = plan_publish(wanted).content("README.md").decode()
+    assert "license: mit" in card
     assert "- dataset-distillation" in card and "- decoct" in card and "it did not make them" in card
     assert "| `tiles` |" not in card
     assert verify_folder(folder).ok

@@ -38,7 +38,7 @@ def without_effect(config: Any) -> dict[str, str]:
     if isinstance(config, EvaluateConfig):
         found |= evaluate_without_effect(config)
     if isinstance(config, ImportConfig):
-        found |= dict.fromkeys(("image_size", "mixed_precision", "num_workers", "seed"), "for a set that is imported")
+        found |= dict.fromkeys(("mixed_precision", "num_workers", "seed"), "for a set that is imported")
     if isinstance(config, PriorConfig):
         found |= {"label_dropout": "with --no_conditional"} if not config.conditional else {}
         found |= {"sample_steps": "with --sample_every 0"} if config.sample_every == 0 else {}

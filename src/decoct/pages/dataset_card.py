@@ -45,7 +45,9 @@ def dataset_card(
     source = source_of(manifest["dataset"], recorded if isinstance(recorded, dict) else None, given)
     measured = {ipc: f"{value:.3f}" for ipc, value in run.tile_accuracy.items() if value is not None}
     title = (given and given.pretty_name) or f"{source.name}, distilled by {run.way}"
-    data = card_data(run, manifest.get("files") or {}, source, title)
+    # What others made of a dataset need not be under the dataset's licence.
+    license = (given.license if given else None) if run.imported else source.license
+    data = card_data(run, manifest.get("files") or {}, source, license, title)
     if folder is not None:
         add_dataset_info(data, folder, run.ipcs)
     return render(
@@ -82,7 +84,9 @@ def dataset_card(
     )
 
 
-def card_data(run: Run, hashes: dict[str, str], source: Source, pretty_name: str) -> DatasetCardData:
+def card_data(
+    run: Run, hashes: dict[str, str], source: Source, license: str | None, pretty_name: str
+) -> DatasetCardData:
     """The YAML header without features and sizes; `hashes` are those of the files by name."""
     configs = []
     for ipc in run.ipcs:
@@ -93,7 +97,7 @@ def card_data(run: Run, hashes: dict[str, str], source: Source, pretty_name: str
         configs.append({"config_name": f"ipc_{ipc}", "data_files": data_files, **content})
     return DatasetCardData(
         pretty_name=pretty_name,
-        **licence_fields(source.license),  # type: ignore[arg-type]
+        **licence_fields(license),  # type: ignore[arg-type]
         tags=card_tags(run),
         task_categories=["image-classification"],
         size_categories=[size_category(run.images[run.ipcs[-1]])],

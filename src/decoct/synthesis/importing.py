@@ -40,6 +40,7 @@ WRITTEN = ("manifest.json", "README.md", "preview.png", "report.html", "results.
 IMAGE_NAMES, LABEL_NAMES = ("images", "image", "data", "x"), ("labels", "label", "targets", "y")
 SOFT_NAMES = ("soft_labels", "soft_label", "logits", "probabilities")
 ROWS = 256  # encoded at a time
+ANY_SIZE = 64  # a side to be resized to lets real images be of different sizes
 SUM_TOLERANCE = 1e-3  # of probabilities
 
 
@@ -145,7 +146,9 @@ def read_set(config: ImportConfig) -> tuple[Published, Dataset, ImageSpec]:
             "mean, std, labels and in_class_order must be left out where the set holds encoded images in class "
             f"folders or parquet. Got them for {config.source}."
         )
-    images = load_split(config, config.train_split, None)
+    if file is not None and config.image_size is not None:
+        raise ValueError(f"image_size must be left out for tensors, which keep their own. Got {config.image_size}.")
+    images = load_split(config, config.train_split, ANY_SIZE)
     names = images.features["label"].names
     read = read_images(config, names) if file is None else read_tensor_set(config, file, len(names))
     check_counts(read.labels, names, config.source)
@@ -168,11 +171,11 @@ def read_set(config: ImportConfig) -> tuple[Published, Dataset, ImageSpec]:
 
 def read_images(config: ImportConfig, names: Sequence[str]) -> Published:
     """Encoded images, and the soft labels in a column or a file beside them; `names` are the dataset's classes."""
-    found = load_images(config.source, image_size=None)
+    found = load_images(config.source, image_size=config.image_size)
     own = found.features["label"].names
     classes = class_numbers(own, names, config)
     labels = torch.tensor([classes[label] for label in found["label"][:]])
-    side, channels = found[0]["image"].size[0], 1 if found.features["image"].mode == "L" else 3
+    side, channels = config.image_size or found[0]["image"].size[0], 1 if found.features["image"].mode == "L" else 3
     images = torch.cat([
         to_pixels(found[start : start + ROWS]["image"], side, channels) for start in range(0, len(found), ROWS)
     ])  # fmt: skip
