@@ -55,6 +55,8 @@ def test_what_is_held_out_is_planned_as_it_will_be(photos, share, left):
     assert plan.look.counts == [left, left], "at least one of each class is held out"
     assert f"measure on {100 * (share or 0.1):g} % of each class, held out (" in format_plan(config, plan)
     assert {step.config.validation_fraction for step in whole_steps(config, plan)} == {share or 0.1}
+    images = 40 - 2 * left
+    assert f"of {images} images, one of which is {100 / images:.1f} points" in format_plan(config, plan)
 
 
 def test_a_given_teacher_says_what_is_held_out_where_there_is_no_split_to_measure_on(photos, tmp_path):

@@ -37,6 +37,7 @@ SIZES = (1, 10, 50)  # images per class, where they are not given
 LOOKED_AT = 200  # images whose sides are looked at
 PASSES = 1_000_000  # images that a teacher sees, where its epochs are not given
 LONG_SECONDS, QUICK_SIDE = 3600, 64  # a plan that takes longer says what would be quicker
+FEW_IMAGES = 200  # measured on fewer, one image is half a point and more
 HELD_OUT_SHARE = 0.1  # of a dataset that has no split to measure on
 
 
@@ -50,6 +51,7 @@ class Look:
         same_size: Whether images need not be resized.
         eval_split: Split to measure on; `held_out` where the dataset has none.
         held_out: Share of each class that is held out of the training split.
+        held_out_images: How many that are.
     """
 
     spec: ImageSpec
@@ -57,6 +59,7 @@ class Look:
     same_size: bool
     eval_split: str
     held_out: float
+    held_out_images: int
 
 
 @dataclass(frozen=True)
@@ -132,7 +135,7 @@ def look_at(config: WholeConfig) -> Look:
         width if same_size else max((each for each in (32, 64, 128) if each <= median), default=32)
     )
     counts = [count - held_out_count(count, share) for count in class_counts(images)]
-    return Look(measure_spec(images, side), counts, same_size, eval_split, share)
+    return Look(measure_spec(images, side), counts, same_size, eval_split, share, len(images) - sum(counts))
 
 
 def held_out_share(asked: float | None, teacher: str | None, eval_split: str) -> float:
@@ -290,6 +293,7 @@ def format_plan(config: WholeConfig, plan: Plan) -> str:
         if plan.epochs is None
         else f"train a teacher, {plan.model}, for {plan.epochs} epochs ({minutes(teacher)})"
     )
+    few = look.held_out_images if look.eval_split == HELD_OUT and look.held_out_images < FEW_IMAGES else 0
     where = (
         f"{100 * look.held_out:g} % of each class, held out"
         if look.eval_split == HELD_OUT
@@ -306,6 +310,11 @@ def format_plan(config: WholeConfig, plan: Plan) -> str:
             f"({minutes(students)})",
             f"About {minutes(sum(plan.seconds))} on this machine ({plan.device}). Everything goes to {plan.folder}; "
             "the same command continues.",
+            *(
+                [f"Accuracies are of {few} images, one of which is {100 / few:.1f} points: a look at most."]
+                if few
+                else []
+            ),
             *([f"Smaller images are far quicker: --image_size {QUICK_SIDE}"] if long else []),
         ]
     )

@@ -6,7 +6,8 @@ __all__ = ["expected_accuracy", "weakness"]
 
 CAUSES = (
     "Usual causes: class names in another order than those it was trained on (see --label_map), other preprocessing "
-    "than it was trained with (image_mean, image_std, channel order, image size), or another dataset."
+    "than it was trained with (image_mean, image_std, channel order, image size), another dataset, or a "
+    "training on few images."
 )
 
 
