@@ -48,6 +48,7 @@ def test_report_is_drawn_without_network_and_errors(tab, evaluated, method):
     tab.open(evaluated(method))
     assert_quiet(tab)
     assert tab.value("document.querySelector('h1').innerText").endswith("distilled to 1 or 3 images per class")
+    assert ".Soft" not in tab.value("document.body.textContent"), "a blank parts two sentences"
     chart, *pictures = tab.value("[...document.images].map(image => image.complete && image.naturalWidth)")
     assert chart > 400 and set(pictures) == {28}
     assert tab.value("[...document.querySelectorAll('svg image')].every(image => image.getBBox().width === 28)")

@@ -182,6 +182,9 @@ def test_files_with_code_or_that_grow_are_refused_in_one_line_and_nothing_runs(r
     with pytest.raises(ValueError, match="must") as refused:
         import_set(config_of(real, file, tmp_path / "run"))
     assert "\n" not in str(refused.value) and ".pt" in str(refused.value)
+    assert "weights_only" not in str(refused.value), "PyTorch's advice is to run the code"
+    if form in ("saved", "labels"):
+        assert f"asks for {os.mkdir.__module__}.mkdir" in str(refused.value)
     assert not marker.exists() and not (tmp_path / "run" / "manifest.json").exists()
 
 

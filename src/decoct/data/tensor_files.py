@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import re
 import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -36,7 +37,14 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
                 return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         _check_archive(path)
         found = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, zipfile.BadZipFile) as error:
+    except pickle.UnpicklingError as error:
+        # Of PyTorch's words the name alone: the rest is how to run the code all the same.
+        asked = re.search(r"GLOBAL ([\w.]+)", str(error))
+        what = f"It asks for {asked[1]}" if asked else "It holds something else"
+        raise ValueError(
+            f"{path} must hold tensors and nothing else. {what}, so it was refused, and nothing in it was run."
+        ) from error
+    except (OSError, SafetensorError, RuntimeError, EOFError, zipfile.BadZipFile) as error:
         first = shown(str(error).strip().split("\n")[0])
         raise ValueError(
             f"{path} must hold tensors and nothing else. It was refused, and nothing in it was run: {first}"
