@@ -138,3 +138,30 @@ def test_default_batches_fit_the_data(made, images, sizes):
     fitted = made.with_batch_size(images)
     assert (fitted.batch_size, getattr(fitted, "queue_size", None)) == sizes
     assert made.with_batch_size(41, processes=2).batch_size in (40, made.batch_size or 40)
+
+
+def test_a_scheduler_says_the_rank_only_where_it_is_asked(monkeypatch):
+    def rank(environment: dict[str, str], **options: int) -> tuple[int | None, int | None]:
+        with monkeypatch.context() as patch:
+            for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "SLURM_ARRAY_TASK_ID", "SLURM_ARRAY_TASK_COUNT"):
+                patch.delenv(name, raising=False)
+            for name, value in environment.items():
+                patch.setenv(name, value)
+            made = DistillConfig(batch_size=8, **options)
+            return made.rank, made.world_size
+
+    array = {"SLURM_ARRAY_TASK_ID": "3", "SLURM_ARRAY_TASK_COUNT": "8"}
+    job = {"RANK": "1", "WORLD_SIZE": "2"}
+    assert rank({**array, **job}) == (None, None)
+    assert rank({**array, **job}, world_size=0) == (3, 8)
+    assert rank({**array, "SLURM_ARRAY_TASK_COUNT": "1"}, world_size=8) == (3, 8), "one task of the array again"
+    assert rank(job, world_size=0) == (1, 2)
+    assert rank({}, world_size=4, rank=2) == (2, 4)
+    for environment in ({**job, "LOCAL_RANK": "1"}, {**array, "SLURM_ARRAY_TASK_ID": "8"}, {}):
+        with pytest.raises(ValueError, match=r"rank must be in \[0, "):
+            rank(environment, world_size=0)
+    for options in ({"rank": 1}, {"world_size": 2, "rank": 0, "overwrite": True}, {"world_size": 2, "rank": 2}):
+        with pytest.raises(ValueError, match="must be"):
+            rank({}, **options)
+    with pytest.raises(ValueError, match="batch_size must be given with --world_size"):
+        DistillConfig(world_size=2, rank=0)

@@ -74,7 +74,11 @@ class DataConfig(RunConfig):
         "Bits of 16-bit images that are used, 8 to 16. Default: the fewest of 8, 10, 12, 14, 16 that hold them.",
         group="data",
     )
-    num_workers: int = option(0, "Worker processes that decode images.", matters="command")
+    num_workers: int = option(
+        0,
+        "Worker processes that decode images for training, and threads that decode those to be scored.",
+        matters="command",
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()

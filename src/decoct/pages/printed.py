@@ -8,7 +8,15 @@ from typing import Any
 from decoct.config.data import HELD_OUT
 from decoct.pages.describe import counted, describe
 
-__all__ = ["distill_report", "estimator_report", "format_settings", "prior_report", "samples_report", "teacher_report"]
+__all__ = [
+    "distill_report",
+    "estimator_report",
+    "format_settings",
+    "prior_report",
+    "rank_report",
+    "samples_report",
+    "teacher_report",
+]
 
 
 def format_settings(settings: dict[str, Any]) -> str:
@@ -43,6 +51,17 @@ def estimator_report(record: dict[str, Any], folder: str) -> str:
     return (
         f"Estimator: linear classifier {linear:.1f} %{soft}, nearest neighbours {knn:.1f} % on {where}; "
         f"rank {record['rank']} of {record['full_rank']}. Saved in {folder}"
+    )
+
+
+def rank_report(record: dict[str, Any], folder: str) -> str:
+    """What one of several ranks has left in the folder, and how the run goes on."""
+    missing = "; ".join(f"{count} shards of {name}" for name, count in record["missing"].items())
+    state = f"others have not written {missing} yet" if missing else "all shards are there"
+    again = "Run the same command again when they have, or finish" if missing else "Finish"
+    return (
+        f"Rank {record['rank']} of {record['world_size']}: its shards are in {folder}, and {state}. {again} with "
+        "--merge in place of --rank and --world_size."
     )
 
 
