@@ -75,6 +75,13 @@ class DistillConfig(SamplingConfig, PublishingConfig, DataConfig):
     candidates_per_class: int | None = option(
         300, "Images of a class that are scored, drawn by the seed. 0: all.", matters="selection"
     )
+    streaming: bool = option(
+        False,
+        "Draw these candidates from a Hub dataset, parquet or WebDataset shards as they are streamed, in one pass that "
+        "keeps nothing else; by the seed, but others than of the stored dataset.",
+        matters="command",
+        group="data",
+    )
     attribution: Literal["kernel_shap", "exact_shapley", "captum_kernel_shap", "grad_cam", "random", "whole"] | None = (
         option(
             None,
@@ -245,6 +252,10 @@ class DistillConfig(SamplingConfig, PublishingConfig, DataConfig):
         require(self.shard_size >= 1, "shard_size", "at least 1", self.shard_size)
         require(self.batch_size is None or self.batch_size >= 1, "batch_size", "at least 1", self.batch_size)
         self._check_shared_work()
+        if self.streaming:
+            require(per_class is not None, "candidates_per_class", "at least 1 for --streaming", 0)
+            held_out = "0 for --streaming, since all labels say which images are held out"
+            require(not self.validation_fraction, "validation_fraction", held_out, self.validation_fraction)
         if self.tune:
             self.selection = "coverage"  # what is tried needs the features
         if self.attribution == "exact_shapley":

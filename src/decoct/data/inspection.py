@@ -21,7 +21,7 @@ from PIL import Image
 
 from decoct.data.pixels import UnusableImage
 
-__all__ = ["CheckedImage", "checked_when_read", "inspect_images", "named_rows", "to_eight_bits"]
+__all__ = ["CheckedImage", "checked_when_read", "inspect_image", "inspect_images", "named_rows", "to_eight_bits"]
 
 # What Pillow's decoders raise for damaged files.
 DECODE_ERRORS = (
@@ -199,11 +199,12 @@ def to_eight_bits(images: datasets.Dataset, rows: list[int], bit_depth: int) -> 
 
 
 def _inspect_batch(values: list[dict[str, Any]], pool: ThreadPoolExecutor) -> dict[str, list[Any]]:
-    columns = zip(*pool.map(_inspect_image, values), strict=True)
+    columns = zip(*pool.map(inspect_image, values), strict=True)
     return {name: list(column) for name, column in zip(FEATURES, columns, strict=True)}
 
 
-def _inspect_image(value: dict[str, Any] | None) -> tuple[str | None, int | None, int | None, int | None, str | None]:
+def inspect_image(value: dict[str, Any] | None) -> tuple[str | None, int | None, int | None, int | None, str | None]:
+    """One row of `inspect_images`."""
     if value is None:
         return None, None, None, None, "the row has no image"
     try:

@@ -20,6 +20,7 @@ from decoct.run.lock import writes_alone
 from decoct.run.processes import close, open_accelerator
 from decoct.run.shards import ShardsMissing, Share
 from decoct.synthesis.run import check_source, label_teacher, rank_record, validation_images, with_held_out
+from decoct.synthesis.streaming import load_streamed
 
 __all__ = ["distill", "plan_distill"]
 
@@ -93,7 +94,11 @@ def _open(config: DistillConfig) -> tuple[Dataset, Classifier, Accelerator, floa
     with accelerator.main_process_first():
         side = side_of(config.image_size, teacher.spec.image_size, "the teacher")
         # A dataset may have millions of images: those that are drawn from the labels are decoded, and no others.
-        images = load_split(config, config.train_split, side, channels=teacher.spec.channels, read_unchecked=0)
+        channels, limit = teacher.spec.channels, config.candidates_per_class
+        if config.streaming and limit is not None:
+            images = load_streamed(config, config.train_split, limit, side, channels)
+        else:
+            images = load_split(config, config.train_split, side, channels=channels, read_unchecked=0)
     check_same_images(config.teacher, images, config.validation_fraction)
     names, label_map = images.features["label"].names, read_label_map(config.label_map)
     teacher = teacher_for(teacher, names, config.dataset, label_map)
