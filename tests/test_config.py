@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from decoct import config
-from decoct.config import DistillConfig, default_values, fields_that_matter_for, to_dict
+from decoct.config import DistillConfig, default_values, fields_that_matter_for, precision, to_dict
 from decoct.methods import METHODS
 from decoct.run.folder import identity_of
 
@@ -165,3 +165,19 @@ def test_a_scheduler_says_the_rank_only_where_it_is_asked(monkeypatch):
             rank({}, **options)
     with pytest.raises(ValueError, match="batch_size must be given with --world_size"):
         DistillConfig(world_size=2, rank=0)
+
+
+def test_precision_is_that_of_the_machine_unless_it_is_said(monkeypatch, tmp_path):
+    import torch
+
+    made = config.TeacherConfig(), DistillConfig()
+    assert [each.mixed_precision for each in made] == ["no", "no"], "runs on a CPU are what they were"
+    (tmp_path / "nvidia0").touch()
+    monkeypatch.setattr(precision, "GPU_FILES", (str(tmp_path / "nvidia*"),))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: True)
+    assert DistillConfig().mixed_precision == "no", "the GPU is not to be used (ACCELERATE_USE_CPU)"
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "false")
+    assert [each.mixed_precision for each in (config.TeacherConfig(), DistillConfig())] == ["bf16", "bf16"]
+    assert DistillConfig(mixed_precision="no").mixed_precision == "no"
+    assert config.EvaluateConfig().mixed_precision == "no", "students are measured as they were"

@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Literal
 
 from decoct.config.data import DataConfig
 from decoct.config.options import option, require
+from decoct.config.precision import default_precision
 from decoct.config.publishing import PublishingConfig
 from decoct.config.ranks import rank_of_environment
 from decoct.config.sampling import UNPROMPTED, SamplingConfig
@@ -45,6 +46,11 @@ class DistillConfig(SamplingConfig, PublishingConfig, DataConfig):
     )
 
     output_dir: str = option("runs/distilled", "Run folder; `load_dataset` reads it as it is.", matters="command")
+    mixed_precision: Literal["auto", "no", "bf16", "fp16"] = option(
+        "auto",
+        "Precision of the forward and backward passes; `auto`: bf16 on a GPU, else `no`.",
+        group="run",
+    )
     method: Literal["infoutil", "igds", "rded", "random", "herding", "k_center", "k_means", "forgetting"] = option(
         "infoutil", "What makes the tiles: `igds` samples them from a diffusion prior, the others choose real images."
     )
@@ -220,6 +226,8 @@ class DistillConfig(SamplingConfig, PublishingConfig, DataConfig):
         given: Any = self.label_teacher  # a preset or a caller may give the only one as it is
         self.label_teacher = [given] if isinstance(given, str) else given
         super().__post_init__()
+        if self.mixed_precision == "auto":
+            self.mixed_precision = default_precision()
         self.check_publishing()
         for name, value in method_defaults(self.method, self.tiles_per_image).items():
             if getattr(self, name) is None:
@@ -305,5 +313,5 @@ def default_values(method: str, tiles_per_image: int = 1) -> dict[str, Any]:
         each.name: each.default if each.default_factory is dataclasses.MISSING else each.default_factory()
         for each in dataclasses.fields(DistillConfig)
     }
-    given = {"method": method, "tiles_per_image": tiles_per_image}
+    given = {"method": method, "tiles_per_image": tiles_per_image, "mixed_precision": "no"}
     return {**values, **UNPROMPTED, **method_defaults(method, tiles_per_image), **given}

@@ -8,6 +8,7 @@ from typing import ClassVar, Literal, Self
 
 from decoct.config.data import HELD_OUT, DataConfig
 from decoct.config.options import option, require
+from decoct.config.precision import default_precision
 from decoct.config.publishing import PublishingConfig
 
 __all__ = ["EstimatorConfig", "PriorConfig", "TeacherConfig", "TrainingConfig"]
@@ -17,6 +18,11 @@ __all__ = ["EstimatorConfig", "PriorConfig", "TeacherConfig", "TrainingConfig"]
 class TrainingConfig(PublishingConfig, DataConfig):
     """What all training shares: length, batches, learning rate, checkpoints, trackers."""
 
+    mixed_precision: Literal["auto", "no", "bf16", "fp16"] = option(
+        "auto",
+        "Precision of the forward and backward passes; `auto`: bf16 on a GPU, else `no`.",
+        group="run",
+    )
     epochs: int = option(60, "Passes over the training split.", group="training")
     batch_size: int = option(
         0, "Images per step, over all processes. 0: 128, or all images of a smaller training split.", group="training"
@@ -42,6 +48,8 @@ class TrainingConfig(PublishingConfig, DataConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.mixed_precision == "auto":
+            self.mixed_precision = default_precision()
         if self.validation_fraction and self.eval_split is None:
             self.eval_split = HELD_OUT
         self.check_publishing()

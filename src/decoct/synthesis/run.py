@@ -45,6 +45,7 @@ from decoct.run.finite import require_finite
 from decoct.run.folder import check_folder, claim_folder, identity_of, write_json
 from decoct.run.lock import one_writer
 from decoct.run.outputs import require_space
+from decoct.run.precision import lay_out
 from decoct.run.processes import device_name
 from decoct.run.shards import ShardsMissing, Share, rows_per_shard, run_shards
 from decoct.run.versions import installed_versions
@@ -145,7 +146,7 @@ class DistillRun:
         self.source = source_record(self.config.dataset, images.info)
         self._started = time.perf_counter()
         for network in {id(each): each for each in [self.teacher, *self.label_teachers.values()]}.values():
-            network.to(self.accelerator.device)
+            lay_out(network, self.accelerator.device)
         self.batch_size = shared_batch_size(
             self.config.batch_size,
             self.shards / "batch_size.json",
