@@ -11,7 +11,7 @@ GPU_FILES = ("/dev/nvidia[0-9]*", "/dev/dxg", "/dev/kfd")  # of NVIDIA, of Windo
 
 
 def default_precision() -> str:
-    """`bf16` on a GPU that computes in it, else `no`; torch, which takes seconds to import, is asked where there is one."""
+    """`bf16` on a GPU that computes in it, else `no`; torch, slow to import, is asked only where there is a GPU."""
     on_cpu = os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true", "yes")
     if on_cpu or not any(glob.glob(pattern) for pattern in GPU_FILES):
         return "no"

@@ -60,8 +60,8 @@ def load_streamed(config: DataConfig, split: str, per_class: int, image_size: in
         (config.dataset_config, config.image_column, config.label_column),
         config.skip_unreadable,
     )
-    settings = {"image_size": image_size, "channels": channels, "bit_depth": config.bit_depth}
-    return load_images(rows, read_unchecked=0, **settings).select(places)  # before `select`, for it copies no image
+    images = load_images(rows, image_size=image_size, bit_depth=config.bit_depth, channels=channels, read_unchecked=0)
+    return images.select(places)  # after the loading, so that no image is copied
 
 
 def streamed_candidates(
