@@ -9,7 +9,6 @@ from typing import Any, ClassVar, Literal
 
 from decoct.config.data import DataConfig
 from decoct.config.options import option, require
-from decoct.config.precision import default_precision
 from decoct.config.publishing import PublishingConfig
 from decoct.config.ranks import rank_of_environment
 from decoct.config.sampling import UNPROMPTED, SamplingConfig
@@ -226,8 +225,6 @@ class DistillConfig(SamplingConfig, PublishingConfig, DataConfig):
         given: Any = self.label_teacher  # a preset or a caller may give the only one as it is
         self.label_teacher = [given] if isinstance(given, str) else given
         super().__post_init__()
-        if self.mixed_precision == "auto":
-            self.mixed_precision = default_precision()
         self.check_publishing()
         for name, value in method_defaults(self.method, self.tiles_per_image).items():
             if getattr(self, name) is None:

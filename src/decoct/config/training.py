@@ -8,7 +8,6 @@ from typing import ClassVar, Literal, Self
 
 from decoct.config.data import HELD_OUT, DataConfig
 from decoct.config.options import option, require
-from decoct.config.precision import default_precision
 from decoct.config.publishing import PublishingConfig
 
 __all__ = ["EstimatorConfig", "PriorConfig", "TeacherConfig", "TrainingConfig"]
@@ -48,8 +47,6 @@ class TrainingConfig(PublishingConfig, DataConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.mixed_precision == "auto":
-            self.mixed_precision = default_precision()
         if self.validation_fraction and self.eval_split is None:
             self.eval_split = HELD_OUT
         self.check_publishing()

@@ -169,7 +169,8 @@ def train_epochs(
             if after_step is not None:
                 after_step()
             held.append(loss.detach())
-            saves = bool(config.checkpoint_steps) and (step + 1) % config.checkpoint_steps == 0 and step + 1 < steps
+            every = config.checkpoint_steps or steps
+            saves = (step + 1) % every == 0 and step + 1 < steps
             if saves or len(held) >= losses_held(loss.device) or step + 1 == steps:
                 found, held = torch.stack(held).tolist(), []
                 for each in require_finite_losses(found, f"epoch {epoch + 1}, step", step + 1 - len(found)):
