@@ -8,13 +8,13 @@ Then, with an untrained ConvNet as teacher (time does not depend on what it has 
 
 - `share`: one rank of `--ranks` scores its share of the candidates by InfoUtil (300 a class, k = 4), so that the first
   candidate is drawn from all 1.3 million rows, and the rate of scoring is measured on the share alone;
-- `all_classes`: random images, which need no attribution, go all the way for all classes: candidates, cutting, labels,
-  files.
+- `all_classes`: random images, which need no attribution and no more candidates than tiles, go all the way for all
+  classes: candidates, cutting, labels with 4 mixed views an image, files.
 
 Seconds are given as wall clock and as this process's own CPU time, for the machine may be shared. `anonymous_mb` is
-sampled (Linux); `at_first_shard_mb` beside it tells whether it grows. The projection to 224 px multiplies the forward
-passes, which are counted, by `--assumed_rate`, which is assumed and not measured. Results go to
-benchmarks/results/many_images.json.
+sampled (Linux), at the first and at the last shard of each kind too, which tells whether it grows. The projection to
+224 px multiplies the forward passes, which are counted, by `--assumed_rate`, which is assumed and not measured.
+Results go to benchmarks/results/many_images.json.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from __future__ import annotations
 import argparse
 import io
 import json
+import os
 import sys
 import threading
 import time
@@ -32,7 +33,7 @@ from timing import RESULTS, anonymous_mb, command_of, cpu_name, in_fresh_process
 
 CLASSES, IMAGES, SIDE, FILES, QUALITY = 1000, 1300, 64, 13, 85
 DISTINCT = 100  # crops of a class, each stored in every file
-IPC, CANDIDATES, SLOTS = 10, 300, 20
+IPC, CANDIDATES, SLOTS = 10, 300, 4
 
 
 def write_dataset(photos: Path, folder: Path) -> None:
@@ -93,7 +94,7 @@ def settings_of(options: argparse.Namespace, name: str) -> dict[str, Any]:
     }
     if name == "share":
         return {**shared, "world_size": options.ranks, "rank": 0}
-    return {**shared, "method": "random"}
+    return {**shared, "method": "random", "candidates_per_class": 4 * IPC}
 
 
 def run_part(options: argparse.Namespace, name: str) -> dict[str, Any]:
@@ -110,24 +111,22 @@ def run_part(options: argparse.Namespace, name: str) -> dict[str, Any]:
     folder = options.folder / name
     shutil.rmtree(folder, ignore_errors=True)
     config = DistillConfig(**settings_of(options, name), output_dir=str(folder))
-    stages: dict[str, dict[str, float]] = {}
+    stages: dict[str, dict[str, Any]] = {}
     done, began, cpu = threading.Event(), time.perf_counter(), time.process_time()
 
     def watch() -> None:
-        while not done.wait(0.05):
-            for path in folder.glob("shards/*.parquet"):
-                kind = path.name.split("-")[0]
-                seen = stages.setdefault(
-                    kind,
-                    {
-                        "first_shard_seconds": round(time.perf_counter() - began, 1),
-                        "first_shard_cpu_seconds": round(time.process_time() - cpu, 1),
-                        "at_first_shard_mb": round(anonymous_mb(), 1),
-                    },
-                )
-                seen["last_seconds"] = round(time.perf_counter() - began, 1)
-                seen["last_cpu_seconds"] = round(time.process_time() - cpu, 1)
-                seen["shards"] = len(list(folder.glob(f"shards/{kind}-*.parquet")))
+        seen: set[str] = set()
+        while not done.wait(0.2):
+            found = set(os.listdir(folder / "shards")) - seen if (folder / "shards").is_dir() else set()
+            for name in sorted(each for each in found if each.endswith(".parquet")):
+                now = {
+                    "seconds": round(time.perf_counter() - began, 1),
+                    "cpu_seconds": round(time.process_time() - cpu, 1),
+                    "anonymous_mb": round(anonymous_mb(), 1),
+                }
+                stage = stages.setdefault(name.split("-")[0], {"shards": 0, "first": now})
+                stage |= {"shards": stage["shards"] + 1, "last": now}
+                seen.add(name)
 
     watching = threading.Thread(target=watch)
     watching.start()
@@ -151,14 +150,11 @@ def run_part(options: argparse.Namespace, name: str) -> dict[str, Any]:
     }
 
 
-def project(share: dict[str, Any], everything: dict[str, Any], options: argparse.Namespace) -> dict[str, Any]:
+def project(share: dict[str, Any], options: argparse.Namespace) -> dict[str, Any]:
     """From the measured share to all candidates, and to 224 px on GPUs at an assumed rate."""
     scores = share["stages"]["scores"]
     more = scores["shards"] - 1  # after the first one
-    seconds = {
-        kind: (scores[f"last_{kind}"] - scores[f"first_shard_{kind}"]) / max(more, 1)
-        for kind in ("seconds", "cpu_seconds")
-    }
+    seconds = {kind: (scores["last"][kind] - scores["first"][kind]) / more for kind in ("seconds", "cpu_seconds")}
     shards = CLASSES * CANDIDATES // 100
     passes = share["forward_passes_of_all"]
     scoring = passes["attribution"] + passes["utility"]
@@ -182,7 +178,7 @@ def main() -> None:
     parser.add_argument("--photos", type=Path, required=True, help="Parquet file of Imagenette's training photos.")
     parser.add_argument("--folder", type=Path, required=True, help="For dataset, teacher and runs (about 7 GB).")
     parser.add_argument("--model", default="convnet3_w16", help="The teacher's architecture.")
-    parser.add_argument("--ranks", type=int, default=300, help="The share that is scored is one of so many.")
+    parser.add_argument("--ranks", type=int, default=600, help="The share that is scored is one of so many.")
     parser.add_argument("--batch_size", type=int, default=64, help="Images per forward pass.")
     parser.add_argument("--assumed_rate", type=float, default=12_000, help="Images/s of ResNet-18 on an H100.")
     parser.add_argument("--output", type=Path, default=RESULTS / "many_images.json", help="Result file.")
@@ -202,7 +198,7 @@ def main() -> None:
         return
     words = sys.argv[1:]
     size = in_fresh_process(__file__, [*words, "--child", "prepare"])
-    parts = {name: in_fresh_process(__file__, [*words, "--child", name]) for name in ("share", "all_classes")}
+    parts = {name: in_fresh_process(__file__, [*words, "--child", name]) for name in ("all_classes", "share")}
     versions = [part.pop("versions") for part in parts.values()][0]
     result = {
         "command": command_of(__file__, words),
@@ -217,7 +213,7 @@ def main() -> None:
         "teacher": options.model,
         "share_is_one_of": options.ranks,
         **parts,
-        "projection": project(parts["share"], parts["all_classes"], options),
+        "projection": project(parts["share"], options),
         "cpu": cpu_name(),
         "versions": versions,
     }

@@ -7,7 +7,7 @@ import io
 import os
 import re
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -122,17 +122,17 @@ def header_of(value: dict[str, Any] | None) -> tuple[str, tuple[int, int]] | Non
 
 
 @contextlib.contextmanager
-def named_rows(images: datasets.Dataset) -> Iterator[None]:
+def named_rows(images: datasets.Dataset, rows: Sequence[int]) -> Iterator[None]:
     """Raises ValueError with the rows at fault where an image that is read inside the block cannot be used.
 
     Args:
-        images: What is read inside.
+        rows: Of the images, those that are read inside.
     """
     try:
         yield
     except UnusableImage:
         feature = images.features["image"]
-        undecoded = images.with_format(None).cast_column("image", datasets.Image(decode=False))
+        undecoded = images.with_format(None).select(rows).cast_column("image", datasets.Image(decode=False))
         reasons: dict[int, str] = {}
         for row, value in enumerate(undecoded["image"]):
             try:
@@ -144,7 +144,7 @@ def named_rows(images: datasets.Dataset) -> Iterator[None]:
         shown = "\n".join(f"  row {row}: {reason}" for row, reason in list(reasons.items())[:SHOWN])
         rest = f"\n  … and {len(reasons) - SHOWN} more" if len(reasons) > SHOWN else ""
         raise ValueError(
-            f"{len(reasons)} of {len(images)} images that were read cannot be used:\n{shown}{rest}\nRepair them, or "
+            f"{len(reasons)} of {len(rows)} images that were read cannot be used:\n{shown}{rest}\nRepair them, or "
             "leave them out with --skip_unreadable, which looks at all images first."
         ) from None
 

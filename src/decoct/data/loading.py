@@ -31,8 +31,10 @@ __all__ = [
     "loaded_images",
     "load_train_and_eval",
     "measure_spec",
+    "noted",
     "require_class_count",
     "side_of",
+    "source_rows",
     "unreadable_rows",
 ]
 
@@ -204,6 +206,18 @@ def unreadable_rows(images: datasets.Dataset) -> list[int]:
 def bit_depth_of(images: datasets.Dataset) -> int | None:
     """The bits of 16-bit images that `load_images` took for their range; None where there were no such images."""
     return _notes(images).get("bit_depth")
+
+
+def noted(images: datasets.Dataset, **notes: Any) -> datasets.Dataset:
+    """The images, with more that is to be known of them."""
+    images = images.select(range(len(images)))  # of which the description can be another one
+    images.info.description = f"{NOTES}{json.dumps({**_notes(images), **notes})}"
+    return images
+
+
+def source_rows(images: datasets.Dataset) -> int:
+    """Images of the split that these are, or were drawn from."""
+    return _notes(images).get("drawn_from", len(images))
 
 
 def _notes(images: datasets.Dataset) -> dict[str, Any]:

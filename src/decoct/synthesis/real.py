@@ -231,7 +231,7 @@ def score(
         generator = numpy_generator(config.seed, "gradient_flow")
         count = min(config.gradient_flow_references, len(candidates))
         chosen = candidates.select(np.sort(generator.choice(len(candidates), count, replace=False)))
-        with named_rows(chosen):
+        with named_rows(chosen, range(count)):
             pixels = to_pixels(chosen["image"][:], teacher.spec.image_size, teacher.spec.channels)
         reference = reference_of(teacher, pixels, np.asarray(chosen["label"][:]), config.mixed_precision)
     forgetting = forgetting_scores(teacher.name, config.utility_order) if config.utility == "forgetting" else None
@@ -243,7 +243,7 @@ def score(
     with ThreadPoolExecutor(max(1, config.num_workers)) as readers:
 
         def read(start: int, end: int) -> CandidateRows:
-            return read_candidates(candidates.select(range(start, end)), spec, readers)
+            return read_candidates(candidates, range(start, end), spec, readers)
 
         def compute(start: int, end: int, rows: CandidateRows) -> Dataset:
             columns: dict[str, list[Any]] = {name: [] for name in processor.features}
@@ -265,20 +265,23 @@ class CandidateRows:
     sources: list[int]
 
 
-def read_candidates(images: Dataset, spec: ImageSpec, readers: ThreadPoolExecutor) -> CandidateRows:
+def read_candidates(images: Dataset, rows: range, spec: ImageSpec, readers: ThreadPoolExecutor) -> CandidateRows:
     """Decodes a few candidates by threads: Pillow lets others work while it decodes.
+
+    Rows are read as they are: `select` would look through all of the table.
 
     Raises:
         ValueError: If one cannot be used; it is named.
     """
 
-    def decoded(first: int) -> Tensor:
-        part = images.select(range(first, min(first + READ_AT_ONCE, len(images))))
-        return to_pixels(part["image"][:], spec.image_size, spec.channels)
+    def decoded(first: int) -> tuple[Tensor, list[int], list[int]]:
+        part = images[first : min(first + READ_AT_ONCE, rows.stop)]
+        return to_pixels(part["image"], spec.image_size, spec.channels), part["label"], part["source_index"]
 
-    with named_rows(images):
-        pixels = torch.cat(list(readers.map(decoded, range(0, len(images), READ_AT_ONCE))))
-    return CandidateRows(pixels, images["label"][:], images["source_index"][:])
+    with named_rows(images, rows):
+        parts = list(readers.map(decoded, range(rows.start, rows.stop, READ_AT_ONCE)))
+    pixels, labels, sources = zip(*parts, strict=True)
+    return CandidateRows(torch.cat(pixels), sum(labels, []), sum(sources, []))
 
 
 def heatmaps_of(
@@ -303,12 +306,11 @@ def heatmaps_of(
     def compute(start: int, end: int) -> Dataset:
         heatmaps = []
         for first in range(start, end, batch_size):
-            chosen = candidates.select(rows[first : min(first + batch_size, end)])
-            pixels = to_pixels(chosen["image"][:], spec.image_size, spec.channels)
-            targets = torch.tensor(chosen["label"][:], device=accelerator.device)
+            chosen = candidates[list(rows[first : min(first + batch_size, end)])]
+            pixels = to_pixels(chosen["image"], spec.image_size, spec.channels)
+            targets = torch.tensor(chosen["label"], device=accelerator.device)
             found = attribution.attribute(pixels.to(accelerator.device).float() / 255, targets).cpu()
-            sources, labels = chosen["source_index"][:], chosen["label"][:]
-            place_of = partial(place_of_source, sources, labels, spec.label_names)
+            place_of = partial(place_of_source, chosen["source_index"], chosen["label"], spec.label_names)
             heatmaps.append(require_finite(found, "values of heat maps", place_of))
         return Dataset.from_dict({"row": rows[start:end], "heatmap": torch.cat(heatmaps).numpy()}, features=features)
 

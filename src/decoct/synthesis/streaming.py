@@ -23,7 +23,7 @@ from datasets.fingerprint import Hasher
 from decoct.config import DataConfig
 from decoct.data.columns import find_image_column, find_label_column
 from decoct.data.inspection import inspect_image
-from decoct.data.loading import load_images
+from decoct.data.loading import load_images, noted
 from decoct.data.opening import builder_of
 from decoct.run.files import written_whole
 from decoct.run.seeding import item_seed
@@ -52,7 +52,7 @@ def load_streamed(config: DataConfig, split: str, per_class: int, image_size: in
     Raises:
         ValueError: As both.
     """
-    rows, places = _drawn(
+    rows, places, count = _drawn(
         config.dataset,
         split,
         per_class,
@@ -61,7 +61,8 @@ def load_streamed(config: DataConfig, split: str, per_class: int, image_size: in
         config.skip_unreadable,
     )
     images = load_images(rows, image_size=image_size, bit_depth=config.bit_depth, channels=channels, read_unchecked=0)
-    return images.select(places)  # after the loading, so that no image is copied
+    # After the loading, so that no image is copied.
+    return noted(images.select(places), drawn_from=count)
 
 
 def streamed_candidates(
@@ -88,7 +89,7 @@ def streamed_candidates(
         ValueError: If the dataset cannot be opened, or its rows cannot be streamed.
     """
     names = (config_name, image_column, label_column)
-    rows, places = _drawn(source, split, per_class, seed, names, skip_unreadable)
+    rows, places, _ = _drawn(source, split, per_class, seed, names, skip_unreadable)
     return rows.select(places)
 
 
@@ -99,8 +100,8 @@ def _drawn(
     seed: int,
     names: tuple[str | None, str | None, str | None],
     skip_unreadable: bool,
-) -> tuple[datasets.Dataset, list[int]]:
-    """All rows that are kept in the cache, and the places of those that were drawn."""
+) -> tuple[datasets.Dataset, list[int], int]:
+    """All rows that are kept in the cache, the places of those that were drawn, and how many rows there were."""
     config_name, image_column, label_column = names
     builder = builder_of(source, config_name, prepare=False)
     try:
@@ -119,10 +120,13 @@ def _drawn(
         features = {"image": datasets.Image(decode=False), "label": stream.features[label]}
         features |= {"source_index": datasets.Value("int64")}
         with written_whole(folder / "rows.arrow") as file:
-            places = _draw(drawn, image, label, per_class, seed, skip_unreadable, datasets.Features(features), file)
+            places, count = _draw(
+                drawn, image, label, per_class, seed, skip_unreadable, datasets.Features(features), file
+            )
         with written_whole(kept) as file:
-            file.write_text(json.dumps(places))
-    return datasets.Dataset.from_file(str(folder / "rows.arrow")), json.loads(kept.read_text())
+            file.write_text(json.dumps({"places": places, "rows": count}))
+    found = json.loads(kept.read_text())
+    return datasets.Dataset.from_file(str(folder / "rows.arrow")), found["places"], found["rows"]
 
 
 def _draw(
@@ -134,8 +138,8 @@ def _draw(
     skip_unreadable: bool,
     features: datasets.Features,
     file: Path,
-) -> list[int]:
-    """Writes the rows that are drawn at some time, and returns the places in the file of those that stay."""
+) -> tuple[list[int], int]:
+    """Writes the rows that are drawn at some time; returns the places in the file of those that stay, and all rows."""
     smallest: dict[
         Any, list[tuple[int, int, int]]
     ] = {}  # of each class: minus the key, row, place; the largest key first
@@ -170,4 +174,5 @@ def _draw(
             "%d images that would have been drawn cannot be read; others of their classes were taken.", skipped
         )
     classes = sorted(smallest, key=lambda each: (each is None, each))
-    return [place for each in classes for _, _, place in sorted(smallest[each], key=lambda member: member[1])]
+    stay = [place for each in classes for _, _, place in sorted(smallest[each], key=lambda member: member[1])]
+    return stay, row

@@ -11,8 +11,9 @@ import pytest
 from worlds import COLOURS, coloured, draw_no_pictures, encoded, labelled, write_teacher
 
 from decoct.config import DistillConfig
+from decoct.data.loading import source_rows
 from decoct.synthesis.distill import distill
-from decoct.synthesis.streaming import row_keys, streamed_candidates
+from decoct.synthesis.streaming import load_streamed, row_keys, streamed_candidates
 
 LABELS = [row % 3 for row in range(60)]
 
@@ -88,6 +89,8 @@ def test_distilling_a_stream(shards, tmp_path, monkeypatch):
     monkeypatch.setattr(datasets.DatasetBuilder, "download_and_prepare", noted)
     distill(DistillConfig(**shared, dataset=str(shards / "three"), output_dir=str(tmp_path / "run")))
     assert stored and not any(str(shards) in files for files in stored), "what is drawn alone is kept"
+    images = load_streamed(DistillConfig(**shared, dataset=str(shards / "three")), "train", 3, 16, 3)
+    assert len(images) == 9 and source_rows(images) == 60, "the report tells the size of the source"
     made = datasets.Dataset.from_parquet(str(next(tmp_path.glob("run/data/ipc_1/*.parquet"))), keep_in_memory=True)
     assert {tile["source_index"] for tiles in made["tiles"] for tile in tiles} <= set(expected(0, 3))
     assert made.features["label"].names == list(COLOURS)
