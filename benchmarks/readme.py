@@ -408,11 +408,12 @@ def many_images_section(results: Path) -> str:
     return (
         f"{parts}\n\n{record['images']:,} images of {record['image_size']} px in {record['classes']:,} classes "
         f"({record['dataset_bytes'] / 1e9:.1f} GB of JPEG in parquet), untrained {record['teacher']}, "
-        f"IPC {record['ipc']}, {record['tiles_per_image']} tiles an image, {record['mixed_views_per_image']} mixed views; one thread of "
+        f"IPC {record['ipc']}, "
+        f"{record['tiles_per_image']} tiles and {record['mixed_views_per_image']} mixed views an image; one thread of "
         f"{record['cpu']}, which others used too.\n\nMeasured: {projected['forward_passes_per_cpu_second']:,} forward "
         f"passes a CPU second while scoring, so that all {record['candidates']:,} candidates take "
-        f"{projected['scoring_cpu_hours_of_all_candidates']:.1f} CPU hours. Projected, not measured: at 224 px the same "
-        f"run is {sum(large['forward_passes'].values()):,} forward passes, at an assumed "
+        f"{projected['scoring_cpu_hours_of_all_candidates']:.1f} CPU hours. Projected, not measured: at 224 px the "
+        f"same run is {sum(large['forward_passes'].values()):,} forward passes, at an assumed "
         f"{large['assumed_images_per_second']:,.0f} images/s of ResNet-18 in bf16 "
         f"{large['hours_on_one_h100']:.1f} hours on one H100 and {large['hours_on_eight_h100']:.2f} on eight, if "
         "decoding keeps up."
@@ -556,8 +557,8 @@ SECTIONS = {
         "training": training_section,
         "results": results_section,
         "claims": claims_section,
-        "igds": igds_section,
         "many_images": many_images_section,
+        "igds": igds_section,
     },
     "docs/hub.md": {
         "hub": hub_section,

@@ -85,8 +85,8 @@ def collect_sources(folder: Path, manifest: dict[str, Any], images: Dataset) -> 
         for label in range(shown_classes(manifest)):
             count = sum(row["label"] == label for row in shown)
             real[label] = encoded(np.flatnonzero(labels == label)[:count])
-    rows = source_rows(images)
-    return Sources(rows, encoded_bytes(images) if rows == len(images) else None, crops, real)
+    count = source_rows(images)
+    return Sources(count, encoded_bytes(images) if count == len(images) else None, crops, real)
 
 
 def encoded_bytes(images: Dataset) -> int | None:
