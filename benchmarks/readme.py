@@ -377,6 +377,49 @@ def throughput_section(results: Path) -> str:
     return row_each(dict(read(results / "student_throughput.json")).values(), columns)
 
 
+def many_images_section(results: Path) -> str:
+    """What a dataset of ImageNet-1K's shape cost, by part, and the projection."""
+    record = dict(read(results / "many_images.json"))
+    if not record:
+        return NO_RECORDS
+    titles = {
+        "share": f"InfoUtil, one of {record['share_is_one_of']} ranks: its share of the scores",
+        "all_classes": "random images of all classes, from candidates to the finished folder",
+    }
+
+    def scores(each: Record, when: str, what: str) -> float:
+        return each["stages"]["scores"][when][what]
+
+    columns: Columns = {
+        "part": lambda each: each["title"],
+        "first 100 candidates scored after, CPU s (wall)": lambda each: (
+            f"{scores(each, 'first', 'cpu_seconds'):.0f} ({scores(each, 'first', 'seconds'):.0f})"
+        ),
+        "all, CPU s (wall)": lambda each: f"{each['cpu_seconds']:.0f} ({each['seconds']:.0f})",
+        "memory without mapped files at the first shard, at the last, and at most, MB": lambda each: (
+            f"{scores(each, 'first', 'anonymous_mb'):.0f}, {scores(each, 'last', 'anonymous_mb'):.0f}, "
+            f"{each['anonymous_mb']:.0f}"
+        ),
+        "written, MB": lambda each: f"{each['bytes'] / 1e6:,.0f}",
+    }
+    parts = row_each([{**record[name], "title": title} for name, title in titles.items()], columns)
+    projected = record["projection"]
+    large = projected["at_224_px"]
+    return (
+        f"{parts}\n\n{record['images']:,} images of {record['image_size']} px in {record['classes']:,} classes "
+        f"({record['dataset_bytes'] / 1e9:.1f} GB of JPEG in parquet), untrained {record['teacher']}, "
+        f"IPC {record['ipc']}, "
+        f"{record['tiles_per_image']} tiles and {record['mixed_views_per_image']} mixed views an image; one thread of "
+        f"{record['cpu']}, which others used too.\n\nMeasured: {projected['forward_passes_per_cpu_second']:,} forward "
+        f"passes a CPU second while scoring, so that all {record['candidates']:,} candidates take "
+        f"{projected['scoring_cpu_hours_of_all_candidates']:.1f} CPU hours. Projected, not measured: at 224 px the "
+        f"same run is {sum(large['forward_passes'].values()):,} forward passes, at an assumed "
+        f"{large['assumed_images_per_second']:,.0f} images/s of ResNet-18 in bf16 "
+        f"{large['hours_on_one_h100']:.1f} hours on one H100 and {large['hours_on_eight_h100']:.2f} on eight, if "
+        "decoding keeps up."
+    )
+
+
 def hub_section(results: Path) -> str:
     """What publishing, verifying and loading a set cost: medians, and the largest peak of the three processes."""
     columns: Columns = {
@@ -514,6 +557,7 @@ SECTIONS = {
         "training": training_section,
         "results": results_section,
         "claims": claims_section,
+        "many_images": many_images_section,
         "igds": igds_section,
     },
     "docs/hub.md": {

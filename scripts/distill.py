@@ -18,21 +18,31 @@ What it would compute and what that would cost:
 
     accelerate launch scripts/distill.py --preset cifar10 --teacher runs/teacher --dry_run
 
+Shared by four machines, and finished by one:
+
+    decoct distill --preset cifar10 --teacher runs/teacher --batch_size 64 --world_size 4 --rank 0
+    decoct distill --preset cifar10 --teacher runs/teacher --batch_size 64 --merge
+
 The same command continues a run that was interrupted. Read the result with
 `load_dataset("runs/infoutil", "ipc_10", split="train")`.
 
 With `--push_to_hub user/name` the result is published as `scripts/publish.py` would, once it is finished.
 """
 
+from typing import Any
+
 from decoct.arguments import Stage, run_stage
 from decoct.config import DistillConfig
 
 
 def stage(config: DistillConfig) -> Stage:
-    from decoct.pages.printed import distill_report
+    from decoct.pages.printed import distill_report, rank_report
     from decoct.synthesis.distill import distill, plan_distill
 
-    return Stage(distill, plan_distill, lambda manifest: distill_report(manifest, config.output_dir))
+    def printed(made: dict[str, Any]) -> str:
+        return (rank_report if "rank" in made else distill_report)(made, config.output_dir)
+
+    return Stage(distill, plan_distill, printed)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from decoct import config
-from decoct.config import DistillConfig, default_values, fields_that_matter_for, to_dict
+from decoct.config import DistillConfig, default_values, fields_that_matter_for, precision, to_dict
 from decoct.methods import METHODS
 from decoct.run.folder import identity_of
 
@@ -138,3 +138,46 @@ def test_default_batches_fit_the_data(made, images, sizes):
     fitted = made.with_batch_size(images)
     assert (fitted.batch_size, getattr(fitted, "queue_size", None)) == sizes
     assert made.with_batch_size(41, processes=2).batch_size in (40, made.batch_size or 40)
+
+
+def test_a_scheduler_says_the_rank_only_where_it_is_asked(monkeypatch):
+    def rank(environment: dict[str, str], **options: int) -> tuple[int | None, int | None]:
+        with monkeypatch.context() as patch:
+            for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "SLURM_ARRAY_TASK_ID", "SLURM_ARRAY_TASK_COUNT"):
+                patch.delenv(name, raising=False)
+            for name, value in environment.items():
+                patch.setenv(name, value)
+            made = DistillConfig(batch_size=8, **options)
+            return made.rank, made.world_size
+
+    array = {"SLURM_ARRAY_TASK_ID": "3", "SLURM_ARRAY_TASK_COUNT": "8"}
+    job = {"RANK": "1", "WORLD_SIZE": "2"}
+    assert rank({**array, **job}) == (None, None)
+    assert rank({**array, **job}, world_size=0) == (3, 8)
+    assert rank({**array, "SLURM_ARRAY_TASK_COUNT": "1"}, world_size=8) == (3, 8), "one task of the array again"
+    assert rank(job, world_size=0) == (1, 2)
+    assert rank({}, world_size=4, rank=2) == (2, 4)
+    for environment in ({**job, "LOCAL_RANK": "1"}, {**array, "SLURM_ARRAY_TASK_ID": "8"}, {}):
+        with pytest.raises(ValueError, match=r"rank must be in \[0, "):
+            rank(environment, world_size=0)
+    for options in ({"rank": 1}, {"world_size": 2, "rank": 0, "overwrite": True}, {"world_size": 2, "rank": 2}):
+        with pytest.raises(ValueError, match="must be"):
+            rank({}, **options)
+    with pytest.raises(ValueError, match="batch_size must be given with --world_size"):
+        DistillConfig(world_size=2, rank=0)
+
+
+def test_precision_is_that_of_the_machine_unless_it_is_said(monkeypatch, tmp_path):
+    import torch
+
+    made = config.TeacherConfig(), DistillConfig()
+    assert [each.mixed_precision for each in made] == ["no", "no"], "runs on a CPU are what they were"
+    (tmp_path / "nvidia0").touch()
+    monkeypatch.setattr(precision, "GPU_FILES", (str(tmp_path / "nvidia*"),))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: True)
+    assert DistillConfig().mixed_precision == "no", "the GPU is not to be used (ACCELERATE_USE_CPU)"
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "false")
+    assert [each.mixed_precision for each in (config.TeacherConfig(), DistillConfig())] == ["bf16", "bf16"]
+    assert DistillConfig(mixed_precision="no").mixed_precision == "no"
+    assert config.EvaluateConfig().mixed_precision == "no", "students are measured as they were"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import subprocess
@@ -120,3 +121,16 @@ def test_seconds_of_sets_that_are_made_anew(sample_part, trained_teacher, tmp_pa
     assert len(made) == 4 and all(run["seconds"] > 0 for run in made)
     assert record["seconds"]["2"]["max"] == max(run["seconds"] for run in made[2:])
     assert record["candidates"] == 96 and record["dataset"] == sample_part.name and record["repeats"] == 2
+
+
+def test_the_projection_of_many_images_counts_passes_and_shards():
+    many = load("many_images")
+    at = [{"seconds": 40.0, "cpu_seconds": 12.0}, {"seconds": 80.0, "cpu_seconds": 32.0}]
+    share = {
+        "stages": {"scores": {"shards": 5, "first": at[0], "last": at[1]}},
+        "forward_passes_of_all": {"attribution": 29_000_000, "utility": 1_000_000, "labels": 6_000_000},
+    }
+    found = many.project(share, argparse.Namespace(assumed_rate=10_000))
+    assert found["scoring_cpu_hours_of_all_candidates"] == round(5 * 3000 / 3600, 2)
+    assert found["forward_passes_per_cpu_second"] == 30_000_000 / 3000 / 5
+    assert (found["at_224_px"]["hours_on_one_h100"], found["at_224_px"]["hours_on_eight_h100"]) == (1.0, 0.12)

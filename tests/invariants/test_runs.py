@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import os
+import signal
+
 import pytest
 import torch
 from safetensors.torch import load_file
 
 from decoct.arguments import parse_config
-from decoct.config import TeacherConfig
+from decoct.config import DistillConfig, TeacherConfig
 from decoct.files import read_json
+from decoct.run import shards
+from decoct.run.lock import LOCK_FILE
+from decoct.synthesis.distill import distill
 
 
 @pytest.fixture(scope="module")
@@ -66,3 +73,38 @@ def test_a_killed_teacher_ends_the_same(launch, launch_words, scripts, sample_pa
         assert ours.keys() == theirs.keys()
         assert all(torch.equal(ours[name], theirs[name]) for name in ours)
     assert not (tmp_path / "teacher" / "checkpoints").exists()
+
+
+def die_after(shards_written: int, words: list[str]) -> None:
+    """A rank that is killed while it writes a shard."""
+    write, written = shards.write_parquet, []
+
+    def killed(table, path):
+        if len(written) == shards_written:
+            (path.parent / f"{path.name}.123.tmp").write_bytes(b"half")
+            os.kill(os.getpid(), signal.SIGKILL)
+        write(table, path)
+        written.append(path)
+
+    shards.write_parquet = killed
+    distill(parse_config(DistillConfig, words))
+
+
+def test_four_ranks_of_which_one_is_killed_equal_one_machine(arguments, uninterrupted, assert_same_run, tmp_path):
+    folder = tmp_path / "run"
+    words = [*arguments, "--output_dir", str(folder), "--world_size", "4", "--rank"]
+
+    def rank(number: int) -> dict[str, str]:
+        return distill(parse_config(DistillConfig, [*words, str(number)]))["missing"]
+
+    assert rank(0) == {"scores": "18 of 24"}
+    assert rank(1) == {"scores": "12 of 24"}
+    dying = multiprocessing.get_context("fork").Process(target=die_after, args=(2, [*words, "2"]))
+    dying.start()
+    dying.join(100)
+    assert dying.exitcode == -signal.SIGKILL
+    assert (folder / f"{LOCK_FILE}-2").exists(), "the lock of the dead one is left behind"
+    assert rank(3) == {"scores": "4 of 24"}, "a dead one costs the others nothing"
+    assert rank(2) == {"ipc_1": "1 of 1"}, "scores are complete, and labels of an IPC are one rank's"
+    distill(parse_config(DistillConfig, [*words[:-3], "--merge"]))
+    assert_same_run(folder, uninterrupted)

@@ -12,6 +12,7 @@ import pytest
 
 from decoct.arguments import message_of, parse_config
 from decoct.config import DistillConfig, EvaluateConfig, TeacherConfig
+from decoct.run import lock
 from decoct.run.files import named_errors, write_tensors, written_whole
 from decoct.run.folder import check_folder, claim_folder, write_text
 from decoct.run.lock import LOCK_FILE, one_writer
@@ -44,6 +45,28 @@ def test_a_second_writer_is_refused_and_takes_over_from_a_dead_one(tmp_path):
         with one_writer(folder):
             (folder / "result").touch()
     assert [path.name for path in folder.iterdir()] == ["result"]
+
+
+def test_ranks_write_beside_each_other_and_never_beside_one_that_works_alone(tmp_path, monkeypatch):
+    monkeypatch.setattr(lock, "ENDING_SECONDS", 0.05)
+    with one_writer(tmp_path, rank=0):
+        (tmp_path / "part.parquet.123.tmp").write_text("another rank's")
+        with one_writer(tmp_path, rank=1):
+            for rank in (0, 1, None):
+                with (
+                    pytest.raises(ValueError, match=f"process {os.getpid()} on .* has been writing since"),
+                    one_writer(tmp_path, rank),
+                ):
+                    pass
+    assert [path.name for path in tmp_path.iterdir()] == ["part.parquet.123.tmp"]
+    with one_writer(tmp_path), pytest.raises(ValueError, match="one command at a time"), one_writer(tmp_path, rank=0):
+        pass
+    assert not list(tmp_path.iterdir()), "who works alone clears away"
+
+
+def test_a_folder_on_the_hub_is_refused():
+    with pytest.raises(ValueError, match=r"output_dir must be a folder of this machine .* Got 'hf://buckets/me/run'"):
+        check_output(DistillConfig(output_dir="hf://buckets/me/run"))
 
 
 def test_a_folder_that_stays_empty_is_removed_and_an_error_frees_it(tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -9,7 +10,7 @@ import pytest
 from accelerate import Accelerator
 from datasets import Dataset, are_progress_bars_disabled
 
-from decoct.run.shards import run_shards
+from decoct.run.shards import MOST_SHARDS, ShardsMissing, Share, rows_per_shard, run_shards
 
 
 class Work:
@@ -75,3 +76,47 @@ def test_progress_bars_of_datasets_are_as_before(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path / "other", Work(stop_at=0))
     assert are_progress_bars_disabled() == before
+
+
+def test_ranks_compute_their_own_shards_and_say_what_is_missing(tmp_path):
+    def rank(number: int, wait: float = 0.0) -> Work:
+        work, share = Work(), Share(number, 3, wait)
+        try:
+            run_shards(tmp_path, "squares", 10, 1, Accelerator(), work, share)
+        except ShardsMissing as missing:
+            assert (missing.name, missing.of) == ("squares", 10)
+            assert missing.missing == 10 - len(list(tmp_path.iterdir()))
+        return work
+
+    assert [[start for start, _ in rank(number).calls] for number in (1, 0)] == [[1, 4, 7], [0, 3, 6, 9]]
+    with pytest.raises(ShardsMissing, match="3 of 10 shards of squares are missing"):
+        run_shards(tmp_path, "squares", 10, 1, Accelerator(), Work(), Share(0, 3, 0.05))
+    late = threading.Timer(0.2, rank, [2])
+    late.start()
+    assert len(run_shards(tmp_path, "squares", 10, 1, Accelerator(), Work(), Share(0, 3, 60))) == 10
+    late.join()
+
+
+def test_the_next_shard_is_read_while_one_is_computed(tmp_path):
+    reading, computed = threading.Event(), []
+
+    def read(start: int, end: int) -> range:
+        if start:
+            reading.set()
+        return range(start, end)
+
+    def compute(start: int, end: int, rows: range) -> Dataset:
+        assert end == 10 or reading.wait(10)  # the last one has none after it
+        reading.clear()
+        computed.append(rows)
+        return Dataset.from_dict({"square": [row**2 for row in rows]})
+
+    run_shards(tmp_path, "squares", 10, 4, Accelerator(), compute, read=read)
+    assert computed == [range(0, 4), range(4, 8), range(8, 10)]
+
+
+def test_shards_are_thousands_and_not_tens_of_thousands():
+    assert rows_per_shard(300 * 1000, 100) == 100
+    rows = 300 * 21_841
+    assert rows_per_shard(rows, 100) == 1639
+    assert -(-rows // rows_per_shard(rows, 100)) <= MOST_SHARDS

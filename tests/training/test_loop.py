@@ -15,6 +15,7 @@ from torch import nn
 from torch.utils.data import TensorDataset
 
 from decoct.config import TrainingConfig
+from decoct.training import loop
 from decoct.training.loop import EpochBatches, parameter_groups, seeded, train_epochs, warmup_cosine
 
 from .interrupted import PowerCut
@@ -197,3 +198,16 @@ def test_a_checkpoint_cut_off_while_it_was_written_is_ignored(tmp_path):
 def test_only_the_newest_checkpoint_is_kept(tmp_path):
     train(tmp_path, steps=2)
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == [f"{EPOCHS:05d}-0000000"]
+
+
+def test_losses_that_are_looked_at_later_are_the_same(tmp_path, monkeypatch):
+    expected, history, _ = train(tmp_path / "each step", steps=2)
+    monkeypatch.setattr(loop, "losses_held", lambda device: 3)
+    looks: list[int] = []
+    check = loop.require_finite_losses
+    monkeypatch.setattr(loop, "require_finite_losses", lambda *some: looks.append(len(some[0])) or check(*some))
+    found, later, _ = train(tmp_path / "later", steps=4)
+    assert later == history and same_weights(found, expected)
+    assert looks == [3, 1, 1] * EPOCHS, "after three steps, before a checkpoint, and at the end of an epoch"
+    with pytest.raises(ValueError, match=r"Got nan at epoch 2, step 3\."):
+        train(tmp_path / "spoilt", spoilt=STEPS + 3)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from decoct.config.options import check_choices, option, require
+from decoct.config.precision import default_precision
 
 __all__ = ["HELD_OUT", "DataConfig", "RunConfig"]
 
@@ -24,12 +25,14 @@ class RunConfig:
     )
     dry_run: bool = option(False, "Print what would be computed and what it would cost, then stop.", matters="command")
     seed: int = option(0, "Run seed; every random choice follows from it.", group="run")
-    mixed_precision: Literal["no", "bf16", "fp16"] = option(
-        "no", "Precision of the forward and backward passes.", group="run"
+    mixed_precision: Literal["auto", "no", "bf16", "fp16"] = option(
+        "no", "Precision of the forward and backward passes; `auto`: bf16 on a GPU, else `no`.", group="run"
     )
 
     def __post_init__(self) -> None:
         check_choices(self)
+        if self.mixed_precision == "auto":
+            self.mixed_precision = default_precision()
 
 
 @dataclass(kw_only=True)
@@ -74,7 +77,11 @@ class DataConfig(RunConfig):
         "Bits of 16-bit images that are used, 8 to 16. Default: the fewest of 8, 10, 12, 14, 16 that hold them.",
         group="data",
     )
-    num_workers: int = option(0, "Worker processes that decode images.", matters="command")
+    num_workers: int = option(
+        0,
+        "Worker processes that decode images for training, and threads that decode those to be scored.",
+        matters="command",
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -10,10 +10,14 @@ from typing import Any, ClassVar, Literal
 from decoct.config.data import DataConfig
 from decoct.config.options import option, require
 from decoct.config.publishing import PublishingConfig
+from decoct.config.ranks import rank_of_environment
 from decoct.config.sampling import UNPROMPTED, SamplingConfig
 from decoct.methods import METHODS
 
-__all__ = ["DistillConfig", "default_values"]
+__all__ = ["SHARED_WORK", "DistillConfig", "default_values"]
+
+# What part of the work a command does: a finished run does not say.
+SHARED_WORK = ("rank", "world_size", "wait", "merge")
 
 
 def method_defaults(method: str, tiles_per_image: int) -> dict[str, Any]:
@@ -41,6 +45,11 @@ class DistillConfig(SamplingConfig, PublishingConfig, DataConfig):
     )
 
     output_dir: str = option("runs/distilled", "Run folder; `load_dataset` reads it as it is.", matters="command")
+    mixed_precision: Literal["auto", "no", "bf16", "fp16"] = option(
+        "auto",
+        "Precision of the forward and backward passes; `auto`: bf16 on a GPU, else `no`.",
+        group="run",
+    )
     method: Literal["infoutil", "igds", "rded", "random", "herding", "k_center", "k_means", "forgetting"] = option(
         "infoutil", "What makes the tiles: `igds` samples them from a diffusion prior, the others choose real images."
     )
@@ -70,6 +79,13 @@ class DistillConfig(SamplingConfig, PublishingConfig, DataConfig):
     tiles_per_image: Literal[1, 4] = option(1, "Tiles of an image (k): 1 for small images, 4 for a 2x2 mosaic.")
     candidates_per_class: int | None = option(
         300, "Images of a class that are scored, drawn by the seed. 0: all.", matters="selection"
+    )
+    streaming: bool = option(
+        False,
+        "Draw these candidates from a Hub dataset, parquet or WebDataset shards as they are streamed, in one pass that "
+        "keeps nothing else; by the seed, but others than of the stored dataset.",
+        matters="command",
+        group="data",
     )
     attribution: Literal["kernel_shap", "exact_shapley", "captum_kernel_shap", "grad_cam", "random", "whole"] | None = (
         option(
@@ -176,7 +192,33 @@ class DistillConfig(SamplingConfig, PublishingConfig, DataConfig):
         None, "Images per forward pass. Default: the fastest of a short calibration.", matters="machine"
     )
     shard_size: int = option(
-        100, "Candidates per shard; a kill loses at most one shard per process.", matters="machine"
+        100,
+        "Candidates per shard, or more where there would be over 4,000 shards; a kill loses at most one shard per "
+        "process.",
+        matters="machine",
+    )
+    rank: int | None = option(
+        None,
+        "Which of --world_size machines this is, from 0 on: it computes its share of the shards in an --output_dir "
+        "that all share, and needs none of the others to run. Default: SLURM_ARRAY_TASK_ID or RANK, where "
+        "--world_size is given.",
+        matters="command",
+    )
+    world_size: int | None = option(
+        None,
+        "Machines that share the work. 0: SLURM_ARRAY_TASK_COUNT or WORLD_SIZE. Default: this one does all of it.",
+        matters="command",
+    )
+    wait: float = option(
+        0.0,
+        "Seconds that a rank waits for shards of the others that its next ones depend on, before it ends and leaves "
+        "the rest to the same command again, or to --merge.",
+        matters="command",
+    )
+    merge: bool = option(
+        False,
+        "Finish what ranks have begun: compute the shards that are missing, and write the set.",
+        matters="command",
     )
 
     def __post_init__(self) -> None:
@@ -214,6 +256,11 @@ class DistillConfig(SamplingConfig, PublishingConfig, DataConfig):
         require(different, "label_teacher", "one or more different teachers", names)
         require(self.shard_size >= 1, "shard_size", "at least 1", self.shard_size)
         require(self.batch_size is None or self.batch_size >= 1, "batch_size", "at least 1", self.batch_size)
+        self._check_shared_work()
+        if self.streaming:
+            require(per_class is not None, "candidates_per_class", "at least 1 for --streaming", 0)
+            held_out = "0 for --streaming, since all labels say which images are held out"
+            require(not self.validation_fraction, "validation_fraction", held_out, self.validation_fraction)
         if self.tune:
             self.selection = "coverage"  # what is tried needs the features
         if self.attribution == "exact_shapley":
@@ -222,6 +269,29 @@ class DistillConfig(SamplingConfig, PublishingConfig, DataConfig):
             least = 2 * (self.grid_size**2 - 1)
             expected = f"at least {least} to identify {self.grid_size**2} players"
             require(self.coalitions >= least, "coalitions", expected, self.coalitions)
+
+    def _check_shared_work(self) -> None:
+        """Resolves rank and number of ranks, and raises ValueError for what ranks cannot do."""
+        require(self.wait >= 0, "wait", "at least 0", self.wait)
+        if self.world_size is None:
+            require(self.rank is None, "world_size", f"given with --rank {self.rank}", None)
+            return
+        if self.rank is None or self.world_size == 0:
+            rank, world_size = rank_of_environment()
+            self.rank = rank if self.rank is None else self.rank
+            self.world_size = self.world_size or world_size
+        require(
+            self.rank is not None and 0 <= self.rank < (self.world_size or 0),
+            "rank",
+            f"in [0, {(self.world_size or 0) - 1}] for --world_size {self.world_size} (a job array counts from 0)",
+            self.rank,
+        )
+        with_ranks = "with --world_size"
+        require(not self.merge, "merge", f"left out {with_ranks}: it finishes what the ranks leave", True)
+        require(not self.overwrite, "overwrite", f"left out {with_ranks}, where others write the same folder", True)
+        require(self.push_to_hub is None, "push_to_hub", f"given with --merge, and not {with_ranks}", self.push_to_hub)
+        require(not self.tune, "tune", f"left out {with_ranks}: students are trained on one machine", True)
+        require(self.batch_size is not None, "batch_size", f"given {with_ranks}, so that all ranks have the same", None)
 
     @property
     def whole_images(self) -> bool:
@@ -240,5 +310,5 @@ def default_values(method: str, tiles_per_image: int = 1) -> dict[str, Any]:
         each.name: each.default if each.default_factory is dataclasses.MISSING else each.default_factory()
         for each in dataclasses.fields(DistillConfig)
     }
-    given = {"method": method, "tiles_per_image": tiles_per_image}
+    given = {"method": method, "tiles_per_image": tiles_per_image, "mixed_precision": "no"}
     return {**values, **UNPROMPTED, **method_defaults(method, tiles_per_image), **given}

@@ -35,6 +35,8 @@ def without_effect(config: Any) -> dict[str, str]:
         found |= dict.fromkeys(("private", "revision", "commit_message"), "without --push_to_hub")
     if isinstance(config, DistillConfig):
         found |= distill_without_effect(values)
+        alone = config.world_size is None and not config.merge
+        found |= {"wait": "without --world_size"} if alone else {}
     if isinstance(config, EvaluateConfig):
         found |= evaluate_without_effect(config)
     if isinstance(config, ImportConfig):

@@ -17,6 +17,11 @@ __all__ = ["EstimatorConfig", "PriorConfig", "TeacherConfig", "TrainingConfig"]
 class TrainingConfig(PublishingConfig, DataConfig):
     """What all training shares: length, batches, learning rate, checkpoints, trackers."""
 
+    mixed_precision: Literal["auto", "no", "bf16", "fp16"] = option(
+        "auto",
+        "Precision of the forward and backward passes; `auto`: bf16 on a GPU, else `no`.",
+        group="run",
+    )
     epochs: int = option(60, "Passes over the training split.", group="training")
     batch_size: int = option(
         0, "Images per step, over all processes. 0: 128, or all images of a smaller training split.", group="training"

@@ -17,7 +17,7 @@ from decoct.config.data import HELD_OUT
 from decoct.data.columns import SHOWN, find_image_column, find_label_column, listed, read_labels
 from decoct.data.duplicates import count_shared_images
 from decoct.data.held_out import split_off_validation
-from decoct.data.inspection import inspect_images, to_eight_bits
+from decoct.data.inspection import GREY, checked_when_read, inspect_images, to_eight_bits
 from decoct.data.measuring import measure_spec
 from decoct.data.opening import builder_of, name_of, open_split
 
@@ -31,14 +31,17 @@ __all__ = [
     "loaded_images",
     "load_train_and_eval",
     "measure_spec",
+    "noted",
     "require_class_count",
     "side_of",
+    "source_rows",
     "unreadable_rows",
 ]
 
 logger = logging.getLogger(__name__)
 
 BIT_DEPTHS = (8, 10, 12, 14, 16)  # of cameras and scanners
+LARGE = 100_000  # images; all of fewer are looked at before a training starts, so that it does not fail on the way
 NOTES = "decoct: "  # before what is to be known of a loaded dataset, as JSON in its description
 
 
@@ -53,6 +56,8 @@ def load_images(
     skip_unreadable: bool = False,
     bit_depth: int | None = None,
     label_names: Sequence[str] | None = None,
+    channels: int | None = None,
+    read_unchecked: int | None = None,
 ) -> datasets.Dataset:
     """A checked dataset with exactly the columns `image`, `label` and `source_index`.
 
@@ -73,6 +78,9 @@ def load_images(
         bit_depth: Bits of 16-bit images that are used, 8 to 16. Default: measured; `bit_depth_of` tells.
         label_names: Classes of labels that have no names, in label order, as another split has them. Default: those
             that are found, which a warning shows.
+        channels: Of the pixels that images will be made, 1 or 3, which is then not asked of them.
+        read_unchecked: Of datasets with at least so many images none is decoded before it is read, and checked then
+            (`CheckedImage`), unless unreadable ones are to be skipped, or grey or 16-bit images ask for a look at all.
 
     Raises:
         ValueError: For anything that cannot be loaded or trained on, with the rows or columns at fault and the remedy.
@@ -94,6 +102,10 @@ def load_images(
     if image_column != "image":
         images = images.rename_column(image_column, "image")
     images = images.cast_column("image", datasets.Image(decode=False))
+    if read_unchecked is not None and len(images) >= read_unchecked and not skip_unreadable and bit_depth is None:
+        checked = checked_when_read(images, image_size is not None, channels is not None)
+        if checked is not None:
+            return _with_labels(checked, labels, label_feature, source_index)
     inspected: pa.Table = inspect_images(images).with_format("arrow")[:]
     readable = _check_readable(images, inspected["error"], source_index, skip_unreadable)
     columns = ("mode", "width", "height", "highest")
@@ -102,8 +114,7 @@ def load_images(
         _check_sizes(widths, heights, source_index[readable])
     images, found = _to_one_mode(images, modes, highest, readable, source_index, bit_depth)
 
-    images = images.add_column("label", labels, feature=label_feature)  # type: ignore[call-arg]
-    images = images.add_column("source_index", source_index, feature=datasets.Value("int64"))  # type: ignore[call-arg]
+    images = _with_labels(images, labels, label_feature, source_index)
     skipped = source_index[np.setdiff1d(np.arange(len(images)), readable)].tolist()
     if skipped:
         images = images.select(readable)
@@ -121,7 +132,12 @@ def side_of(asked: int | None, side: int, whose: str) -> int:
 
 
 def load_split(
-    config: DataConfig, split: str, image_size: int | None = None, label_names: Sequence[str] | None = None
+    config: DataConfig,
+    split: str,
+    image_size: int | None = None,
+    label_names: Sequence[str] | None = None,
+    channels: int | None = None,
+    read_unchecked: int | None = None,
 ) -> datasets.Dataset:
     """`load_images` of one split of the configured dataset; the training split is without what is held out of it.
 
@@ -129,6 +145,7 @@ def load_split(
         split: By name; `held_out` is what is held out of the training split.
         image_size: Instead of the configured one, for example a network's.
         label_names: Classes of labels that have no names, in label order. Default: those that are found.
+        channels, read_unchecked: As for `load_images`.
 
     Raises:
         ValueError: If `held_out` is asked for, and nothing is; otherwise as `load_images`.
@@ -149,6 +166,8 @@ def load_split(
         skip_unreadable=config.skip_unreadable,
         bit_depth=config.bit_depth,
         label_names=label_names,
+        channels=channels,
+        read_unchecked=read_unchecked,
     )
     if not fraction or not (held_out or split == config.train_split):
         return images
@@ -189,16 +208,31 @@ def bit_depth_of(images: datasets.Dataset) -> int | None:
     return _notes(images).get("bit_depth")
 
 
+def noted(images: datasets.Dataset, **notes: Any) -> datasets.Dataset:
+    """The images, with more that is to be known of them."""
+    images = images.select(range(len(images)))  # of which the description can be another one
+    images.info.description = f"{NOTES}{json.dumps({**_notes(images), **notes})}"
+    return images
+
+
+def source_rows(images: datasets.Dataset) -> int:
+    """Images of the split that these are, or were drawn from."""
+    return _notes(images).get("drawn_from", len(images))
+
+
 def _notes(images: datasets.Dataset) -> dict[str, Any]:
     description = images.info.description or ""
     return json.loads(description.removeprefix(NOTES)) if description.startswith(NOTES) else {}
 
 
 def load_train_and_eval(config: DataConfig) -> tuple[datasets.Dataset, datasets.Dataset]:
-    """The training split and the evaluation split of the configured dataset; images in both are reported."""
+    """The training split and the evaluation split of the configured dataset; images in both are reported.
+
+    Images of large splits are checked when they are read.
+    """
     eval_split = eval_split_name(config.dataset, config.dataset_config, config.eval_split, config.label_column)
-    train = load_split(config, config.train_split)
-    evaluation = load_split(config, eval_split, label_names=train.features["label"].names)
+    train = load_split(config, config.train_split, read_unchecked=LARGE)
+    evaluation = load_split(config, eval_split, label_names=train.features["label"].names, read_unchecked=LARGE)
     depths = bit_depth_of(train), bit_depth_of(evaluation)
     if None not in depths and depths[0] != depths[1]:
         raise ValueError(
@@ -305,6 +339,14 @@ def _shown(names: list[str]) -> str:
     return f"{names[:SHOWN]}{rest}"
 
 
+def _with_labels(
+    images: datasets.Dataset, labels: np.ndarray, feature: datasets.ClassLabel, source_index: np.ndarray
+) -> datasets.Dataset:
+    """Images with their labels and rows."""
+    images = images.add_column("label", labels, feature=feature)  # type: ignore[call-arg]
+    return images.add_column("source_index", source_index, feature=datasets.Value("int64"))  # type: ignore[call-arg]
+
+
 def _source_index(dataset: datasets.Dataset) -> np.ndarray:
     """Row numbers; those of a dataset that `load_images` made are kept."""
     if set(dataset.column_names) == {"image", "label", "source_index"}:
@@ -363,7 +405,7 @@ def _to_one_mode(
     if len(wide):
         bit_depth = _bit_depth(highest[wide], source_index[readable[wide]], bit_depth)
         images = to_eight_bits(images, readable[wide].tolist(), bit_depth)
-    grey = all(mode in ("1", "L", "LA") or mode.startswith("I;16") for mode in set(modes))
+    grey = all(mode in GREY or mode.startswith("I;16") for mode in set(modes))
     return images.cast_column("image", datasets.Image(mode="L" if grey else "RGB")), bit_depth if len(wide) else None
 
 

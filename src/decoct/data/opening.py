@@ -52,8 +52,11 @@ def open_split(source: str, split: str, config_name: str | None) -> datasets.Dat
     return labels_by_folder(rows, path, class_folders(path, folders))
 
 
-def builder_of(source: str, config_name: str | None) -> datasets.DatasetBuilder:
+def builder_of(source: str, config_name: str | None, prepare: bool = True) -> datasets.DatasetBuilder:
     """What makes the splits of a dataset, prepared; what it loads from disk is what lies there.
+
+    Args:
+        prepare: Make the splits; without, they can be streamed, but for images in folders and tables of paths.
 
     Raises:
         ValueError: If there is no such dataset, or it cannot be opened.
@@ -77,6 +80,10 @@ def builder_of(source: str, config_name: str | None) -> datasets.DatasetBuilder:
         kind = TABLES[suffix := suffixes.pop()]
         options = {"sep": "\t"} if suffix == ".tsv" else {}
     folders = image_splits(path) if files is None and path.is_dir() else None
+    if not prepare and (folders is not None or suffixes & set(TABLES)):
+        raise ValueError(
+            f"dataset must be on the Hub, parquet or WebDataset for --streaming. Got images in {source!r}."
+        )
     try:
         if files is not None:
             escaped = {split: glob.escape(file) for split, file in files.items()}
@@ -94,7 +101,8 @@ def builder_of(source: str, config_name: str | None) -> datasets.DatasetBuilder:
             builder = datasets.load_dataset_builder(str(path) if path.exists() else source, config_name)
         if path.exists():
             check_label_order([str(file) for each in (builder.config.data_files or {}).values() for file in each])
-        builder.download_and_prepare()
+        if prepare:
+            builder.download_and_prepare()
     except (OSError, ValueError, RuntimeError, DatasetsError) as error:
         missing = not path.exists() and files is None
         where = "there is no such folder or file here, and as a Hub id it " if missing else "it "

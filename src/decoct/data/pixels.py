@@ -11,7 +11,11 @@ from PIL import Image, ImageOps
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["to_pixels"]
+__all__ = ["UnusableImage", "to_pixels"]
+
+
+class UnusableImage(ValueError):
+    """An image that cannot be read, or is not what it must be; the message says why."""
 
 
 def to_pixels(images: Sequence[Image.Image], image_size: int, channels: int) -> torch.Tensor:
@@ -19,12 +23,17 @@ def to_pixels(images: Sequence[Image.Image], image_size: int, channels: int) -> 
 
     Images of another size are resized so that the shorter side fits, then centre-cropped; grey becomes RGB, or RGB
     grey, as `channels` asks.
+
+    Raises:
+        UnusableImage: If a row has no image.
     """
     import torch
 
     mode = "L" if channels == 1 else "RGB"
     rows = []
     for image in images:
+        if image is None:
+            raise UnusableImage("the row has no image")
         image = image if image.mode == mode else image.convert(mode)
         if image.size != (image_size, image_size):
             image = ImageOps.fit(image, (image_size, image_size), Image.Resampling.BICUBIC)

@@ -10,6 +10,7 @@ import torch
 from datasets.utils import tqdm
 from torch import Tensor
 
+from decoct.data.inspection import named_rows
 from decoct.data.pixels import to_pixels
 
 __all__ = ["PixelDataset"]
@@ -31,7 +32,7 @@ class PixelDataset(torch.utils.data.Dataset[tuple[Tensor, int]]):
 
     def __init__(self, images: datasets.Dataset, image_size: int, channels: int) -> None:
         self.image_size, self.channels = image_size, channels
-        self._images = images.select_columns(["image"]).with_format(None)
+        self._images, self._source = images.select_columns(["image"]).with_format(None), images
         labels = images.select_columns(["label"]).with_format("numpy")[:]["label"]
         self._labels = torch.as_tensor(labels, dtype=torch.int64)
         self._held: Tensor | None = None
@@ -60,4 +61,5 @@ class PixelDataset(torch.utils.data.Dataset[tuple[Tensor, int]]):
         return list(zip(pixels, self._labels[rows].tolist(), strict=True))
 
     def _decode(self, rows: Sequence[int]) -> Tensor:
-        return to_pixels(self._images[list(rows)]["image"], self.image_size, self.channels)
+        with named_rows(self._source, rows):
+            return to_pixels(self._images[list(rows)]["image"], self.image_size, self.channels)

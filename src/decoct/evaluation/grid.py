@@ -171,7 +171,8 @@ class DistilledGrid(Grid[Cell]):
             teacher = load_classifier(config.teacher)
             with self.accelerator.main_process_first():
                 side = side_of(config.image_size, teacher.spec.image_size, "the teacher")
-                images = load_split(config, config.train_split, side)
+                channels = teacher.spec.channels
+                images = load_split(config, config.train_split, side, channels=channels, read_unchecked=0)
             teacher = teacher_for(teacher, images.features["label"].names, config.dataset)
             self._sources[key] = SharedScores(self.folder, images, teacher, self.accelerator)
         return self._sources[key]

@@ -137,6 +137,8 @@ class RandomBaseline:
                 skip_unreadable=source["skip_unreadable"],
                 bit_depth=source["bit_depth"],
                 label_names=self.spec.label_names,
+                channels=self.spec.channels,
+                read_unchecked=0,
             )
             if source["validation_fraction"]:
                 images, _ = split_off_validation(images, source["validation_fraction"])

@@ -158,14 +158,22 @@ class InfoUtilProcessor:
     def __call__(self, batch: dict[str, list[Any]], indices: list[int], rank: int | None = None) -> dict[str, Any]:
         if rank is not None and torch.cuda.is_available():
             self.teacher.to(f"cuda:{rank % torch.cuda.device_count()}")
-        device = self.teacher.device
-        source = batch.get("source_index", indices)
         pixels = to_pixels(batch["image"], self.side, self.teacher.spec.channels)
-        labels = torch.tensor(batch["label"], device=device)
+        return self.scored(pixels, batch["label"], batch.get("source_index", indices))
+
+    def scored(self, pixels: Tensor, classes: list[int], source: list[int]) -> dict[str, Any]:
+        """The columns of a batch of images.
+
+        Args:
+            pixels: `(batch, channels, side, side)` uint8, of the teacher's size.
+            classes: Their labels.
+            source: Their source indices.
+        """
+        labels = torch.tensor(classes, device=self.teacher.device)
         names = self.teacher.spec.label_names
 
         def place_of(row: int) -> str:
-            return f"image {source[row]} of class {names[batch['label'][row]]!r}"
+            return f"image {source[row]} of class {names[classes[row]]!r}"
 
         heatmaps = self._heatmaps(pixels, labels, source)
         if heatmaps is not None:
@@ -176,7 +184,7 @@ class InfoUtilProcessor:
         if self.diverse:
             require_finite(features, "features of the teacher", place_of, half=True)
         result: dict[str, Any] = {
-            "label": batch["label"],
+            "label": classes,
             "source_index": source,
             "heatmap": [None] * len(source) if heatmaps is None else heatmaps.cpu().numpy(),
             "boxes": boxes.numpy(),

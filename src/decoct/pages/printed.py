@@ -15,6 +15,7 @@ __all__ = [
     "format_settings",
     "import_report",
     "prior_report",
+    "rank_report",
     "samples_report",
     "teacher_report",
 ]
@@ -52,6 +53,17 @@ def estimator_report(record: dict[str, Any], folder: str) -> str:
     return (
         f"Estimator: linear classifier {linear:.1f} %{soft}, nearest neighbours {knn:.1f} % on {where}; "
         f"rank {record['rank']} of {record['full_rank']}. Saved in {folder}"
+    )
+
+
+def rank_report(record: dict[str, Any], folder: str) -> str:
+    """What one of several ranks has left in the folder, and how the run goes on."""
+    missing = "; ".join(f"{count} shards of {name}" for name, count in record["missing"].items())
+    state = f"others have not written {missing} yet" if missing else "all shards are there"
+    again = "Run the same command again when they have, or finish" if missing else "Finish"
+    return (
+        f"Rank {record['rank']} of {record['world_size']}: its shards are in {folder}, and {state}. {again} with "
+        "--merge in place of --rank and --world_size."
     )
 
 

@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 from datasets import Dataset
 from PIL import Image
 
+from decoct.data.loading import source_rows
 from decoct.data.pixels import to_pixels
 from decoct.pages.shown import shown_classes, shown_images
 
@@ -84,7 +85,8 @@ def collect_sources(folder: Path, manifest: dict[str, Any], images: Dataset) -> 
         for label in range(shown_classes(manifest)):
             count = sum(row["label"] == label for row in shown)
             real[label] = encoded(np.flatnonzero(labels == label)[:count])
-    return Sources(len(images), encoded_bytes(images), crops, real)
+    count = source_rows(images)
+    return Sources(count, encoded_bytes(images) if count == len(images) else None, crops, real)
 
 
 def encoded_bytes(images: Dataset) -> int | None:

@@ -6,6 +6,7 @@ import contextlib
 import os
 import re
 import shutil
+import uuid
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = ["named_errors", "remove_leftovers", "remove_written", "write_tensors", "written_whole"]
 
-# What a killed process leaves: `NAME.PID.tmp`.
+# What a killed process leaves: `NAME.NUMBER.tmp`.
 LEFTOVER = re.compile(r".+\.\d+\.tmp")
 
 
@@ -28,7 +29,8 @@ def written_whole(path: Path) -> Iterator[Path]:
     Raises:
         OSError: If the file cannot be written; it names the path, and leaves nothing behind.
     """
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")  # other commands may write the same file
+    # Others may write the same file, and the numbers of processes on two machines can be the same.
+    temporary = path.with_name(f"{path.name}.{uuid.uuid4().int % 10**12}.tmp")
     try:
         with named_errors(path):
             path.parent.mkdir(parents=True, exist_ok=True)

@@ -14,7 +14,7 @@ from decoct.files import read_object
 from decoct.run.files import remove_leftovers, remove_written, written_whole
 from decoct.run.lock import LOCK_FILE
 
-__all__ = ["check_folder", "claim_folder", "identity_of", "json_text", "sha256", "write_json", "write_text"]
+__all__ = ["RUN_FILE", "check_folder", "claim_folder", "identity_of", "json_text", "sha256", "write_json", "write_text"]
 
 RUN_FILE = "run.json"
 
@@ -40,7 +40,9 @@ def identity_of(config: dict[str, Any], **extra: Any) -> dict[str, Any]:
     return {**{key: value for key, value in config.items() if key not in VOLATILE}, **extra}
 
 
-def claim_folder(folder: Path, identity: dict[str, Any], overwrite: bool, written: Iterable[str]) -> None:
+def claim_folder(
+    folder: Path, identity: dict[str, Any], overwrite: bool, written: Iterable[str], alone: bool = True
+) -> None:
     """Makes `folder` this run's: a new one, or one that an earlier call with the same identity left unfinished.
 
     Args:
@@ -48,12 +50,13 @@ def claim_folder(folder: Path, identity: dict[str, Any], overwrite: bool, writte
         overwrite: Remove what an earlier run with another identity wrote, and start again.
         written: Glob patterns, relative to the folder, of everything such a run writes; first what says that a run is
             finished, so that a kill on the way leaves none that says so and is not.
+        alone: No other machine writes there, so that what killed processes left can be removed.
 
     Raises:
         ValueError: As `check_folder`.
     """
     check_folder(folder, identity, overwrite)
-    if folder.is_dir():
+    if folder.is_dir() and alone:
         remove_leftovers(folder)
     if (folder / RUN_FILE).is_file():
         if not differences(read_object(folder / RUN_FILE), identity):
@@ -70,6 +73,7 @@ def check_folder(folder: Path, identity: dict[str, Any], overwrite: bool) -> Non
             overwritten, or to another kind of run, or holds files that no run wrote.
     """
     run_file = folder / RUN_FILE
+    names = foreign_names(folder)  # before the look for the run file: another rank may just be writing it
     if run_file.is_file():
         earlier = read_object(run_file)
         different = differences(earlier, identity)
@@ -84,7 +88,7 @@ def check_folder(folder: Path, identity: dict[str, Any], overwrite: bool) -> Non
                 f"output_dir must be empty or hold a run with the same configuration. Got {folder}, which differs in\n"
                 f"{lines}\nUse another --output_dir, or --overwrite to start again there."
             )
-    elif names := foreign_names(folder):
+    elif names:
         raise ValueError(
             f"output_dir must be empty or hold an earlier run. Got {folder}, which holds {names[:5]} and no "
             f"{RUN_FILE}. Nothing was touched; use another --output_dir."
@@ -92,9 +96,9 @@ def check_folder(folder: Path, identity: dict[str, Any], overwrite: bool) -> Non
 
 
 def foreign_names(folder: Path) -> list[str]:
-    """What lies in a folder, but for the lock and what a process left that was killed while it claimed the folder."""
+    """What lies in a folder, but for locks and what a process left that was killed while it claimed the folder."""
     names = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
-    left = re.compile(rf"{re.escape(LOCK_FILE)}|{re.escape(RUN_FILE)}\.\d+\.tmp")
+    left = re.compile(rf"{re.escape(LOCK_FILE)}(-\d+)?|{re.escape(RUN_FILE)}\.\d+\.tmp")
     return [name for name in names if not left.fullmatch(name)]
 
 

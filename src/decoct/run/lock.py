@@ -1,4 +1,4 @@
-"""One writer at a time for a run folder."""
+"""One writer at a time for a run folder, or the ranks of one run beside each other."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ Stage = TypeVar("Stage", bound=Callable[..., Any])
 
 
 @contextlib.contextmanager
-def one_writer(folder: Path | None) -> Iterator[None]:
+def one_writer(folder: Path | None, rank: int | None = None) -> Iterator[None]:
     """Keeps other processes from writing a folder inside the block, and clears away what killed ones left half written.
 
     The operating system releases the lock of a process that dies. Of several processes of one launch, the first holds
@@ -34,6 +34,7 @@ def one_writer(folder: Path | None) -> Iterator[None]:
 
     Args:
         folder: None: nothing is written.
+        rank: Of a machine that computes a share of a run: other ranks may write beside it, and nothing is cleared away.
 
     Raises:
         ValueError: If another process writes there; it is named.
@@ -44,39 +45,56 @@ def one_writer(folder: Path | None) -> Iterator[None]:
     made = [each for each in (folder, *folder.parents) if not each.exists()]
     with named_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
-    file = folder / LOCK_FILE
-    lock = FileLock(file)
+    alone, ranked = folder / LOCK_FILE, folder / f"{LOCK_FILE}-{rank}"
     try:
-        try:
-            lock.acquire(timeout=ENDING_SECONDS)
-        except Timeout:
-            holder = _holder(file)
-            if not _is_dead(holder):
-                raise ValueError(
-                    f"output_dir must be written by one command at a time. Got {folder}, where {_shown(holder)}. "
-                    "Wait for it to end, or use another --output_dir."
-                ) from None
-            lock.acquire(timeout=ORPHANS_SECONDS)
-        try:
-            since = time.strftime("%Y-%m-%d %H:%M:%S")
-            file.write_text(json.dumps({"host": socket.gethostname(), "pid": os.getpid(), "since": since}))
-            remove_leftovers(folder)
-            yield
-        finally:
-            file.unlink(missing_ok=True)
-            lock.release()
+        if rank is None:
+            with _held(alone, folder):
+                for each in sorted(folder.glob(f"{LOCK_FILE}-*")):
+                    with _held(each, folder):  # no rank is at work
+                        pass
+                remove_leftovers(folder)
+                yield
+        else:
+            with contextlib.ExitStack() as locks:
+                with _held(alone, folder):  # nobody who works alone is
+                    locks.enter_context(_held(ranked, folder))
+                yield
     finally:
         for each in made:
             with contextlib.suppress(OSError):
                 each.rmdir()
 
 
+@contextlib.contextmanager
+def _held(file: Path, folder: Path) -> Iterator[None]:
+    """A lock that is held inside the block, and removed at its end."""
+    lock = FileLock(file)
+    try:
+        lock.acquire(timeout=ENDING_SECONDS)
+    except Timeout:
+        holder = _holder(file)
+        if not _is_dead(holder):
+            raise ValueError(
+                f"output_dir must be written by one command at a time. Got {folder}, where {_shown(holder)}. "
+                "Wait for it to end, or use another --output_dir."
+            ) from None
+        lock.acquire(timeout=ORPHANS_SECONDS)
+    try:
+        since = time.strftime("%Y-%m-%d %H:%M:%S")
+        file.write_text(json.dumps({"host": socket.gethostname(), "pid": os.getpid(), "since": since}))
+        yield
+    finally:
+        file.unlink(missing_ok=True)
+        lock.release()
+
+
 def writes_alone(stage: Stage) -> Stage:
-    """A stage that holds its `output_dir` by `one_writer`."""
+    """A stage that holds its `output_dir` by `one_writer`, as its `rank` if it has one."""
 
     @functools.wraps(stage)
     def alone(config: Any) -> Any:
-        with one_writer(None if config.output_dir is None else Path(config.output_dir)):
+        folder = None if config.output_dir is None else Path(config.output_dir)
+        with one_writer(folder, getattr(config, "rank", None)):
             return stage(config)
 
     return alone  # type: ignore[return-value]

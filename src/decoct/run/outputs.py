@@ -22,6 +22,11 @@ def check_output(config: Any) -> None:
     asked = getattr(config, "output_dir", None)
     if asked is None:
         return
+    if "://" in asked:
+        raise ValueError(
+            f"output_dir must be a folder of this machine or one that machines share. Got {asked!r}: mount it, or "
+            "publish the finished run with --push_to_hub."
+        )
     folder = Path(asked).resolve()
     existing = next(each for each in (folder, *folder.parents) if each.exists())
     if not existing.is_dir():

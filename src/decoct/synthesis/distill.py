@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from accelerate import Accelerator
@@ -14,9 +15,12 @@ from decoct.models.classifier import Classifier
 from decoct.models.label_map import read_label_map, teacher_for
 from decoct.models.weak_teacher import check_teachers
 from decoct.models.zoo import load_classifier
+from decoct.run.folder import RUN_FILE
 from decoct.run.lock import writes_alone
 from decoct.run.processes import close, open_accelerator
-from decoct.synthesis.run import check_source, label_teacher, validation_images, with_held_out
+from decoct.run.shards import ShardsMissing, Share
+from decoct.synthesis.run import check_source, label_teacher, rank_record, validation_images, with_held_out
+from decoct.synthesis.streaming import load_streamed
 
 __all__ = ["distill", "plan_distill"]
 
@@ -26,25 +30,40 @@ def distill(config: DistillConfig) -> dict[str, Any]:
     """Distils `config.dataset` into the run folder `config.output_dir`; a rerun of a killed run continues.
 
     Returns:
-        The manifest.
+        The manifest; of one of several ranks, which shards of the others it would need to go on.
 
     Raises:
         ValueError: If the data, the teacher or the configuration cannot be used, or the folder belongs to another
             configuration.
     """
+    if config.merge:
+        require_begun(Path(config.output_dir))
     config = with_held_out(config)
     images, teacher, accelerator, _ = _open(config)
-    # Imported here, since each of them takes time to import and only one is needed.
-    if config.method == "igds":
-        from decoct.synthesis.sampled import distill_samples
+    try:
+        # Imported here, since each of them takes time to import and only one is needed.
+        if config.method == "igds":
+            from decoct.synthesis.sampled import distill_samples
 
-        manifest = distill_samples(config, images, teacher, accelerator)
-    else:
-        from decoct.synthesis.real import distill_images
+            manifest = distill_samples(config, images, teacher, accelerator)
+        else:
+            from decoct.synthesis.real import distill_images
 
-        manifest = distill_images(config, images, teacher, accelerator, validation=validation_images(config, teacher))
+            validation = validation_images(config, teacher)
+            manifest = distill_images(config, images, teacher, accelerator, validation=validation)
+    except ShardsMissing as missing:
+        manifest = rank_record(Share(config.rank or 0, config.world_size or 1), missing)
     close(accelerator)
     return manifest
+
+
+def require_begun(folder: Path) -> None:
+    """Raises ValueError if there is no run in a folder to finish."""
+    if not (folder / RUN_FILE).is_file():
+        raise ValueError(
+            f"output_dir must be what ranks have begun, for --merge. Got {folder}, where there is no run: start them "
+            "with --world_size N --rank R, or leave --merge out."
+        )
 
 
 def plan_distill(config: DistillConfig) -> dict[str, Any]:
@@ -74,7 +93,12 @@ def _open(config: DistillConfig) -> tuple[Dataset, Classifier, Accelerator, floa
     teacher = load_classifier(config.teacher)
     with accelerator.main_process_first():
         side = side_of(config.image_size, teacher.spec.image_size, "the teacher")
-        images = load_split(config, config.train_split, side)
+        # A dataset may have millions of images: those that are drawn from the labels are decoded, and no others.
+        channels, limit = teacher.spec.channels, config.candidates_per_class
+        if config.streaming and limit is not None:
+            images = load_streamed(config, config.train_split, limit, side, channels)
+        else:
+            images = load_split(config, config.train_split, side, channels=channels, read_unchecked=0)
     check_same_images(config.teacher, images, config.validation_fraction)
     names, label_map = images.features["label"].names, read_label_map(config.label_map)
     teacher = teacher_for(teacher, names, config.dataset, label_map)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,8 +14,10 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from datasets import Dataset, Features, List, Value
+from torch import Tensor
 
-from decoct.config import DistillConfig, config_hash, to_dict, values_for
+from decoct.config import DistillConfig, values_for
+from decoct.data.inspection import named_rows
 from decoct.data.loading import class_counts
 from decoct.data.pixels import to_pixels
 from decoct.data.spec import ImageSpec
@@ -23,7 +27,7 @@ from decoct.models.classifier import Classifier
 from decoct.models.throughput import throughput
 from decoct.run.finite import require_finite
 from decoct.run.seeding import numpy_generator
-from decoct.run.shards import run_shards
+from decoct.run.shards import ALL, Share, rows_per_shard, run_shards
 from decoct.synthesis.output import write_preview
 from decoct.synthesis.run import (
     DistillRun,
@@ -42,6 +46,8 @@ from decoct.synthesis.tune import SELECTIONS, best_of, plan_trials, run_trials, 
 from decoct.training.forgetting import check_forgetting_events, forgetting_scores
 
 __all__ = ["InfoUtil", "candidates_of", "distill_images", "forward_passes", "heatmaps_of", "plan_selection", "score"]
+
+READ_AT_ONCE = 16  # images that a thread decodes before it takes others
 
 
 class InfoUtil:
@@ -106,7 +112,7 @@ def distill_images(
     run = DistillRun(config, teacher, accelerator)
     if (finished := run.start(images)) is not None:
         return finished
-    scores = scores or score(config, candidates, teacher, run.batch_size, accelerator, run.shards)
+    scores = scores or score(config, candidates, teacher, run.batch_size, accelerator, run.shards, share=run.share)
     spec, selecting = teacher.spec, values_for(SelectionSettings, config)
     selections = dict.fromkeys(config.ipc, selecting)
     tried: dict[str, Any] = {}
@@ -117,8 +123,8 @@ def distill_images(
     attribution = build_attribution(teacher, heatmaps, run.batch_size) if config.whole_images else None
     if attribution is not None:  # the crops did not need the heat maps; those of the chosen images are kept
         rows = sorted({tile.row for each in tiles.values() for members in each for tile in members})
-        size = config.shard_size
-        maps = heatmaps_of(rows, attribution, candidates, spec, size, size, accelerator, run.shards)
+        size, per_shard = config.shard_size, rows_per_shard(len(rows), config.shard_size)
+        maps = heatmaps_of(rows, attribution, candidates, spec, size, per_shard, accelerator, run.shards, run.share)
         tiles = {ipc: with_heatmaps(each, maps) for ipc, each in tiles.items()}
     accuracies = {}
     for ipc in config.ipc:
@@ -212,37 +218,70 @@ def score(
     accelerator: Accelerator,
     folder: Path,
     heatmaps: Mapping[int, np.ndarray] | None = None,
+    share: Share = ALL,
 ) -> list[Path]:
     """Attribution, crops and utility of all candidates, as shards of the processor's columns in `folder`.
 
     Args:
         heatmaps: Heat maps by source index that were computed before. Default: they are computed.
+        share: Of this machine.
     """
     reference = None
     if config.utility == "gradient_flow":
         generator = numpy_generator(config.seed, "gradient_flow")
         count = min(config.gradient_flow_references, len(candidates))
         chosen = candidates.select(np.sort(generator.choice(len(candidates), count, replace=False)))
-        pixels = to_pixels(chosen["image"][:], teacher.spec.image_size, teacher.spec.channels)
+        with named_rows(chosen, range(count)):
+            pixels = to_pixels(chosen["image"][:], teacher.spec.image_size, teacher.spec.channels)
         reference = reference_of(teacher, pixels, np.asarray(chosen["label"][:]), config.mixed_precision)
     forgetting = forgetting_scores(teacher.name, config.utility_order) if config.utility == "forgetting" else None
     processor = InfoUtilProcessor(teacher, config, batch_size, reference, forgetting, heatmaps)
-    fingerprint = config_hash({**to_dict(config), "teacher": teacher.fingerprint(), "batch_size": batch_size})
+    spec = teacher.spec
+    size = rows_per_shard(len(candidates), config.shard_size)
+    step = max(1, batch_size)
 
-    def compute(start: int, end: int) -> Dataset:
-        return candidates.select(range(start, end)).map(
-            processor,
-            batched=True,
-            batch_size=max(1, batch_size),
-            with_indices=True,
-            features=processor.features,
-            remove_columns=candidates.column_names,
-            keep_in_memory=True,
-            load_from_cache_file=False,
-            new_fingerprint=f"{fingerprint}{start:x}",
-        )
+    with ThreadPoolExecutor(max(1, config.num_workers)) as readers:
 
-    return run_shards(folder, "scores", len(candidates), config.shard_size, accelerator, compute)
+        def read(start: int, end: int) -> CandidateRows:
+            return read_candidates(candidates, range(start, end), spec, readers)
+
+        def compute(start: int, end: int, rows: CandidateRows) -> Dataset:
+            columns: dict[str, list[Any]] = {name: [] for name in processor.features}
+            for first in range(0, end - start, step):
+                part = slice(first, first + step)
+                for name, values in processor.scored(rows.pixels[part], rows.labels[part], rows.sources[part]).items():
+                    columns[name] += list(values)
+            return Dataset.from_dict(columns, features=processor.features)
+
+        return run_shards(folder, "scores", len(candidates), size, accelerator, compute, share, read)
+
+
+@dataclass(frozen=True)
+class CandidateRows:
+    """Candidates as they are scored: uint8 pixels `(rows, channels, side, side)`, their classes and source indices."""
+
+    pixels: Tensor
+    labels: list[int]
+    sources: list[int]
+
+
+def read_candidates(images: Dataset, rows: range, spec: ImageSpec, readers: ThreadPoolExecutor) -> CandidateRows:
+    """Decodes a few candidates by threads: Pillow lets others work while it decodes.
+
+    Rows are read as they are: `select` would look through all of the table.
+
+    Raises:
+        ValueError: If one cannot be used; it is named.
+    """
+
+    def decoded(first: int) -> tuple[Tensor, list[int], list[int]]:
+        part = images[first : min(first + READ_AT_ONCE, rows.stop)]
+        return to_pixels(part["image"], spec.image_size, spec.channels), part["label"], part["source_index"]
+
+    with named_rows(images, rows):
+        parts = list(readers.map(decoded, range(rows.start, rows.stop, READ_AT_ONCE)))
+    pixels, labels, sources = zip(*parts, strict=True)
+    return CandidateRows(torch.cat(pixels), sum(labels, []), sum(sources, []))
 
 
 def heatmaps_of(
@@ -254,6 +293,7 @@ def heatmaps_of(
     shard_size: int,
     accelerator: Accelerator,
     folder: Path,
+    share: Share = ALL,
 ) -> dict[int, list[list[float]]]:
     """Heat maps by row of the candidates; shards go to `folder`.
 
@@ -266,16 +306,15 @@ def heatmaps_of(
     def compute(start: int, end: int) -> Dataset:
         heatmaps = []
         for first in range(start, end, batch_size):
-            chosen = candidates.select(rows[first : min(first + batch_size, end)])
-            pixels = to_pixels(chosen["image"][:], spec.image_size, spec.channels)
-            targets = torch.tensor(chosen["label"][:], device=accelerator.device)
+            chosen = candidates[list(rows[first : min(first + batch_size, end)])]
+            pixels = to_pixels(chosen["image"], spec.image_size, spec.channels)
+            targets = torch.tensor(chosen["label"], device=accelerator.device)
             found = attribution.attribute(pixels.to(accelerator.device).float() / 255, targets).cpu()
-            sources, labels = chosen["source_index"][:], chosen["label"][:]
-            place_of = partial(place_of_source, sources, labels, spec.label_names)
+            place_of = partial(place_of_source, chosen["source_index"], chosen["label"], spec.label_names)
             heatmaps.append(require_finite(found, "values of heat maps", place_of))
         return Dataset.from_dict({"row": rows[start:end], "heatmap": torch.cat(heatmaps).numpy()}, features=features)
 
-    paths = run_shards(folder, "heatmaps", len(rows), shard_size, accelerator, compute)
+    paths = run_shards(folder, "heatmaps", len(rows), shard_size, accelerator, compute, share)
     table = Dataset.from_parquet(list(map(str, paths)), keep_in_memory=True)
     return dict(zip(table["row"][:], table["heatmap"][:], strict=True))
 

@@ -23,6 +23,7 @@ from datasets import Dataset
 
 from decoct.config import DistillConfig, require_effect, to_dict, values_for, without_effect
 from decoct.config.data import HELD_OUT
+from decoct.config.distill import SHARED_WORK
 from decoct.config.options import require
 from decoct.data.held_out import check_share, held_out_of
 from decoct.data.loading import bit_depth_of, check_label_names, load_split, loaded_images, side_of
@@ -44,8 +45,9 @@ from decoct.run.finite import require_finite
 from decoct.run.folder import check_folder, claim_folder, identity_of, write_json
 from decoct.run.lock import one_writer
 from decoct.run.outputs import require_space
+from decoct.run.precision import lay_out
 from decoct.run.processes import device_name
-from decoct.run.shards import run_shards
+from decoct.run.shards import ShardsMissing, Share, rows_per_shard, run_shards
 from decoct.run.versions import installed_versions
 from decoct.synthesis.output import merge_shards, write_card, write_pixels
 from decoct.synthesis.relabel import mixed_logits
@@ -60,6 +62,7 @@ __all__ = [
     "label_bytes",
     "label_passes",
     "label_teacher",
+    "rank_record",
     "read_ipc",
     "run_folder",
     "shared_batch_size",
@@ -102,6 +105,7 @@ class DistillRun:
         self.config, self.teacher, self.accelerator = config, teacher, accelerator
         self.folder = Path(config.output_dir)
         self.shards = self.folder / "shards"
+        self.share = Share(config.rank or 0, config.world_size or 1, config.wait)
         self.label_map = read_label_map(config.label_map)
         self.label_teachers = {
             ipc: label_teacher(config.label_teacher, teacher, ipc, self.label_map) for ipc in config.ipc
@@ -131,7 +135,8 @@ class DistillRun:
         self.networks |= networks
         check_room(self.config, self.teacher.spec)
         if self.accelerator.is_main_process:
-            claim_folder(self.folder, self._identity(images, networks), self.config.overwrite, WRITTEN)
+            alone = self.share.ranks == 1
+            claim_folder(self.folder, self._identity(images, networks), self.config.overwrite, WRITTEN, alone)
         self.accelerator.wait_for_everyone()
         if (self.folder / "manifest.json").is_file():
             logger.info("%s holds this run already.", self.folder)
@@ -141,7 +146,7 @@ class DistillRun:
         self.source = source_record(self.config.dataset, images.info)
         self._started = time.perf_counter()
         for network in {id(each): each for each in [self.teacher, *self.label_teachers.values()]}.values():
-            network.to(self.accelerator.device)
+            lay_out(network, self.accelerator.device)
         self.batch_size = shared_batch_size(
             self.config.batch_size,
             self.shards / "batch_size.json",
@@ -159,7 +164,7 @@ class DistillRun:
             mosaics_of: `(first image, end)` to the packed images with their provenance.
 
         Returns:
-            The teacher's accuracy on the tiles; 0 where this process is not the main one.
+            The teacher's accuracy on the tiles; 0 where this process is not the main one, or one of several ranks.
         """
         config, precision = self.config, self.config.mixed_precision
         spec = self.teacher.spec
@@ -178,9 +183,10 @@ class DistillRun:
                 self.batch_size,
             )
 
-        shards = run_shards(self.shards, f"ipc_{ipc}", count, config.shard_size, self.accelerator, compute)
+        size = rows_per_shard(count, config.shard_size)
+        shards = run_shards(self.shards, f"ipc_{ipc}", count, size, self.accelerator, compute, self.share)
         slot_shards = self._label_slots(ipc, count, shards) if config.slots else []
-        if not self.accelerator.is_main_process:
+        if not self.accelerator.is_main_process or self.share.ranks > 1:
             return 0.0
         stored = config.slots, config.label_bits, config.label_top_k
         columns = image_features(spec, config.method, config.tiles_per_image, config.views, *stored)
@@ -214,7 +220,8 @@ class DistillRun:
             columns = [codes, scales[..., None], *(each if each.ndim == 3 else each[..., None] for each in rest)]
             return Dataset.from_dict(dict(zip(SLOT_COLUMNS, columns, strict=False)), features=features)
 
-        return run_shards(self.shards, f"slots_{ipc}", count, config.shard_size, self.accelerator, compute)
+        size = rows_per_shard(count, config.shard_size)
+        return run_shards(self.shards, f"slots_{ipc}", count, size, self.accelerator, compute, self.share)
 
     def digests(self) -> dict[str, str]:
         """By IPC, what tells where its mixed views lie."""
@@ -226,15 +233,20 @@ class DistillRun:
         }
 
     def finish(self, accuracies: dict[int, float], preview: Callable[[], None], **measured: Any) -> dict[str, Any]:
-        """Writes preview, report, card and, last, the manifest, and removes the shards.
+        """Writes preview, report, card and, last, the manifest, and removes the shards; a rank leaves that to others.
 
         Args:
             accuracies: The teacher's accuracy on each IPC's tiles.
             preview: Writes `preview.png`.
             measured: Further entries of the manifest.
+
+        Returns:
+            The manifest, or what a rank says.
         """
+        if self.share.ranks > 1:
+            return rank_record(self.share)
         versions, spec = installed_versions(), self.teacher.spec
-        unused = without_effect(self.config)
+        unused = {*without_effect(self.config), *SHARED_WORK}
         manifest = {
             "decoct_version": versions.get("decoct", "unknown"),
             "config": {name: value for name, value in to_dict(self.config).items() if name not in unused},
@@ -264,6 +276,12 @@ class DistillRun:
             shutil.rmtree(self.shards)
         self.accelerator.wait_for_everyone()
         return read_object(self.folder / "manifest.json")
+
+
+def rank_record(share: Share, missing: ShardsMissing | None = None) -> dict[str, Any]:
+    """What a rank says when it ends: which shards of others it would have needed, none if all are there."""
+    left = {} if missing is None else {missing.name: f"{missing.missing} of {missing.of}"}
+    return {"rank": share.rank, "world_size": share.ranks, "missing": left}
 
 
 def shared_batch_size(

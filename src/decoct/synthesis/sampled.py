@@ -298,7 +298,7 @@ def distill_samples(
         with autocast(accelerator.device, config.mixed_precision):
             return sample_chunk(pipeline, chunks[start], settings, side)
 
-    shards = run_shards(run.shards, "samples", len(chunks), 1, accelerator, compute)
+    shards = run_shards(run.shards, "samples", len(chunks), 1, accelerator, compute, run.share)
     tiles = SampledTiles(shards, chunks, spec)
     accuracies = {
         ipc: run.label(ipc, ipc * spec.num_classes, functools.partial(tiles.mosaics, ipc, config.tiles_per_image))

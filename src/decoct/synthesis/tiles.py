@@ -192,7 +192,7 @@ def cut_mosaics(
     """
     stacks = []
     for _, _, tiles in members:
-        pixels = to_pixels(candidates.select([tile.row for tile in tiles])["image"], spec.image_size, spec.channels)
+        pixels = to_pixels(candidates[[tile.row for tile in tiles]]["image"], spec.image_size, spec.channels)
         stacks.append(cut_tiles(pixels, torch.arange(len(tiles)), torch.tensor([t.box for t in tiles]), tile_side))
     return Mosaics(
         compose(torch.stack(stacks)),

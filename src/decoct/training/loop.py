@@ -140,7 +140,7 @@ def train_epochs(
         The metrics of every epoch, those before a resume included.
 
     Raises:
-        ValueError: If a loss is not finite.
+        ValueError: If a loss is not finite; on a GPU a few steps later, and before a checkpoint is written.
     """
     images = len(dataset)  # type: ignore[arg-type]
     steps = steps_per_epoch(images, config.batch_size)
@@ -158,6 +158,7 @@ def train_epochs(
         batches = EpochBatches(images, config.batch_size, config.seed, epoch, start, *share)
         loader = DataLoader(dataset, batch_sampler=batches, num_workers=config.num_workers)
         losses = torch.tensor(loss_sum, dtype=torch.float64)
+        held: list[Tensor] = []
         for step, batch in enumerate(loader, start=start):
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate(epoch * steps + step)
@@ -167,10 +168,16 @@ def train_epochs(
             optimizer.zero_grad()
             if after_step is not None:
                 after_step()
-            losses += require_finite_losses([float(loss.detach())], f"epoch {epoch + 1}, step", step)[0]
+            held.append(loss.detach())
+            every = config.checkpoint_steps or steps
+            saves = (step + 1) % every == 0 and step + 1 < steps
+            if saves or len(held) >= losses_held(loss.device) or step + 1 == steps:
+                found, held = torch.stack(held).tolist(), []
+                for each in require_finite_losses(found, f"epoch {epoch + 1}, step", step + 1 - len(found)):
+                    losses += each
+                progress.set_postfix(loss=f"{losses.item() / (step + 1):.3f}", refresh=False)
             progress.update()
-            progress.set_postfix(loss=f"{losses.item() / (step + 1):.3f}", refresh=False)
-            if config.checkpoint_steps and (step + 1) % config.checkpoint_steps == 0 and step + 1 < steps:
+            if saves:
                 losses = _mean_over_processes(accelerator, losses)
                 _save(accelerator, output_dir, history, epoch, step + 1, losses.item())
         progress.close()
@@ -182,6 +189,11 @@ def train_epochs(
         if epoch % config.checkpoint_every == 0 or epoch == config.epochs:
             _save(accelerator, output_dir, history, epoch, 0, 0.0)
     return history
+
+
+def losses_held(device: torch.device) -> int:
+    """How many losses stay on a device before they are looked at: a look waits until a GPU has computed them."""
+    return 1 if device.type == "cpu" else 50
 
 
 def require_finite_losses(losses: Sequence[float], where: str, first: int = 0) -> Sequence[float]:

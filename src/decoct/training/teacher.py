@@ -23,6 +23,7 @@ from decoct.models.zoo import build_classifier
 from decoct.run.files import named_errors
 from decoct.run.folder import write_json
 from decoct.run.lock import writes_alone
+from decoct.run.precision import lay_out
 from decoct.run.processes import close, open_accelerator
 from decoct.training.forgetting import FORGETTING_FILE, ForgettingEvents, write_forgetting_events
 from decoct.training.loop import (
@@ -108,6 +109,7 @@ def _train(
     """Trains, saving early teachers on the way and the converged one at the end."""
     folder, spec = Path(config.output_dir), classifier.spec
     dataset, eval_pixels = (PixelDataset(each, spec.image_size, spec.channels) for each in (images, eval_images))
+    lay_out(classifier, accelerator.device)
     if config.compile:
         classifier.compile()
     optimizer = torch.optim.AdamW(parameter_groups(classifier, config.weight_decay), lr=config.learning_rate)
