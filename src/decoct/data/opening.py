@@ -77,6 +77,11 @@ def builder_of(source: str, config_name: str | None) -> datasets.DatasetBuilder:
         kind = TABLES[suffix := suffixes.pop()]
         options = {"sep": "\t"} if suffix == ".tsv" else {}
     folders = image_splits(path) if files is None and path.is_dir() else None
+    if files is None and folders is None and path.exists() and glob.has_magic(str(path.absolute())):
+        raise ValueError(  # `datasets` would look for files in all folders that its path is a pattern of
+            f"dataset must have no *, ? and [ in the path of its folder, unless that holds class folders or tables. "
+            f"Got {source!r}: rename the folder."
+        )
     try:
         if files is not None:
             escaped = {split: glob.escape(file) for split, file in files.items()}
@@ -101,11 +106,6 @@ def builder_of(source: str, config_name: str | None) -> datasets.DatasetBuilder:
         raise ValueError(
             f"dataset must be {EXPECTED}. Got {source!r}: {where}cannot be opened: {error}"
             + (" (Name a configuration with --dataset_config.)" if "onfig" in str(error) else "")
-            + (
-                " (Brackets, * and ? in a path are read as patterns: rename the folder.)"
-                if path.exists() and glob.has_magic(str(path.absolute()))
-                else ""
-            )
         ) from error
     if folders is not None:
         _check_counts(source, image_counts(path, folders), builder)
