@@ -21,12 +21,16 @@ from decoct.data.folders import (
     labels_by_folder,
     split_of,
 )
+from decoct.data.silence import give_up_on_silence
 from decoct.data.source import SAMPLE
+from decoct.files import one_line
 
 __all__ = ["builder_of", "name_of", "open_split"]
 
 # Files that list images by their paths, and the builder that reads them.
 TABLES = {".csv": "csv", ".tsv": "csv", ".jsonl": "json", ".json": "json"}
+# What `datasets` raises for files that are not as it expects.
+UNOPENABLE = (OSError, ValueError, RuntimeError, TypeError, AttributeError, LookupError, DatasetsError)
 EXPECTED = "a Hub id, a local image folder, a local parquet folder or file, a .csv, .tsv or .jsonl file, or 'sample'"
 
 
@@ -96,15 +100,16 @@ def builder_of(source: str, config_name: str | None) -> datasets.DatasetBuilder:
             named = {"drop_labels": True} if image_counts(path, folders) is not None else {}
             builder = datasets.load_dataset_builder("imagefolder", data_files=patterns, **named)
         else:
+            give_up_on_silence()
             builder = datasets.load_dataset_builder(str(path) if path.exists() else source, config_name)
         if path.exists():
             check_label_order([str(file) for each in (builder.config.data_files or {}).values() for file in each])
         builder.download_and_prepare()
-    except (OSError, ValueError, RuntimeError, DatasetsError) as error:
+    except UNOPENABLE as error:
         missing = not path.exists() and files is None
         where = "there is no such folder or file here, and as a Hub id it " if missing else "it "
         raise ValueError(
-            f"dataset must be {EXPECTED}. Got {source!r}: {where}cannot be opened: {error}"
+            f"dataset must be {EXPECTED}. Got {source!r}: {where}cannot be opened: {one_line(error)}"
             + (" (Name a configuration with --dataset_config.)" if "onfig" in str(error) else "")
         ) from error
     if folders is not None:

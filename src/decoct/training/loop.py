@@ -281,6 +281,7 @@ def provenance(
     return {
         "config": to_dict(config),
         "source": source_record(config.dataset, images.info),
+        "data": dataset_fingerprint(images),
         "spec": spec.to_dict(),
         **({"bit_depth": depth} if (depth := bit_depth_of(images)) else {}),
         "versions": installed_versions(),
