@@ -93,7 +93,7 @@ def check_same_images(network: str, images: Dataset, share: float | None) -> Non
         return
     folder = Path(network)
     files = ((folder, "run.json"), (folder.parent, "run.json"), (folder, "training.json"))
-    record = next((found for place, name in files if (found := record_beside(place, name)) is not None), None)
+    record = next((each for place, name in files if (each := record_beside(place, name)) is not None), None)
     if record is not None and record.get("data", "") not in ("", found := dataset_fingerprint(images)):
         raise ValueError(
             f"The images to distil must be those that {network} was trained on, since {share:g} of those are held out. "

@@ -11,6 +11,7 @@ import datasets
 from datasets.exceptions import DatasetsError
 from datasets.fingerprint import Hasher
 
+from decoct.data.expansion import check_expansion
 from decoct.data.folders import (
     IMAGES,
     METADATA,
@@ -104,6 +105,7 @@ def builder_of(source: str, config_name: str | None) -> datasets.DatasetBuilder:
             builder = datasets.load_dataset_builder(str(path) if path.exists() else source, config_name)
         if path.exists():
             check_label_order([str(file) for each in (builder.config.data_files or {}).values() for file in each])
+        _check_expansion(builder)
         builder.download_and_prepare()
     except UNOPENABLE as error:
         missing = not path.exists() and files is None
@@ -115,6 +117,16 @@ def builder_of(source: str, config_name: str | None) -> datasets.DatasetBuilder:
     if folders is not None:
         _check_counts(source, image_counts(path, folders), builder)
     return builder
+
+
+def _check_expansion(builder: datasets.DatasetBuilder) -> None:
+    """Checks the parquet files of a dataset, downloaded if need be, unless it was prepared before."""
+    if (Path(builder.cache_dir) / datasets.config.DATASET_INFO_FILENAME).is_file():
+        return
+    manager = datasets.DownloadManager(download_config=datasets.DownloadConfig(use_etag=False))
+    for file in (str(file) for files in (builder.config.data_files or {}).values() for file in files):
+        if file.endswith(".parquet"):
+            check_expansion(Path(manager.download(file)))
 
 
 def tables_in(folder: Path) -> dict[str, Path]:
