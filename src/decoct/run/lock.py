@@ -59,7 +59,8 @@ def one_writer(folder: Path | None) -> Iterator[None]:
             lock.acquire(timeout=ORPHANS_SECONDS)
         try:
             since = time.strftime("%Y-%m-%d %H:%M:%S")
-            file.write_text(json.dumps({"host": socket.gethostname(), "pid": os.getpid(), "since": since}))
+            with named_errors(file):
+                file.write_text(json.dumps({"host": socket.gethostname(), "pid": os.getpid(), "since": since}))
             remove_leftovers(folder)
             yield
         finally:

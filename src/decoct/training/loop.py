@@ -219,7 +219,8 @@ def _save(
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
         progress = {"history": history, "epoch": epoch, "step": step, "loss_sum": loss_sum}
-        (temporary / "progress.json").write_text(json.dumps(progress))
+        with named_errors(temporary):
+            (temporary / "progress.json").write_text(json.dumps(progress))
         os.replace(temporary, final)
         for older in sorted(final.parent.iterdir()):
             if older != final:
