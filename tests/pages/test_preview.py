@@ -65,7 +65,7 @@ def test_names_without_a_font_are_numbers_of_the_cards_list(tmp_path, monkeypatc
     assert fonts.drawable(names) == ([names[0], "class 2", names[2]], [fonts.BUNDLED])
     save_preview(tmp_path / "preview.png", [row(name) for name in names])
     assert not [warning for warning in recwarn if "missing from font" in str(warning.message)]
-    other = FontEntry("/fonts/other.ttf", "Other")
+    other = FontEntry(fname="/fonts/other.ttf", name="Other")
     monkeypatch.setattr(fonts.fontManager, "ttflist", [*installed, other])
     known = fonts.characters_of
     monkeypatch.setattr(fonts, "characters_of", lambda file: {0x732B} if file == other.fname else known(file))
