@@ -106,8 +106,8 @@ def test_a_distillation_killed_at_any_file_operation_is_healed(sample_part, trai
     heal(copies, folder, lambda: distill(config), check)
 
 
-ESTIMATOR = {"encoder": "resnet10_w4", "projection_dim": 8, "epochs": 1, "batch_size": 48, "queue_size": 48}
-PRIOR = {"channels": [8, 16], "epochs": 1, "batch_size": 48, "sample_every": 1, "sample_steps": 1}
+ESTIMATOR = {"encoder": "resnet10_w4", "projection_dim": 8, "epochs": 1, "batch_size": 96, "queue_size": 0}
+PRIOR = {"channels": [8, 16], "attention": False, "epochs": 1, "batch_size": 96, "sample_every": 0}
 TRAININGS: dict[str, tuple[Callable[[Any], Any], Any]] = {
     "teacher": (train_teacher, partial(TeacherConfig, model="convnet3_w8", epochs=2, save_epochs=[1], batch_size=48)),
     "estimator": (train_estimator, partial(EstimatorConfig, **ESTIMATOR)),
