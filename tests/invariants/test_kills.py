@@ -128,7 +128,8 @@ def test_a_training_killed_at_any_file_operation_is_healed(sample_part, tmp_path
     def check(number: int) -> None:
         assert contents(folder) == whole, f"state {number}"
 
-    heal(copies, folder, lambda: train(config), check)
+    # The trainings share one loop and its checkpoints: of the others each fourth state is enough.
+    heal(copies if kind == "teacher" else copies[::4], folder, lambda: train(config), check)
 
 
 def test_an_evaluation_killed_at_any_file_operation_is_healed(tmp_path, monkeypatch):
