@@ -6,7 +6,6 @@ import gc
 import os
 import shutil
 import subprocess
-import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -188,27 +187,14 @@ def write_image_folder(folder: Path) -> None:
                 (members / f"{number}.png").write_bytes(image["bytes"])
 
 
-@pytest.fixture(scope="session")
-def launch_words() -> Callable[..., list[str]]:
-    """The words of `accelerate launch script ...` with a number of processes on the CPU."""
-
-    def words(script: Path | str, *arguments: object, processes: int = 1) -> list[str]:
-        several = ["--multi_gpu", "--main_process_port", "0"] if processes > 1 else ["--quiet"]
-        options = ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
-        launcher = [sys.executable, "-m", "accelerate.commands.launch", *several]
-        return [*launcher, "--num_processes", str(processes), *options, str(script), *map(str, arguments)]
-
-    return words
-
-
-@pytest.fixture(scope="session")
-def launch(launch_words) -> Callable[..., subprocess.CompletedProcess[str]]:
-    """Runs a script by a real `accelerate launch` in a folder."""
+@pytest.fixture
+def launch(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """`launch(script, *arguments, cwd, processes=1)` runs a script in processes of its own (`forked.py`)."""
+    import forked
 
     def run(script: Path | str, *arguments: object, cwd: Path, processes: int = 1) -> subprocess.CompletedProcess[str]:
-        environment = {**os.environ, "ACCELERATE_USE_CPU": "true"}
-        words = launch_words(script, *arguments, processes=processes)
-        return subprocess.run(words, cwd=cwd, env=environment, capture_output=True, text=True, timeout=240)
+        logs = tmp_path_factory.mktemp("logs")
+        return forked.launch(script, *arguments, cwd=cwd, logs=logs, processes=processes)
 
     return run
 

@@ -762,6 +762,18 @@ CASES: dict[str, Case] = {
         "label_map must map each class name of the dataset to a name or number",
         write("map.json", "5"),
     ),
+    "label map deep": Case(
+        "distill",
+        f"{DISTIL} --label_map map.json",
+        "label_map must be a valid .json file. Got 'map.json': maximum recursion",
+        write("map.json", DEEP),
+    ),
+    "label map binary": Case(
+        "distill",
+        f"{DISTIL} --label_map map.csv",
+        "label_map must be a valid .csv file. Got 'map.csv': 'utf-8' codec",
+        write("map.csv", b"\xff\xfe"),
+    ),
     "label map laughs": Case(
         "distill",
         f"{DISTIL} --label_map map.yaml",

@@ -74,7 +74,7 @@ def run_stage(
         config: Any = parse_config(config_class, arguments, description)
         check_output(config)
         stage = stage_of(config)
-        from decoct.hub.errors import give_up_on_silence  # here, because the client takes long to import
+        from decoct.data.silence import give_up_on_silence  # here, because the client takes long to import
 
         give_up_on_silence()
         if stage.plan is not None and config.dry_run:

@@ -12,7 +12,7 @@ from typing import Any
 
 import yaml
 
-__all__ = ["parse_yaml", "read_card_header", "read_json", "read_object", "read_yaml", "shown"]
+__all__ = ["one_line", "parse_yaml", "read_card_header", "read_json", "read_object", "read_yaml", "shown"]
 
 MOST_BYTES = 64 * 2**20  # of a JSON file or a card, which are read at once
 MOST_YAML_BYTES = 8 * 2**20  # a header with the label names of 20,000 classes for each of 5 IPCs has 3 MB
@@ -29,6 +29,11 @@ def shown(text: object) -> str:
     line = text if isinstance(text, str) else SHORT.repr(text)
     line = line if len(line) <= SHOWN_CHARACTERS else line[:SHOWN_CHARACTERS] + "…"
     return "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in line)
+
+
+def one_line(error: BaseException) -> str:
+    """What a library says in an error, on one line."""
+    return " ".join(str(error).split())
 
 
 def read_json(path: Path) -> Any:

@@ -14,7 +14,7 @@ from worlds import labelled
 from decoct.config import DataConfig
 from decoct.data import eval_split_name, load_images
 from decoct.data.duplicates import count_shared_images
-from decoct.data.folders import image_splits
+from decoct.data.folders import class_folders, image_splits
 from decoct.data.loading import load_train_and_eval
 
 # Class names with a split's word in them, which `datasets` takes for that split wherever they stand in a path.
@@ -78,9 +78,45 @@ def test_splits_by_other_names_or_further_down_are_not_mixed(tmp_path, names):
             load_images(source, split)
 
 
-def test_class_folders_may_lie_in_one_folder_more(tmp_path):
+def test_class_folders_may_lie_in_one_folder_more_which_is_said(tmp_path, caplog):
     write_splits(tmp_path / "vehicles", {"photos": 2}, CLASSES)
     assert load_images(str(tmp_path / "vehicles")).features["label"].names == CLASSES
+    assert "are the folders in photos, which is taken for no class" in caplog.text
+
+
+def labels_of(folder: Path, places: list[str]) -> dict[str, str]:
+    for value, place in enumerate(places):
+        save(folder / place / "1.png", value)
+    splits = image_splits(folder)
+    assert splits is not None
+    return class_folders(folder, splits)
+
+
+@pytest.mark.parametrize(
+    ("places", "names"),
+    [
+        (["train/cat/a"], ["cat"]),
+        (["train/cat/a", "test/cat/b"], ["cat", "cat"]),
+        (["train/cat/a", "train/dog/a", "test/cat"], ["cat", "dog", "cat"]),
+        # The split with one folder has its class where the other has them.
+        (["train/photos/bus", "train/photos/car", "test/photos/bus"], ["bus", "car", "bus"]),
+        (["train/photos/bus", "train/photos/car", "test/more/bus", "test/more/car"], ["bus", "car", "bus", "car"]),
+    ],
+)
+def test_classes_lie_at_one_depth_in_all_splits(tmp_path, places, names):
+    assert labels_of(tmp_path, places) == dict(zip(places, names, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("places", "message"),
+    [
+        (["train/cat/a", "train/cat/b", "test/cat", "test/dog"], "The images of a class must lie in one folder"),
+        (["train/cat/a", "train/cat/b", "test/cat"], "Every image must lie in the folder of its class. Got images in"),
+    ],
+)
+def test_classes_at_several_depths_are_refused(tmp_path, places, message):
+    with pytest.raises(ValueError, match=message):
+        labels_of(tmp_path, places)
 
 
 @pytest.mark.parametrize("place", ["notes.csv", "train/notes.csv", "train/bus/notes.json"])
@@ -222,8 +258,11 @@ def test_paths_with_characters_of_patterns(tmp_path: Path, name: str) -> None:
             Image.new("RGB", (8, 8), (number,) * 3).save(folder / "1.png")
     images = load_images(str(tmp_path / name))
     assert images.features["label"].names == ["cat [old]", "dog"] and images["label"][:] == [0, 1]
-    images.to_parquet(tmp_path / name / "train.parquet")
-    assert load_images(str(tmp_path / name / "train.parquet"))["label"][:] == [0, 1]
+    (tmp_path / "more" / name).mkdir(parents=True)
+    images.to_parquet(tmp_path / "more" / name / "train.parquet")
+    assert load_images(str(tmp_path / "more" / name / "train.parquet"))["label"][:] == [0, 1]
+    with pytest.raises(ValueError, match=r"must have no \*, \? and \[ in the path of its folder.*rename the folder"):
+        load_images(str(tmp_path / "more" / name))  # it would be a pattern of other folders too
 
 
 def test_folder_names_of_another_encoding_are_refused(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ import shutil
 from importlib.resources import files
 
 import pytest
-from worlds import without_times
+from worlds import coloured, encoded, labelled, without_times, write_images
 
 from decoct.config import EvaluateConfig
 from decoct.evaluation.evaluate import evaluate, format_evaluation, format_plan, plan_evaluate
@@ -190,6 +190,15 @@ def test_clear_errors_before_any_training(config, run_folder, make_run, make_ima
     with pytest.raises(ValueError, match="another order"):
         evaluate(config(dataset=str(make_images("swapped", ["green", "red", "blue"]))))
     assert not (run_folder / "evaluation").exists()
+
+
+def test_classes_that_nothing_is_measured_on_are_said(config, tmp_path, caplog):
+    folder = write_images(tmp_path / "fewer", count=9)
+    labelled(encoded(coloured([0, 1])), [0, 1]).to_parquet(folder / "test.parquet")
+    plan_evaluate(config(dataset=str(folder)))
+    assert (
+        "1 of 3 classes have no image in the split 'test'" in caplog.text and "measured on them: blue." in caplog.text
+    )
 
 
 def test_accuracies_on_another_split_share_no_table_with_those_on_the_test_split(config):

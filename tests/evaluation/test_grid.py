@@ -143,7 +143,7 @@ def test_cells_go_seed_by_seed_and_share_sets(file, inputs):
 
 def test_a_cell_states_how_its_student_is_trained_whether_the_file_does_or_not(file, inputs):
     grid = dataclasses.replace(read_grid(file), distil={"mixed_precision": "bf16"}, evaluate={})
-    known = {"epochs": 300, "mixed_precision": "no", "eval_split": None}
+    known = {"epochs": 300, "mixed_precision": "no", "eval_split": "test"}
     for cell in cells_of(grid, inputs, RUNS):
         assert {name: cell.identity[name] for name in known} == known
     stated = {"epochs": 5, "mixed_precision": "bf16", "eval_split": "validation"}
@@ -204,6 +204,9 @@ def test_a_record_counts_where_its_settings_agree():
     for other in ({"ipc": 1}, {"views": 50}, {"noise_scale": 0.0}, {"utility_order": "highest"}, {"setting": "b"}):
         assert not agrees(known_of(record), {**wanted, **other})
     assert agrees(known_of(record), {**wanted, "training": "as it is"})  # from before records stated it
+    for split, other in ((None, "validation"), ("validation", "test")):
+        assert agrees(known_of({**record, "eval_split": split}), {**wanted, "eval_split": split or "test"})
+        assert not agrees(known_of({**record, "eval_split": split}), {**wanted, "eval_split": other})
     mosaic = {"method": "infoutil", "options": {"tiles_per_image": 4}}
     assert agrees(known_of(mosaic), {"crop_fraction": 0.5}) and not agrees(known_of(record), {"crop_fraction": 0.5})
 
@@ -235,6 +238,7 @@ def test_a_killed_grid_continues_and_ends_as_if_it_had_not_been(file, inputs, tm
     run(file, inputs, folder, whole)
     expected = read_json(whole)
     assert [record["seed"] for record in expected] == [0] * 4 + [1] * 4
+    assert {record["eval_split"] for record in expected} == {"test"}  # which the file does not name
     assert len(list(folder.glob("scores/*/*"))) == len(list(folder.glob("heatmaps/*/*"))) == 2
 
     again, killed = tmp_path / "again", tmp_path / "killed.json"

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import signal
-import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import forked
 import pyarrow.parquet as pq
 import pytest
 
@@ -66,10 +65,14 @@ def assert_same_run() -> Callable[[Path, Path], None]:
     return compare_runs
 
 
-@pytest.fixture(scope="session")
-def kill_when() -> Callable[[list[str], Callable[[], bool], Path], None]:
-    """`kill_when(words, ready, cwd)` starts a command and kills it as soon as `ready()`."""
-    return start_and_kill
+@pytest.fixture
+def kill_when(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., None]:
+    """`kill_when(ready, script, *arguments, cwd)` starts a script and kills it as soon as `ready()`."""
+
+    def kill(ready: Callable[[], bool], script: Path, *arguments: object, cwd: Path) -> None:
+        start_and_kill(ready, script, arguments, cwd, tmp_path_factory.mktemp("logs"))
+
+    return kill
 
 
 def compare_runs(folder: Path, expected: Path) -> None:
@@ -87,21 +90,16 @@ def compare_runs(folder: Path, expected: Path) -> None:
     assert {path.name for path in folder.iterdir()} == {path.name for path in expected.iterdir()}
 
 
-def start_and_kill(words: list[str], ready: Callable[[], bool], cwd: Path) -> None:
-    """Starts a command and ends its whole process group by SIGKILL as soon as `ready()`."""
-    log = cwd / "killed.log"
-    environment = {**os.environ, "ACCELERATE_USE_CPU": "true"}
-    with log.open("w") as output:
-        process = subprocess.Popen(
-            words, cwd=cwd, env=environment, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
-        )
-        try:
-            limit = time.monotonic() + 200
-            while not ready():
-                assert process.poll() is None, f"ended before it was killed:\n{log.read_text()}"
-                assert time.monotonic() < limit, f"not ready in time:\n{log.read_text()}"
-                time.sleep(0.005)
-        finally:
-            if process.poll() is None:
-                os.killpg(process.pid, signal.SIGKILL)
-        assert process.wait() == -signal.SIGKILL, "the command must have been killed, not ended by itself"
+def start_and_kill(ready: Callable[[], bool], script: Path, arguments: Sequence[object], cwd: Path, logs: Path) -> None:
+    """Starts a script and ends it by SIGKILL as soon as `ready()`."""
+    (process,) = forked.start(script, arguments, cwd, logs)
+    try:
+        limit = time.monotonic() + 200
+        while not ready():
+            assert process.is_alive(), f"ended before it was killed:\n{(logs / forked.ERRORS).read_text()}"
+            assert time.monotonic() < limit, f"not ready in time:\n{(logs / forked.ERRORS).read_text()}"
+            time.sleep(0.005)
+    finally:
+        process.kill()
+        process.join()
+    assert process.exitcode == -signal.SIGKILL, "the command must have been killed, not ended by itself"

@@ -29,15 +29,15 @@ def test_one_process_equals_two(written_by_two, uninterrupted, assert_same_run, 
 
 
 def test_a_run_killed_at_sampling_and_at_labelling_ends_the_same(
-    launch_words, scripts, arguments, uninterrupted, kill_when, assert_same_run, tmp_path
+    scripts, arguments, uninterrupted, kill_when, assert_same_run, tmp_path
 ):
     words = [*arguments, "--output_dir", str(tmp_path / "run")]
     shards = tmp_path / "run" / "shards"
     for stage, total in (("samples", 16), ("ipc", 12)):
         kill_when(
-            launch_words(scripts / "distill.py", *words),
             lambda stage=stage: len(list(shards.glob(f"{stage}*.parquet"))) >= 2,
-            tmp_path,
+            *(scripts / "distill.py", *words),
+            cwd=tmp_path,
         )
         assert 2 <= len(list(shards.glob(f"{stage}*.parquet"))) < total, "there must be work left"
         assert not (tmp_path / "run" / "manifest.json").exists()

@@ -12,14 +12,20 @@ import shutil
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from worlds import contents, draw_no_pictures
+import pytest
+from worlds import contents, draw_no_pictures, without_times, write_images, write_run
 
-from decoct.config import DistillConfig, TeacherConfig
+from decoct.config import DistillConfig, EstimatorConfig, EvaluateConfig, PriorConfig, TeacherConfig
+from decoct.evaluation.evaluate import evaluate
+from decoct.files import read_json
 from decoct.hub.verify import verify_folder
 from decoct.synthesis.distill import distill
+from decoct.training.estimator import train_estimator
+from decoct.training.prior import train_prior
 from decoct.training.teacher import train_teacher
 
 # Python's names of what changes files, and how many of the arguments are paths.
@@ -100,17 +106,44 @@ def test_a_distillation_killed_at_any_file_operation_is_healed(sample_part, trai
     heal(copies, folder, lambda: distill(config), check)
 
 
-def test_a_teacher_killed_at_any_file_operation_is_healed(sample_part, tmp_path):
-    folder = tmp_path / "teacher"
-    config = TeacherConfig(
-        dataset=str(sample_part), model="convnet3_w8", epochs=2, save_epochs=[1], batch_size=48, output_dir=str(folder)
-    )
+ESTIMATOR = {"encoder": "resnet10_w4", "projection_dim": 8, "epochs": 1, "batch_size": 96, "queue_size": 0}
+PRIOR = {"channels": [8, 16], "attention": False, "epochs": 1, "batch_size": 96, "sample_every": 0}
+TRAININGS: dict[str, tuple[Callable[[Any], Any], Any]] = {
+    "teacher": (train_teacher, partial(TeacherConfig, model="convnet3_w8", epochs=2, save_epochs=[1], batch_size=48)),
+    "estimator": (train_estimator, partial(EstimatorConfig, **ESTIMATOR)),
+    "prior": (train_prior, partial(PriorConfig, **PRIOR)),
+}
+
+
+@pytest.mark.parametrize("kind", TRAININGS)
+def test_a_training_killed_at_any_file_operation_is_healed(sample_part, tmp_path, kind):
+    train, config_of = TRAININGS[kind]
+    folder = tmp_path / kind
+    config = config_of(dataset=str(sample_part), output_dir=str(folder))
     with copies_of(folder, tmp_path) as copies:
-        train_teacher(config)
+        train(config)
     whole = contents(folder)
-    assert len(copies) > 15, "every write must have been seen"
+    assert len(copies) > 10, "every write must have been seen"
 
     def check(number: int) -> None:
         assert contents(folder) == whole, f"state {number}"
 
-    heal(copies, folder, lambda: train_teacher(config), check)
+    # The trainings share one loop and its checkpoints: of the others each fourth state is enough.
+    heal(copies if kind == "teacher" else copies[::4], folder, lambda: train(config), check)
+
+
+def test_an_evaluation_killed_at_any_file_operation_is_healed(tmp_path, monkeypatch):
+    folder = write_run(tmp_path / "run", [1])
+    images = write_images(tmp_path / "images", count=9)
+    student = {"students": ["convnet3_w8"], "labels": ["hard"], "epochs": 1, "seeds": 2, "ranking": False}
+    config = EvaluateConfig(distilled=str(folder), dataset=str(images), ipc=[1], **student)
+    with copies_of(folder, tmp_path) as copies:
+        evaluate(config)
+    whole, records = names(folder), without_times(read_json(folder / "results.json"))
+    assert len(copies) > 5, "every write must have been seen"
+
+    def check(number: int) -> None:
+        assert names(folder) == whole, f"state {number}"
+        assert without_times(read_json(folder / "results.json")) == records, f"state {number}"
+
+    heal(copies, folder, lambda: evaluate(config), check)

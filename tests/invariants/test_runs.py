@@ -36,15 +36,11 @@ def test_one_process_equals_two(written_by_two, uninterrupted, assert_same_run, 
 
 
 def test_a_killed_distillation_ends_the_same(
-    launch, launch_words, scripts, arguments, uninterrupted, kill_when, assert_same_run, tmp_path
+    launch, scripts, arguments, uninterrupted, kill_when, assert_same_run, tmp_path
 ):
     words = [*arguments, "--output_dir", "run"]
     shards = tmp_path / "run" / "shards"
-    kill_when(
-        launch_words(scripts / "distill.py", *words),
-        lambda: len(list(shards.glob("scores-*.parquet"))) >= 2,
-        tmp_path,
-    )
+    kill_when(lambda: len(list(shards.glob("scores-*.parquet"))) >= 2, scripts / "distill.py", *words, cwd=tmp_path)
     done_before = {path.name for path in shards.glob("*.parquet")}
     assert 2 <= len(done_before) < 24, "there must be work left"
     assert not (tmp_path / "run" / "manifest.json").exists()
@@ -53,15 +49,15 @@ def test_a_killed_distillation_ends_the_same(
     assert_same_run(tmp_path / "run", uninterrupted)
 
 
-def test_a_killed_teacher_ends_the_same(launch, launch_words, scripts, sample_part, kill_when, tmp_path):
+def test_a_killed_teacher_ends_the_same(launch, scripts, sample_part, kill_when, tmp_path):
     from decoct.training.teacher import train_teacher
 
     settings = "--model convnet3_w8 --epochs 4 --save_epochs 2 --batch_size 8 --checkpoint_steps 1".split()
     words = ["--dataset", str(sample_part), *settings, "--output_dir"]
     kill_when(
-        launch_words(scripts / "train_teacher.py", *words, "teacher"),
         lambda: any((tmp_path / "teacher" / "checkpoints").glob("*-*/progress.json")),
-        tmp_path,
+        *(scripts / "train_teacher.py", *words, "teacher"),
+        cwd=tmp_path,
     )
     assert not (tmp_path / "teacher" / "training.json").exists(), "there must be work left"
     done = launch(scripts / "train_teacher.py", *words, "teacher", cwd=tmp_path)

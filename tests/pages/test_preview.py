@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from matplotlib.font_manager import FontEntry
 from PIL import Image
 
+from decoct.pages import fonts
 from decoct.pages.preview import PreviewRow, save_preview, save_strips
 
 
@@ -54,6 +56,20 @@ def test_a_class_name_is_text_not_a_formula(tmp_path):
     for name in ("$\\frac{1$", "", "a very long name " * 20, "x" * 300):
         save_preview(tmp_path / "preview.png", [row(name)])
         assert size(tmp_path / "preview.png")[0] > 200
+
+
+def test_names_without_a_font_are_numbers_of_the_cards_list(tmp_path, monkeypatch, recwarn):
+    names = ["chat \u00e9t\u00e9", "\u732b", "\u0645\u06cc\u200c\u062e\u0648\u0627\u0647\u0645"]
+    installed = [font for font in fonts.fontManager.ttflist if font.name == fonts.BUNDLED]
+    monkeypatch.setattr(fonts.fontManager, "ttflist", installed)
+    assert fonts.drawable(names) == ([names[0], "class 2", names[2]], [fonts.BUNDLED])
+    save_preview(tmp_path / "preview.png", [row(name) for name in names])
+    assert not [warning for warning in recwarn if "missing from font" in str(warning.message)]
+    other = FontEntry(fname="/fonts/other.ttf", name="Other")
+    monkeypatch.setattr(fonts.fontManager, "ttflist", [*installed, other])
+    known = fonts.characters_of
+    monkeypatch.setattr(fonts, "characters_of", lambda file: {0x732B} if file == other.fname else known(file))
+    assert fonts.drawable(names) == (names, [fonts.BUNDLED, "Other"])
 
 
 def test_a_flat_heat_map_and_a_mosaic_larger_than_its_source(tmp_path):

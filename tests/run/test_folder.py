@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -111,13 +113,21 @@ def test_what_the_operating_system_refuses_names_the_file_and_leaves_the_old_one
     assert [path.name for path in tmp_path.iterdir()] == ["results.json"] and file.read_text() == "old"
 
 
-def test_errors_of_libraries_name_the_file_too(tmp_path):
+def test_errors_of_libraries_name_the_file_too(tmp_path, monkeypatch):
     with pytest.raises(OSError, match=f"No space left on device: '{tmp_path}'"), named_errors(tmp_path):
         raise RuntimeError("I/O error: No space left on device (os error 28)")
     with pytest.raises(RuntimeError, match="something else"), named_errors(tmp_path):
         raise RuntimeError("something else")
     import torch
 
+    said = "[enforce fail at inline_container.cc:672] . unexpected pos 14592 vs 14484"  # by torch, on a full disk
+    for free, words in ((0, "No space left on device"), (2**30, "Input/output error")):
+        monkeypatch.setattr(shutil, "disk_usage", lambda path, free=free: SimpleNamespace(free=free))
+        with (
+            pytest.raises(OSError, match=f"{words}: '{tmp_path / 'checkpoint'}'"),
+            named_errors(tmp_path / "checkpoint"),
+        ):
+            raise RuntimeError(said)
     blocked = tmp_path / "file"
     blocked.touch()
     with pytest.raises(OSError, match="file"):

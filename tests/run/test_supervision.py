@@ -27,8 +27,12 @@ time.sleep(60)
 """
 
 
-def start(folder: Path, work: str, processes: int) -> subprocess.Popen[str]:
-    words = [sys.executable, "-c", COMMAND, work, str(processes)]
+def start(folder: Path, work: str, processes: int, ignored: str = "") -> subprocess.Popen[str]:
+    """Starts a command that ignores a signal, or none, whatever this process ignores."""
+    signals = [f"import signal; signal.signal(signal.{each}, signal.SIG_DFL)" for each in ("SIGINT", "SIGHUP")]
+    if ignored:
+        signals.append(f"signal.signal(signal.{ignored}, signal.SIG_IGN)")
+    words = [sys.executable, "-c", "\n".join([*signals, COMMAND]), work, str(processes)]
     environment = {**os.environ, "PLACE": str(folder)}
     return subprocess.Popen(words, env=environment, stderr=subprocess.PIPE, text=True, start_new_session=True)
 
@@ -70,6 +74,17 @@ def test_a_signal_to_the_command_ends_its_work(tmp_path, count, number, status):
     assert command.returncode == status
     assert all_gone(processes)
     assert said == ("\ninterrupted\n" if number == signal.SIGINT else "")
+
+
+def test_what_nohup_ignores_stays_ignored(tmp_path):
+    command = start(tmp_path, WORK.format(begin="end_with_parent()"), 1, ignored="SIGHUP")
+    started(tmp_path, 1)
+    command.send_signal(signal.SIGHUP)
+    time.sleep(0.3)
+    assert command.poll() is None
+    command.terminate()
+    command.communicate(timeout=20)
+    assert command.returncode == 143
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")

@@ -1,6 +1,9 @@
-"""The scripts as a user runs them: by `accelerate launch`, one after the other, in an empty folder."""
+"""The scripts as a user runs them, one after the other, in an empty folder."""
 
 from __future__ import annotations
+
+import subprocess
+import sys
 
 from datasets import load_dataset
 from worlds import without_times
@@ -71,8 +74,10 @@ def test_a_dry_run_prints_the_cost_and_writes_nothing(launch, scripts, sample_pa
     assert not list(tmp_path.iterdir())
 
 
-def test_bad_input_is_one_line(launch, scripts, tmp_path):
-    done = launch(scripts / "distill.py", "--teacher", "runs/missing", cwd=tmp_path)
+def test_bad_input_is_one_line_by_accelerate_launch_too(scripts, tmp_path):
+    launcher = [sys.executable, "-m", "accelerate.commands.launch", "--quiet", "--num_processes", "1"]
+    words = [*launcher, scripts / "distill.py", "--teacher", "runs/missing"]
+    done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, timeout=240)
     assert done.returncode != 0
     lines = [line for line in done.stderr.splitlines() if "distill.py: error: " in line]
     assert len(lines) == 1

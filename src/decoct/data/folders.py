@@ -7,6 +7,7 @@ become part of the training split.
 from __future__ import annotations
 
 import json
+import logging
 import os
 import re
 from collections import Counter
@@ -29,6 +30,8 @@ __all__ = [
     "labels_by_folder",
     "split_of",
 ]
+
+logger = logging.getLogger(__name__)
 
 # The words that `datasets` takes for a split, here of a whole folder name alone.
 SPLIT_WORDS = {
@@ -112,26 +115,34 @@ def image_counts(folder: Path, splits: Mapping[str, Sequence[str]]) -> dict[str,
             for _, names in _files(folder / top):
                 if any(name in METADATA for name in names):
                     return None
-                counts[split] += sum(Path(name).suffix.lower() in IMAGES for name in names)
+                counts[split] += sum(map(_is_image, names))
     return dict(counts)
 
 
 def class_folders(folder: Path, splits: Mapping[str, Sequence[str]]) -> dict[str, str]:
     """The class of each folder of images below an image folder, by its path in it: the folder under the split.
 
+    One folder more above all classes, as in `vehicles/photos/bus`, is no class; a warning names it.
+
     Raises:
         ValueError: If images lie in several folders of a class, or in none; they are named.
     """
+    holding = {
+        folder / top: [path for path, names in _files(folder / top) if any(map(_is_image, names))]
+        for tops in splits.values()
+        for top in tops
+    }
+    # Of a split with one folder of images alone, the others say how deep classes lie.
+    above = [Path(os.path.commonpath(paths)).relative_to(top) for top, paths in holding.items() if len(paths) > 1]
+    root = min(above, key=lambda path: len(path.parts), default=Path())
+    depth = len(root.parts)
+    if depth:
+        logger.warning("The classes of %s are the folders in %s, which is taken for no class.", folder, root)
     classes: dict[str, str] = {}
-    for top in (top for tops in splits.values() for top in tops):
+    for top, paths in holding.items():
         first: dict[str, str] = {}
-        holding = [
-            path for path, names in _files(folder / top) if any(Path(name).suffix.lower() in IMAGES for name in names)
-        ]
-        # One folder more, as in `vehicles/photos/bus`, is no class.
-        root = Path(os.path.commonpath(holding)) if len(holding) > 1 else folder / top
-        for path in holding:
-            place, parts = path.relative_to(folder).as_posix(), path.relative_to(root).parts
+        for path in paths:
+            place, parts = path.relative_to(folder).as_posix(), path.relative_to(top).parts[depth:]
             if not parts:
                 raise ValueError(f"Every image must lie in the folder of its class. Got images in {path} itself.")
             if first.setdefault(parts[0], place) != place:
@@ -205,6 +216,10 @@ def _files(folder: Path) -> list[tuple[Path, list[str]]]:
         folders[:] = sorted(name for name in folders if not name.startswith((".", "__")))
         found.append((Path(root), sorted(name for name in names if not name.startswith((".", "__")))))
     return found
+
+
+def _is_image(name: str) -> bool:
+    return Path(name).suffix.lower() in IMAGES
 
 
 def _has_configs(folder: Path) -> bool:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from datasets import Dataset
 
-from decoct.data.source import dataset_fingerprint
-from decoct.files import read_object
+from decoct.data.source import dataset_fingerprint, record_beside
+from decoct.files import shown
 
 __all__ = ["check_same_images", "check_share", "held_out_count", "held_out_of", "split_off_validation"]
 
@@ -47,18 +46,29 @@ def held_out_count(images: int, fraction: float) -> int:
 
 
 def held_out_of(network: str) -> float | None:
-    """The share of the training split that was held out of a network's training; None if its folder does not say."""
-    record = _record(network, "training.json")
+    """The share of the training split that was held out of a network's training; None if its folder does not say.
+
+    Args:
+        network: Folder or Hub id.
+
+    Raises:
+        ValueError: If it says something else than a share.
+    """
+    record = record_beside(network, "training.json")
     if record is None:
         return None
-    return record.get("validation_fraction", record.get("config", {}).get("validation_fraction")) or 0.0
+    config = record.get("config")
+    share = record.get("validation_fraction", config.get("validation_fraction") if isinstance(config, dict) else None)
+    if share is not None and (not isinstance(share, int | float) or not 0 <= share < 1):
+        raise ValueError(f"validation_fraction in training.json of {network} must be in [0, 1). Got {shown(share)}.")
+    return float(share or 0.0)
 
 
 def check_share(network: str, role: str, share: float | None) -> None:
     """Raises ValueError if a network has seen images that are held out now, or others were held out of its training.
 
     Args:
-        network: Folder; one that does not say is taken at its word.
+        network: Folder or Hub id; one that does not say is taken at its word.
         role: What the network is for, for the message.
         share: That is held out now; 0 and None: nothing, and any network will do.
     """
@@ -75,20 +85,18 @@ def check_same_images(network: str, images: Dataset, share: float | None) -> Non
     others are held out.
 
     Args:
-        network: Folder; one that does not say is taken at its word.
+        network: Folder or Hub id; one that does not say is taken at its word.
         images: The training split without what is held out.
         share: That is held out.
     """
+    if not share:
+        return
     folder = Path(network)
-    record = _record(network, "run.json") or _record(str(folder.parent), "run.json")
-    if share and record is not None and record.get("data", "") not in ("", found := dataset_fingerprint(images)):
+    files = ((folder, "run.json"), (folder.parent, "run.json"), (folder, "training.json"))
+    record = next((each for place, name in files if (each := record_beside(place, name)) is not None), None)
+    if record is not None and record.get("data", "") not in ("", found := dataset_fingerprint(images)):
         raise ValueError(
             f"The images to distil must be those that {network} was trained on, since {share:g} of those are held out. "
             f"Got images with fingerprint {found} in place of {record['data']}: give the dataset and the --train_split "
             "of the training."
         )
-
-
-def _record(network: str, name: str) -> dict[str, Any] | None:
-    file = Path(network) / name
-    return read_object(file) if file.is_file() else None

@@ -11,6 +11,7 @@ import datasets
 from datasets.exceptions import DatasetsError
 from datasets.fingerprint import Hasher
 
+from decoct.data.expansion import check_expansion
 from decoct.data.folders import (
     IMAGES,
     METADATA,
@@ -21,12 +22,16 @@ from decoct.data.folders import (
     labels_by_folder,
     split_of,
 )
+from decoct.data.silence import give_up_on_silence
 from decoct.data.source import SAMPLE
+from decoct.files import one_line
 
 __all__ = ["builder_of", "name_of", "open_split"]
 
 # Files that list images by their paths, and the builder that reads them.
 TABLES = {".csv": "csv", ".tsv": "csv", ".jsonl": "json", ".json": "json"}
+# What `datasets` raises for files that are not as it expects.
+UNOPENABLE = (OSError, ValueError, RuntimeError, TypeError, AttributeError, LookupError, DatasetsError)
 EXPECTED = "a Hub id, a local image folder, a local parquet folder or file, a .csv, .tsv or .jsonl file, or 'sample'"
 
 
@@ -84,6 +89,11 @@ def builder_of(source: str, config_name: str | None, prepare: bool = True) -> da
         raise ValueError(
             f"dataset must be on the Hub, parquet or WebDataset for --streaming. Got images in {source!r}."
         )
+    if files is None and folders is None and path.exists() and glob.has_magic(str(path.absolute())):
+        raise ValueError(  # `datasets` would look for files in all folders that its path is a pattern of
+            f"dataset must have no *, ? and [ in the path of its folder, unless that holds class folders or tables. "
+            f"Got {source!r}: rename the folder."
+        )
     try:
         if files is not None:
             escaped = {split: glob.escape(file) for split, file in files.items()}
@@ -98,26 +108,34 @@ def builder_of(source: str, config_name: str | None, prepare: bool = True) -> da
             named = {"drop_labels": True} if image_counts(path, folders) is not None else {}
             builder = datasets.load_dataset_builder("imagefolder", data_files=patterns, **named)
         else:
+            give_up_on_silence()
             builder = datasets.load_dataset_builder(str(path) if path.exists() else source, config_name)
         if path.exists():
             check_label_order([str(file) for each in (builder.config.data_files or {}).values() for file in each])
+        if prepare or path.exists():  # to be streamed, files of the Hub are not downloaded
+            _check_expansion(builder)
         if prepare:
             builder.download_and_prepare()
-    except (OSError, ValueError, RuntimeError, DatasetsError) as error:
+    except UNOPENABLE as error:
         missing = not path.exists() and files is None
         where = "there is no such folder or file here, and as a Hub id it " if missing else "it "
         raise ValueError(
-            f"dataset must be {EXPECTED}. Got {source!r}: {where}cannot be opened: {error}"
+            f"dataset must be {EXPECTED}. Got {source!r}: {where}cannot be opened: {one_line(error)}"
             + (" (Name a configuration with --dataset_config.)" if "onfig" in str(error) else "")
-            + (
-                " (Brackets, * and ? in a path are read as patterns: rename the folder.)"
-                if path.exists() and glob.has_magic(str(path.absolute()))
-                else ""
-            )
         ) from error
     if folders is not None:
         _check_counts(source, image_counts(path, folders), builder)
     return builder
+
+
+def _check_expansion(builder: datasets.DatasetBuilder) -> None:
+    """Checks the parquet files of a dataset, downloaded if need be, unless it was prepared before."""
+    if (Path(builder.cache_dir) / datasets.config.DATASET_INFO_FILENAME).is_file():
+        return
+    manager = datasets.DownloadManager(download_config=datasets.DownloadConfig(use_etag=False))
+    for file in (str(file) for files in (builder.config.data_files or {}).values() for file in files):
+        if file.endswith(".parquet"):
+            check_expansion(Path(manager.download(file)))
 
 
 def tables_in(folder: Path) -> dict[str, Path]:

@@ -3,16 +3,25 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from datasets import Dataset, Image
 from huggingface_hub import hf_hub_download
-from huggingface_hub.errors import HFValidationError, HTTPError
+from huggingface_hub.errors import (
+    HFValidationError,
+    HTTPError,
+    LocalEntryNotFoundError,
+    OfflineModeIsEnabled,
+    RemoteEntryNotFoundError,
+    RepositoryNotFoundError,
+)
 from huggingface_hub.utils import validate_repo_id
 
-from decoct.files import read_card_header
+from decoct.data.silence import give_up_on_silence
+from decoct.files import read_card_header, read_object
 
 __all__ = [
     "card_license",
@@ -21,8 +30,11 @@ __all__ = [
     "is_repo_id",
     "location_of",
     "model_location",
+    "record_beside",
     "source_record",
 ]
+
+logger = logging.getLogger(__name__)
 
 SAMPLE = Path(__file__).parent / "sample"
 LOCATION = "an existing folder or a Hub id 'user/name'"
@@ -69,6 +81,7 @@ def location_of(source: str | Path, role: str, expected: str = LOCATION) -> Path
         return path
     if path.is_absolute() or str(source).count("/") != 1 or path.parent.is_dir():
         raise ValueError(f"{role} must be {expected}. Got {str(source)!r}.")
+    give_up_on_silence()
     return str(source)
 
 
@@ -93,6 +106,31 @@ def model_location(
     return name_or_path
 
 
+def record_beside(network: str | Path, name: str) -> dict[str, Any] | None:
+    """A JSON object that training left beside a network; None if there is none.
+
+    Args:
+        network: Folder or Hub id. Where the Hub cannot be asked, a warning says that the record is not known.
+        name: Of the file.
+
+    Raises:
+        ValueError: If the file is no JSON object.
+    """
+    file = Path(network) / name
+    if file.is_file():
+        return read_object(file)
+    if Path(network).exists() or str(network).count("/") != 1 or not is_repo_id(str(network)):
+        return None
+    give_up_on_silence()
+    try:
+        return read_object(Path(hf_hub_download(str(network), name)))
+    except (RemoteEntryNotFoundError, RepositoryNotFoundError):
+        return None
+    except (HTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled) as error:
+        logger.warning("What %s of %s says is not known, since the Hub cannot be asked: %s", name, network, error)
+        return None
+
+
 def source_record(dataset: str, info: Any) -> dict[str, str]:
     """What a dataset says of itself, as far as it does: its repository on the Hub, licence, citation and homepage.
 
@@ -114,6 +152,7 @@ def card_license(dataset: str) -> str | None:
     try:
         card = Path(dataset).expanduser() / "README.md"
         if is_hub_id(dataset):
+            give_up_on_silence()
             card = Path(hf_hub_download(dataset, "README.md", repo_type="dataset"))
         license = read_card_header(card).get("license") if card.is_file() else None
     except (OSError, ValueError, HTTPError):

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,18 +15,23 @@ import pyarrow as pa
 import torch
 from datasets import ClassLabel, Dataset, load_dataset
 from huggingface_hub import hf_hub_download, snapshot_download
-from huggingface_hub.errors import EntryNotFoundError
+from huggingface_hub.errors import (
+    HTTPError,
+    LocalEntryNotFoundError,
+    OfflineModeIsEnabled,
+    RemoteEntryNotFoundError,
+)
 from torch import Tensor
 
 from decoct.config import LABEL_MODES
 from decoct.data.pixels import to_pixels
-from decoct.data.source import location_of
+from decoct.data.source import LOCATION, location_of
 from decoct.data.spec import ImageSpec
 from decoct.distilled.logit_codes import code_width, decode_logits, kept_classes, spread
 from decoct.distilled.manifest import MANIFEST, check_fields, check_mixed_views
 from decoct.distilled.parquet import check_footer, check_images, ipc_files
 from decoct.distilled.schema import spec_of
-from decoct.files import read_json, shown
+from decoct.files import one_line, read_json, shown
 
 __all__ = ["DistilledSet", "Slots", "commit_of", "folder_of", "load_distilled", "read_manifest", "spec_of"]
 
@@ -239,7 +245,8 @@ def folder_of(folder_or_hub_id: str | Path, ipc: int, revision: str | None) -> P
     if isinstance(location, Path):
         return location
     pattern = f"data/ipc_{ipc}/*.parquet"
-    return Path(snapshot_download(location, repo_type="dataset", revision=revision, allow_patterns=pattern))
+    with _downloading(location):
+        return Path(snapshot_download(location, repo_type="dataset", revision=revision, allow_patterns=pattern))
 
 
 def read_manifest(folder_or_hub_id: str | Path, revision: str | None = None) -> dict[str, Any]:
@@ -277,11 +284,22 @@ def _manifest_file(folder_or_hub_id: str | Path, revision: str | None) -> Path:
                 f"distilled must be a folder with manifest.json, which distilling ends with. Got {location}."
             )
         return location / MANIFEST
-    try:
+    with _downloading(location):
         return Path(hf_hub_download(location, MANIFEST, repo_type="dataset", revision=revision))
-    except EntryNotFoundError as error:
+
+
+@contextmanager
+def _downloading(repository: str) -> Iterator[None]:
+    """Raises ValueError for what the Hub does not have, and for one that cannot be asked."""
+    try:
+        yield
+    except RemoteEntryNotFoundError as error:
         raise ValueError(
-            f"distilled must be a dataset published by decoct. Got {location}, which has no manifest.json."
+            f"distilled must be a dataset published by decoct. Got {repository}, which has no manifest.json."
+        ) from error
+    except (HTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled) as error:
+        raise ValueError(
+            f"distilled must be {LOCATION}. Got {repository}, which cannot be downloaded: {one_line(error)}"
         ) from error
 
 

@@ -316,9 +316,13 @@ def is_made(config: DistillConfig) -> bool:
 
 
 def known_of(record: Mapping[str, Any]) -> dict[str, Any]:
-    """All that a record says, `options` included; an option of distilling that it does not state has its default."""
+    """All that a record says, `options` included; an option of distilling that it does not state has its default.
+
+    Where an evaluation split was not named, records of earlier versions have none; it is read as `setting_of` does.
+    """
     options = record.get("options", {})
-    return {**default_values(record["method"], options.get("tiles_per_image", 1)), **options, **record}
+    known = {**default_values(record["method"], options.get("tiles_per_image", 1)), **options, **record}
+    return {**known, "eval_split": known["eval_split"] or "test"}
 
 
 def agrees(known: Mapping[str, Any], identity: Mapping[str, Any]) -> bool:

@@ -25,8 +25,9 @@ from tqdm.auto import tqdm
 
 from decoct.config import EvaluateConfig, config_hash
 from decoct.config.options import require
+from decoct.data.columns import listed
 from decoct.data.held_out import check_share
-from decoct.data.loading import check_label_names, eval_split_name, load_split, side_of
+from decoct.data.loading import check_label_names, class_counts, eval_split_name, load_split, side_of
 from decoct.data.source import dataset_fingerprint
 from decoct.data.tensors import PixelDataset
 from decoct.distilled.dataset import DistilledSet, commit_of, load_distilled, read_manifest, spec_of
@@ -195,6 +196,11 @@ class Evaluation(ABC, Generic[UnitType]):
         """Raises ValueError unless the evaluation split has the set's label names."""
         names = self.images.features["label"].names
         check_label_names(self.spec.label_names, names, str(self.config.distilled), self.config.dataset)
+        if absent := [name for name, count in zip(names, class_counts(self.images), strict=True) if not count]:
+            logger.warning(
+                "%d of %d classes have no image in the split %r, so that nothing is measured on them: %s.",
+                len(absent), len(names), self.eval_split, listed(absent),
+            )  # fmt: skip
 
     def extent(self, unit: UnitType) -> int:
         """Images that a student sees while it is trained."""

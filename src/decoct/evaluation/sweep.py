@@ -15,6 +15,7 @@ from accelerate import Accelerator
 from datasets import Image
 
 from decoct.config import DistillConfig, EvaluateConfig, config_hash, default_values, fields_that_matter_for, to_dict
+from decoct.data.loading import eval_split_name
 from decoct.distilled.dataset import read_manifest
 from decoct.evaluation.accuracy import AccuracyEvaluation
 from decoct.evaluation.grid import SOURCE, Cell, DistilledGrid, known_of
@@ -83,7 +84,9 @@ class Sweep(DistilledGrid):
         part: tuple[int, int] = (0, 1),
         report: Callable[[dict[str, Any]], None] = lambda record: None,
     ) -> None:
-        self.whole = cells_of(grid, inputs, folder)
+        given = map(grid.evaluate.get, ("dataset_config", "eval_split", "label_column"))
+        eval_split = eval_split_name(inputs.dataset, *given)
+        self.whole = cells_of(grid, inputs, folder, eval_split)
         super().__init__(part_of(self.whole, *part), folder, file, accelerator)
         self.grid, self.networks, self.report = grid, inputs.networks, report
 
@@ -149,11 +152,12 @@ class Sweep(DistilledGrid):
         return found
 
 
-def cells_of(grid: GridFile, inputs: Inputs, folder: Path) -> list[Cell]:
+def cells_of(grid: GridFile, inputs: Inputs, folder: Path, eval_split: str = "test") -> list[Cell]:
     """The students of a grid: seed by seed, IPC by IPC, set by set.
 
     Args:
         folder: Grid folder.
+        eval_split: The dataset's own evaluation split, which is measured on where the file names none.
     """
     sets = grid.sets
     if inputs.distilled is not None:
@@ -198,7 +202,7 @@ def cells_of(grid: GridFile, inputs: Inputs, folder: Path) -> list[Cell]:
                 **variant.options,
                 # What a record always states, whether the file does or not: without it here, an option that was taken
                 # out of the file would be answered by the records that were made with it.
-                "eval_split": evaluate.eval_split,
+                "eval_split": evaluate.eval_split or eval_split,
                 **length_of(used, ipc, evaluate.epochs),
                 "mixed_precision": evaluate.mixed_precision,
             }

@@ -1,39 +1,18 @@
-"""Errors of the Hub's client as one line that says what to do, and an end to waiting for a Hub that is silent."""
+"""Errors of the Hub's client as one line that says what to do."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
-from huggingface_hub import get_session, get_token
+from huggingface_hub import get_token
 from huggingface_hub.errors import HfHubHTTPError, HTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
 
-__all__ = ["first_line", "give_up_on_silence", "hub_errors", "is_sendable", "require_token"]
+__all__ = ["first_line", "hub_errors", "is_sendable", "require_token"]
 
 AGAIN = "Nothing is lost; the same command continues."
-SILENCE = 60.0  # seconds without a byte, after which a request that the client sets no limit for has failed
 LOGIN = "Log in by `hf auth login`, or set HF_TOKEN to a token with write access."
-
-
-def give_up_on_silence() -> None:
-    """Ends this process's requests to a Hub that takes them and does not answer, after `SILENCE` seconds each.
-
-    The client has limits of its own for downloads (HF_HUB_DOWNLOAD_TIMEOUT, HF_HUB_ETAG_TIMEOUT: 10 seconds), which
-    stay; of what else it asks, such as commits, it would wait for ever. It asks some of it up to six times.
-    """
-    session = get_session()
-    hooks = session.event_hooks
-    if _limit not in hooks["request"]:
-        session.event_hooks = {**hooks, "request": [*hooks["request"], _limit]}
-
-
-def _limit(request: Any) -> None:
-    """Gives a request of the client the limit that it has none of."""
-    given = request.extensions.get("timeout") or {}
-    limits = {step: given.get(step) or SILENCE for step in ("connect", "read", "write", "pool")}
-    request.extensions = {**request.extensions, "timeout": limits}
 
 
 def require_token(repo_id: str) -> str:

@@ -10,10 +10,11 @@ from huggingface_hub import CommitOperationAdd, HfApi
 from huggingface_hub.utils import validate_repo_id
 
 from decoct.config import PublishConfig, PublishingConfig, fields_that_matter_for
+from decoct.data.silence import give_up_on_silence
 from decoct.distilled.manifest import MANIFEST
 from decoct.files import read_json, read_object
 from decoct.hub.contents import CARD, Contents, contents_of, kind_of, repo_type_of
-from decoct.hub.errors import give_up_on_silence, hub_errors, require_token
+from decoct.hub.errors import hub_errors, require_token
 from decoct.hub.upload import MAIN, Push, push
 from decoct.pages.dataset_card import dataset_card
 from decoct.pages.local_paths import without_local_paths

@@ -17,12 +17,13 @@ from huggingface_hub.errors import HfHubHTTPError, HTTPError, RepositoryNotFound
 
 from decoct.config import VerifyConfig
 from decoct.data.mixed_views import views_digest
+from decoct.data.silence import give_up_on_silence
 from decoct.data.source import location_of
 from decoct.distilled.manifest import check_manifest, unsafe_path
 from decoct.files import read_json, shown
 from decoct.hub.card_header import card_problems
 from decoct.hub.contents import PICKLES
-from decoct.hub.errors import give_up_on_silence, is_sendable
+from decoct.hub.errors import is_sendable
 from decoct.hub.rows import check_parquet, tile_accuracy
 from decoct.models.chance import weakness
 from decoct.run.folder import sha256

@@ -12,6 +12,7 @@ from transformers import AutoConfig, AutoImageProcessor, AutoModel, PreTrainedCo
 
 from decoct.data.source import LOCATION, model_location
 from decoct.data.spec import ImageSpec
+from decoct.files import one_line
 from decoct.igds.estimator import VariationalEstimator, VariationalEstimatorConfig
 from decoct.models.preprocessing import pixel_transform, processor_side
 from decoct.models.weights import UNLOADABLE, check_finite, check_loaded
@@ -112,7 +113,7 @@ def wrap_encoder(name_or_path: str | Path, label_names: tuple[str, ...], seed: i
     except (ValueError, SafetensorError, *UNLOADABLE) as error:
         raise ValueError(
             f"encoder must be an image model of transformers with model.safetensors and preprocessor_config.json. "
-            f"Got {str(name_or_path)!r}, which cannot be loaded: {error}"
+            f"Got {str(name_or_path)!r}, which cannot be loaded: {one_line(error)}"
         ) from error
     missing = sorted(info["missing_keys"])
     if any(not key.startswith("pooler.") for key in missing):
@@ -162,12 +163,12 @@ def load_estimator(name_or_path: str | Path, trust_remote_code: bool = False) ->
         )
     except SafetensorError as error:
         raise ValueError(
-            f"weights must be safetensors. Got {str(name_or_path)!r} with damaged or other ones: {error}."
+            f"weights must be safetensors. Got {str(name_or_path)!r} with damaged or other ones: {one_line(error)}."
         ) from error
     except UNLOADABLE as error:
         raise ValueError(
             f"estimator must be an existing folder or a Hub id 'user/name'. Got {str(name_or_path)!r}, which cannot be "
-            f"loaded: {error}"
+            f"loaded: {one_line(error)}"
         ) from error
     model, info = loaded
     check_loaded(info, f"estimator {str(name_or_path)!r}")

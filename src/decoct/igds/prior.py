@@ -7,7 +7,6 @@ from typing import Any, TypeAlias
 
 import diffusers
 import torch
-import yaml
 from diffusers import (
     AutoencoderKL,
     AutoencoderTiny,
@@ -21,9 +20,9 @@ from diffusers import (
 )
 from safetensors import SafetensorError
 
-from decoct.data.source import SAMPLE, model_location
+from decoct.data.source import SAMPLE, model_location, record_beside
 from decoct.data.spec import ImageSpec
-from decoct.files import read_object, shown
+from decoct.files import one_line, read_yaml, shown
 from decoct.igds.estimator import VariationalEstimator
 from decoct.models.classifier import fingerprint_of
 from decoct.models.weights import UNLOADABLE, check_finite, check_loaded
@@ -71,7 +70,7 @@ def load_pipeline(
     except (SafetensorError, *UNLOADABLE) as error:
         raise ValueError(
             f"prior must be a diffusers pipeline in DDPM or DiT layout, with safetensors. Got {str(name_or_path)!r}, "
-            f"which cannot be loaded: {error}"
+            f"which cannot be loaded: {one_line(error)}"
         ) from error
     pipeline.scheduler = with_scheduler(pipeline.scheduler, scheduler)
     pipeline.set_progress_bar_config(disable=True)
@@ -129,7 +128,7 @@ def load_text_to_image(
     except (SafetensorError, *UNLOADABLE) as error:
         raise ValueError(
             f"prior must be a text-to-image pipeline of diffusers, with safetensors. Got {str(name_or_path)!r}, which "
-            f"cannot be loaded: {error}"
+            f"cannot be loaded: {one_line(error)}"
         ) from error
     pipeline.scheduler = with_scheduler(pipeline.scheduler, scheduler)
     pipeline.set_progress_bar_config(disable=True)
@@ -151,7 +150,7 @@ def _load_vae(name_or_path: str) -> AutoencoderKL | AutoencoderTiny:
             return kinds[kind].from_pretrained(location, use_safetensors=True)
     except (SafetensorError, *UNLOADABLE) as error:
         raise ValueError(
-            f"guidance_vae must have safetensors. Got {name_or_path!r}, which cannot be loaded: {error}"
+            f"guidance_vae must have safetensors. Got {name_or_path!r}, which cannot be loaded: {one_line(error)}"
         ) from error
     raise ValueError(f"guidance_vae must be one of {list(kinds)}. Got {name_or_path!r}, a {kind}.")
 
@@ -170,9 +169,11 @@ def prompts_of(prompt: str | None, file: str | None, label_names: list[str]) -> 
     if file is None:
         return [str(prompt).replace("{label}", name) for name in label_names]
     try:
-        found = yaml.safe_load(Path(file).read_text("utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ValueError(f"prompts must be a YAML file. Got {file!r}, which cannot be read: {error}") from error
+        found = read_yaml(Path(file))
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f"prompts must be a YAML file. Got {file!r}, which cannot be read: {one_line(error)}"
+        ) from error
     given = {str(name): text for name, text in found.items()} if isinstance(found, dict) else {}
     missing = [name for name in label_names if not isinstance(given.get(name), str)]
     if missing:
@@ -260,9 +261,9 @@ def prior_fingerprint(pipeline: GuidedPrior) -> str:
 
 
 def prior_label_names(name_or_path: str | Path) -> list[str] | None:
-    """Label names that `train_prior` wrote beside a prior; None for others."""
-    record = (SAMPLE / "prior" if name_or_path == "sample" else Path(name_or_path)) / "training.json"
-    return read_object(record).get("label_names") if record.is_file() else None
+    """Label names that `train_prior` wrote beside a prior, in a folder or on the Hub; None for others."""
+    record = record_beside(SAMPLE / "prior" if name_or_path == "sample" else name_or_path, "training.json")
+    return None if record is None else record.get("label_names")
 
 
 def check_prior(

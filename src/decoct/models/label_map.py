@@ -32,8 +32,8 @@ def read_label_map(file: str | None) -> dict[str, str]:
     path = Path(file)
     if path.suffix.lower() not in (".json", ".yaml", ".yml", ".csv") or not path.is_file():
         raise ValueError(f"label_map must be an existing .json, .yaml or .csv file. Got {file!r}.")
-    text = path.read_text(encoding="utf-8-sig")
     try:
+        text = path.read_text(encoding="utf-8-sig")
         if path.suffix.lower() == ".csv":
             rows = [row for row in csv.reader(text.splitlines()) if row]
             pairs: list[tuple[Any, ...]] = [tuple(cell.strip() for cell in row) for row in rows]
@@ -42,7 +42,7 @@ def read_label_map(file: str | None) -> dict[str, str]:
         else:
             content = parse_yaml(text, path)
             pairs = list(content.items()) if isinstance(content, dict) else []
-    except (ValueError, csv.Error) as error:
+    except (ValueError, RecursionError, csv.Error) as error:
         raise ValueError(f"label_map must be a valid {path.suffix} file. Got {file!r}: {error}") from error
     usable = isinstance(pairs, list) and all(
         isinstance(pair, tuple) and len(pair) == 2 and isinstance(pair[1], str | int) and not isinstance(pair[1], bool)

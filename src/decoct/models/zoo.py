@@ -13,7 +13,7 @@ from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageClassi
 
 from decoct.data.source import model_location
 from decoct.data.spec import ImageSpec
-from decoct.files import read_object
+from decoct.files import one_line, read_object
 from decoct.models.classifier import Classifier
 from decoct.models.convnet import ConvNetConfig, ConvNetForImageClassification
 from decoct.models.ensemble import Ensemble
@@ -119,13 +119,13 @@ def load_classifier(name_or_path: str | Path, trust_remote_code: bool = False) -
         )
     except SafetensorError as error:
         raise ValueError(
-            f"weights must be safetensors. Got {str(name_or_path)!r} with damaged or other ones: {error}."
+            f"weights must be safetensors. Got {str(name_or_path)!r} with damaged or other ones: {one_line(error)}."
         ) from error
     except UNLOADABLE as error:
         where = "the folder" if Path(location).is_dir() else "there is no such folder here, and as a Hub id it"
         raise ValueError(
             f"teacher must be an existing folder or a Hub id 'user/name'. Got {str(name_or_path)!r}: {where} cannot be "
-            f"loaded: {error}"
+            f"loaded: {one_line(error)}"
         ) from error
     where = f"teacher {str(name_or_path)!r}"
     check_loaded(info, where)

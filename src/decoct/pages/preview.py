@@ -16,6 +16,7 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
+from decoct.pages.fonts import drawable
 from decoct.run.files import written_whole
 
 __all__ = ["PreviewRow", "save_preview", "save_strips"]
@@ -64,11 +65,12 @@ def save_preview(path: str | os.PathLike[str], rows: Sequence[PreviewRow]) -> No
     headings = ["source, crops", "heat map", "distilled"] if with_heat else ["source, crops", "distilled"]
     groups = max(map(len, shown))
 
+    names, families = drawable([members[0].label_name for members in shown])
     figure, axes = grid(len(shown), groups, len(headings), with_heat)
-    for line, members in zip(axes, shown, strict=True):
+    for line, members, name in zip(axes, shown, names, strict=True):
         first = line[0][0]
-        first.text(-0.1, 0.5, wrap(members[0].label_name), transform=first.transAxes, ha="right", va="center",
-                   fontsize=9, fontweight="bold", parse_math=False)  # fmt: skip
+        first.text(-0.1, 0.5, wrap(name), transform=first.transAxes, ha="right", va="center",
+                   fontsize=9, fontweight="bold", fontfamily=families, parse_math=False)  # fmt: skip
         for panels, row in zip(line, members, strict=False):
             draw_source(panels[0], row)
             if with_heat:
@@ -177,10 +179,11 @@ def save_strips(
                 axis = figure.add_axes((*corner, 0.96 * STRIP_TILE / width, 0.96 * STRIP_TILE / height))
                 axis.set_axis_off()
                 draw_image(axis, images[row, column])
-    for row, name in enumerate(label_names or []):
+    names, families = drawable(label_names or [])
+    for row, name in enumerate(names):
         place = height - top - (row + 0.5) * STRIP_TILE
         figure.text((left - 0.1) / width, place / height, wrap(name), ha="right", va="center", fontsize=8,
-                    parse_math=False)  # fmt: skip
+                    fontfamily=families, parse_math=False)  # fmt: skip
     with written_whole(Path(path)) as temporary:
         figure.savefig(temporary, format="png", dpi=120, facecolor="white", metadata={"Software": None})
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import re
 import shutil
@@ -18,6 +19,9 @@ if TYPE_CHECKING:
 
 __all__ = ["named_errors", "remove_leftovers", "remove_written", "write_tensors", "written_whole"]
 
+# Of what torch says when it cannot write a checkpoint.
+TORCH_WRITER = ("PytorchStreamWriter", "inline_container")
+ROOM = 2**20
 # What a killed process leaves: `NAME.NUMBER.tmp`.
 LEFTOVER = re.compile(r".+\.\d+\.tmp")
 
@@ -52,10 +56,17 @@ def named_errors(path: Path) -> Iterator[None]:
         raise OSError(error.errno or 0, error.strerror or str(error), str(path)) from error
     except (SafetensorError, RuntimeError) as error:
         found = re.search(r"os error (\d+)", str(error))
-        if found is None and "PytorchStreamWriter" not in str(error):
+        if found is None and not any(words in str(error) for words in TORCH_WRITER):
             raise
-        number = int(found[1]) if found else 0
-        raise OSError(number, os.strerror(number) if number else str(error).splitlines()[0], str(path)) from error
+        # torch does not say why it could not write.
+        number = int(found[1]) if found else errno.ENOSPC if _is_full(path) else errno.EIO
+        raise OSError(number, os.strerror(number), str(path)) from error
+
+
+def _is_full(path: Path) -> bool:
+    """Whether the disk of a path, which need not exist, has next to no room left."""
+    existing = next(each for each in (path.absolute(), *path.absolute().parents) if each.exists())
+    return shutil.disk_usage(existing).free < ROOM
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str] | None = None) -> None:

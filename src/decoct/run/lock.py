@@ -81,7 +81,8 @@ def _held(file: Path, folder: Path) -> Iterator[None]:
         lock.acquire(timeout=ORPHANS_SECONDS)
     try:
         since = time.strftime("%Y-%m-%d %H:%M:%S")
-        file.write_text(json.dumps({"host": socket.gethostname(), "pid": os.getpid(), "since": since}))
+        with named_errors(file):
+            file.write_text(json.dumps({"host": socket.gethostname(), "pid": os.getpid(), "since": since}))
         yield
     finally:
         file.unlink(missing_ok=True)

@@ -118,14 +118,17 @@ def _exists(process: int) -> bool:
 
 @contextlib.contextmanager
 def _stopped_by(*signals: int) -> Iterator[None]:
-    """Raises `Stopped` for the first of these signals inside the block; later ones change nothing."""
+    """Raises `Stopped` for the first of these signals inside the block; later ones change nothing.
+
+    What is ignored already stays ignored, as `nohup` asks for.
+    """
 
     def stop(number: int, frame: Any) -> None:
         for each in signals:
             signal.signal(each, signal.SIG_IGN)
         raise Stopped(number)
 
-    before = {each: signal.signal(each, stop) for each in signals}
+    before = {each: signal.signal(each, stop) for each in signals if signal.getsignal(each) != signal.SIG_IGN}
     try:
         yield
     finally:

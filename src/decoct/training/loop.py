@@ -231,7 +231,8 @@ def _save(
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
         progress = {"history": history, "epoch": epoch, "step": step, "loss_sum": loss_sum}
-        (temporary / "progress.json").write_text(json.dumps(progress))
+        with named_errors(temporary):
+            (temporary / "progress.json").write_text(json.dumps(progress))
         os.replace(temporary, final)
         for older in sorted(final.parent.iterdir()):
             if older != final:
@@ -293,6 +294,7 @@ def provenance(
     return {
         "config": to_dict(config),
         "source": source_record(config.dataset, images.info),
+        "data": dataset_fingerprint(images),
         "spec": spec.to_dict(),
         **({"bit_depth": depth} if (depth := bit_depth_of(images)) else {}),
         "versions": installed_versions(),
