@@ -14,6 +14,7 @@ import numpy as np
 from matplotlib import rc_context
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter
 
 from decoct.results.comparison import Series, series_of, with_baselines
 from decoct.results.statistics import mean_and_std
@@ -292,11 +293,14 @@ def save_option_curves(
         panel = axes[row][column]
         members = [record for record in records if (record["labels"], record["ipc"]) == (labels, ipc)]
         _draw_option(panel, members, over, curve, lines)
-        for marker, point in zip(itertools.cycle("sDv^P*X"), points, strict=False):
+        for marker, point in zip(itertools.cycle("sDv^P*Xph"), points, strict=False):
             if point.get("ipc", ipc) == ipc:
                 panel.plot(point[over], point["accuracy"], marker, color="black", fillstyle="none", label=point["name"])
         if logarithmic:
             panel.set_xscale("log")
+            panel.xaxis.set_major_locator(LogLocator(subs=(1.0, 3.0)))
+            panel.xaxis.set_major_formatter(EngFormatter(sep=""))
+            panel.xaxis.set_minor_formatter(NullFormatter())
         panel.set(title=f"IPC {ipc}, labels {labels}", xlabel=over, ylabel="" if column else "accuracy, %")
         panel.spines[["top", "right"]].set_visible(False)
         shared |= {name: handle for handle, name in zip(*panel.get_legend_handles_labels(), strict=True)}
