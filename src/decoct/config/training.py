@@ -197,8 +197,8 @@ class PriorConfig(TrainingConfig):
     conditional: bool = option(True, "Give the network the class; `--no_conditional` trains an unconditional prior.")
     init: str | None = option(
         None,
-        "Prior whose weights training starts from: folder, Hub id, or `sample` (embedded); of the same network and noise "
-        "schedule. Default: new weights.",
+        "Prior whose weights training starts from: folder, Hub id, or `sample` (embedded); of the same network and "
+        "noise schedule. Default: new weights.",
     )
     channels: list[int] = option([64, 128, 128], "Channels of the U-Net's resolutions, a multiple of 8 each.")
     layers_per_block: int = option(1, "Residual blocks per resolution.")

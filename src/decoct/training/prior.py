@@ -144,7 +144,7 @@ def _take_weights(unet: UNet2DModel, config: PriorConfig, spec: ImageSpec) -> No
     )
     if other := [name for name in (*noise, *networks) if json_text(own[name]) != json_text(got.get(name))]:
         raise ValueError(
-            f"init must be a prior of the same network and noise schedule as is to be trained. Got {config.init!r} with "
+            f"init must be a prior of the same network and noise schedule as the new one. Got {config.init!r} with "
             + ", ".join(f"{name} {got.get(name)!r} in place of {own[name]!r}" for name in other[:3])
             + "."
         )
