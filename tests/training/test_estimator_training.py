@@ -17,7 +17,7 @@ from decoct.data.tensors import PixelDataset
 from decoct.files import read_json
 from decoct.igds.contrastive import MomentumContrast
 from decoct.igds.loading import load_estimator
-from decoct.igds.probe import extract_features
+from decoct.igds.probe import extract_features, fit_linear_classifier
 from decoct.run.seeding import numpy_generator
 from decoct.training.estimator import plan_estimator, train_estimator
 from decoct.training.view_augment import ViewChoices, draw_choices, view_of
@@ -157,7 +157,11 @@ def test_the_script_trains_with_two_processes(launch, scripts, sample_part, tmp_
     assert f"linear classifier {100 * record['linear_accuracy']:.1f} %" in done.stdout
     assert "rank 3 of 3. Saved in runs/ve" in done.stdout
     assert len(record["epochs"]) == 1
-    assert load_estimator(tmp_path / "runs" / "ve").config.num_labels == 4
+    estimator = load_estimator(tmp_path / "runs" / "ve")
+    features, labels = extract_features(estimator, PixelDataset(load_images(str(sample_part)), 28, 1))
+    weight, bias = fit_linear_classifier(features, labels, 4)
+    torch.testing.assert_close(estimator.classifier.weight, weight, rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(estimator.classifier.bias, bias, rtol=1e-3, atol=1e-3)
 
 
 def test_views_do_not_depend_on_how_the_batch_is_shared():
