@@ -326,9 +326,15 @@ def guidance_section(results: Path) -> str:
     columns: Columns = {
         "prior and estimator": lambda each: f"{each['prior']} with {each['estimator']}",
         "guides on": lambda each: each["guide_on"],
-        "steps x images": lambda each: f"{each['steps']} x {each['batch']}",
+        "guides": lambda each: "every step" if each.get("every", 1) == 1 else f"one step in {each['every']}",
+        "steps x images": lambda each: (
+            f"{each['steps']} x {each['batch']}" + (f", {each['micro_batch']} a pass" if each["micro_batch"] else "")
+        ),
         "time, guided over unguided": lambda each: (
             f"{each['ratio']:.2f} ({min(each['ratios']):.2f} to {max(each['ratios']):.2f})"
+        ),
+        "objective, un- and guided": lambda each: (
+            f"{each['unguided_objective']:.2f}, {each['objective']:.2f}" if "objective" in each else ""
         ),
         "peak MB, un- and guided": lambda each: (
             f"{each['unguided_memory']['peak_mb']:.0f}, {each['guided_memory']['peak_mb']:.0f}"

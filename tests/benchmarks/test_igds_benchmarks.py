@@ -40,9 +40,11 @@ def test_guidance_compares_with_the_prior_alone(tiny_prior, tiny_estimator, tmp_
         return json.loads(capsys.readouterr().out)
 
     monkeypatch.setattr(guidance, "in_fresh_process", in_this_process)
-    guidance.main([*words, "--repetitions", "2"])
-    assert capsys.readouterr().out.count(" times (") == 1
-    (record,) = records_of(output)
+    guidance.main([*words, "--repetitions", "2", "--every", "1", "2"])
+    assert capsys.readouterr().out.count(" times (") == 2
+    record, other = records_of(output)
+    assert (record["every"], other["every"], other["guidance_scale"]) == (1, 2, 0.4)
+    assert record["unguided_objective"] == other["unguided_objective"] < record["objective"] != other["objective"]
     assert len(record["ratios"]) == len(record["guided_seconds"]) == len(record["unguided_seconds"]) == 2
     assert min(record["ratios"]) <= record["ratio"] <= max(record["ratios"])
     for variant in ("unguided_memory", "guided_memory"):
@@ -50,7 +52,7 @@ def test_guidance_compares_with_the_prior_alone(tiny_prior, tiny_estimator, tmp_
     assert record["guide_on"] == "x0_pred" and record["prior"] == tiny_prior.name
 
     guidance.main([*words, "--repetitions", "1"])
-    (again,) = records_of(output)
+    again, _ = records_of(output)
     assert len(again["ratios"]) == 1
 
 
