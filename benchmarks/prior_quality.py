@@ -48,7 +48,7 @@ def parser() -> argparse.ArgumentParser:
     options.add_argument("--judge", required=True, help="Folder or Hub id of a classifier with no part in the rest.")
     options.add_argument("--priors", nargs="+", required=True, help="NAME=FOLDER, or NAME=sample.")
     options.add_argument("--per_class", type=int, default=30, help="Samples of a class.")
-    options.add_argument("--steps", type=int, default=50, help="DDIM steps.")
+    options.add_argument("--steps", type=int, default=25, help="DDIM steps.")
     options.add_argument("--seed", type=int, default=0)
     options.add_argument("--output", type=Path, default=RESULTS / "prior_quality.json", help="Result file.")
     return options

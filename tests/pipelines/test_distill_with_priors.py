@@ -16,6 +16,7 @@ from decoct.arguments import parse_config
 from decoct.config import DistillConfig
 from decoct.distilled.dataset import load_distilled
 from decoct.igds.loading import build_estimator
+from decoct.igds.prior import load_text_to_image
 from decoct.synthesis.distill import distill, plan_distill
 from decoct.synthesis.sampled import IGDS
 
@@ -78,7 +79,7 @@ def test_a_text_to_image_prior_makes_classes_by_their_names(config, tmp_path):
     stable_diffusion.save_pretrained(tmp_path / "prior")
     with pytest.raises(ValueError, match="prompt must be given for a text-to-image prior.*a StableDiffusionPipeline"):
         distill(config())
-    options = {"prompt": "a photo of a {label}", "sampling_steps": 3}
+    options = {"prompt": "a photo of a {label}", "sampling_steps": 3, "micro_batch": 1}
     with pytest.raises(ValueError, match="Got PNDMScheduler, whose step .* carries"):
         distill(config(**{**options, "sampling_steps": 10}))
     assert not (tmp_path / "run" / "data").exists()
@@ -95,6 +96,11 @@ def test_a_text_to_image_prior_makes_classes_by_their_names(config, tmp_path):
     (tmp_path / "prompts.yaml").write_text(f"{names[0]}: a thing\n", "utf-8")
     with pytest.raises(ValueError, match=f"prompts must have a line .* without .*{names[1]}"):
         distill(other)
+    stable_diffusion.save_pretrained(tmp_path / "half", variant="fp16")
+    estimator = decoct.load_estimator(tmp_path / "estimator")
+    assert load_text_to_image(tmp_path / "half", estimator, names, "ddim", variant="fp16").prompts == names
+    with pytest.raises(ValueError, match="prior must be a text-to-image pipeline of diffusers.*cannot be loaded"):
+        load_text_to_image(tmp_path / "half", estimator, names, "ddim")
 
 
 def test_a_pipeline_of_diffusers_distills_in_python(config, image_folder, tmp_path):
