@@ -46,7 +46,7 @@ ROWS = {
 LABELS = ("online", "views", "tiles", "hard")
 # The data of the sweeps over beta, and what stands in them beside guided samples.
 SWEEPS = {"sample": "Embedded sample (Fashion-MNIST, 28 px, 4,000 images)", "cifar10": "CIFAR-10"}
-UNGUIDED = {"random": "random real images", "guidance off": "prior alone"}
+UNGUIDED = {"random": "random real images", "infoutil": "InfoUtil, real images", "guidance off": "prior alone"}
 
 
 # The table of the front page
@@ -262,6 +262,30 @@ def igds_section(results: Path) -> str:
     return "\n\n".join(parts) or NO_RECORDS
 
 
+def fashion_mnist_section(results: Path) -> str:
+    """All of Fashion-MNIST: what the settings were chosen by, the final table, and the prior's samples."""
+    parts = []
+    records = read(results / "fashion_mnist.json")
+    order = sorted(grouped(records, "eval_split", "ipc").items(), key=lambda each: (each[0][0] == "test", each[0]))
+    for (split, ipc), members in order:
+        images = "test images" if split == "test" else "validation images, which the settings are chosen by"
+        parts += [f"IPC {ipc}, accuracy in % on {images}:", guidance_table(members), conditions(members)]
+    columns: Columns = {
+        "images": lambda each: each["prior"],
+        "recognised %": lambda each: percent(each["recognised"]),
+        "Frechet distance": lambda each: f"{each['frechet_distance']:.2f}",
+    }
+    if quality := read(results / "prior_quality.json"):
+        one = same(quality, "judge_accuracy", "per_class", "steps", "held_out_images")
+        parts += [
+            "The prior, named by what it was trained on:",
+            row_each(quality, columns),
+            f"By a network with no part in the rest ({percent(one['judge_accuracy'])} % on {one['held_out_images']:,} "
+            f"validation images), on {one['per_class']} images a class; {one['steps']} DDIM steps, no guidance.",
+        ]
+    return "\n\n".join(parts) or NO_RECORDS
+
+
 def beta_section(results: Path) -> str:
     """All records of the sweeps with both estimates, a table per dataset, IPC and tiles."""
     parts = []
@@ -292,9 +316,9 @@ def guidance_table(records: Sequence[Record], estimates: bool = False) -> str:
 def setting_order(setting: str) -> tuple[int, str, float]:
     """Random images, the prior alone, then guided samples by what is guided, step size and beta."""
     if not setting.startswith("beta"):
-        return (0 if setting == "random" else 1, "", 0.0)
+        return (list(UNGUIDED).index(setting), "", 0.0)
     beta, scale, guide_on = setting.split(", ")
-    return (2, f"{guide_on} {scale}", float(beta.removeprefix("beta ")))
+    return (len(UNGUIDED), f"{guide_on} {scale}", float(beta.removeprefix("beta ")))
 
 
 def estimator_section(results: Path) -> str:
@@ -565,6 +589,7 @@ SECTIONS = {
         "claims": claims_section,
         "many_images": many_images_section,
         "igds": igds_section,
+        "fashion_mnist": fashion_mnist_section,
     },
     "docs/hub.md": {
         "hub": hub_section,

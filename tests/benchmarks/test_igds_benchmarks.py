@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from types import ModuleType
 
+import numpy as np
 import pytest
 
 from .loading import load
@@ -126,3 +127,14 @@ def test_estimators_are_trained_once_per_setting(sample_part, tmp_path, capsys):
     capsys.readouterr()
     estimator.main(words)
     assert capsys.readouterr().out == "" and records_of(output) == records
+
+
+def test_the_distance_of_features_is_that_of_gaussians():
+    quality = load("prior_quality")
+    first = np.random.default_rng(0).normal(size=(500, 3))
+    assert quality.frechet_distance(first, first) == pytest.approx(0, abs=1e-6)
+    assert quality.frechet_distance(first, first + [1, 2, 0]) == pytest.approx(5)
+    variances = first.var(axis=0, ddof=1)  # twice as wide: the covariances commute
+    assert quality.frechet_distance(first, 2 * first) == pytest.approx(
+        variances.sum() + (first.mean(axis=0) ** 2).sum()
+    )
