@@ -17,6 +17,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from decoct.config.data import HELD_OUT
 from decoct.evaluation.continual import format_continual
 from decoct.evaluation.transfer import format_transfer
 from decoct.methods import method_name
@@ -266,9 +267,10 @@ def fashion_mnist_section(results: Path) -> str:
     """All of Fashion-MNIST: what the settings were chosen by, the final table, and the prior's samples."""
     parts = []
     records = read(results / "fashion_mnist.json")
-    order = sorted(grouped(records, "eval_split", "ipc").items(), key=lambda each: (each[0][0] == "test", each[0]))
-    for (split, ipc), members in order:
-        images = "test images" if split == "test" else "validation images, which the settings are chosen by"
+    tables = grouped(records, "eval_split", "ipc")
+    for split, ipc in sorted(tables, key=lambda each: (each[0] != HELD_OUT, each[1])):
+        members = tables[split, ipc]
+        images = "validation images, which the settings are chosen by" if split == HELD_OUT else "test images"
         parts += [f"IPC {ipc}, accuracy in % on {images}:", guidance_table(members), conditions(members)]
     columns: Columns = {
         "images": lambda each: each["prior"],
@@ -302,7 +304,7 @@ def guidance_table(records: Sequence[Record], estimates: bool = False) -> str:
     same(records)
     settings = sorted({record["setting"] for record in records}, key=setting_order)
     titles = {setting: UNGUIDED.get(setting, setting) for setting in settings}
-    modes = sorted({record["labels"] for record in records}, key=LABELS.index, reverse=True)
+    modes = sorted({record["labels"] for record in records}, key=("mixed", *LABELS).index, reverse=True)
     header, rows = ["", *modes], accuracies(records, "setting", titles, "labels", modes)
     if estimates:
         header += ["log P(y given x)", "contextual score", "teacher on tiles %"]
