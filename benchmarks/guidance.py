@@ -1,6 +1,6 @@
 """Claim: guided sampling takes at most 1.2 times as long as unguided sampling with as many steps.
 
-    python benchmarks/guidance.py --prior PRIOR --estimator ESTIMATOR
+    python benchmarks/guidance.py --prior PRIOR --estimator ESTIMATOR --every 1 2
     python benchmarks/guidance.py --prior ddpm_cifar10
 
 The IGDS paper reports 57 against 44 minutes, 1.30 times. Both variants sample the same classes from the same noise with
@@ -8,6 +8,9 @@ the same prior; the unguided one has no estimator at all, the guided one also me
 timed runs alternate within one process, each repetition beginning with the other variant. Peak memory is that of a
 fresh process per variant: `ru_maxrss` on a CPU, `torch.cuda.max_memory_allocated` on a GPU, with the networks loaded
 but nothing sampled beside it.
+
+`--every n` guides every n-th step by n times the step size. A record says which objective was reached (the mean over
+samples of all classes of log P(y given x) + beta * KL, as the guidance maximises it) and which one without guidance.
 
 `ddpm_cifar10` is a U-Net of random weights in the configuration of google/ddpm-cifar10-32 (35.7 million parameters)
 with a `resnet18` estimator of random weights, since weights do not matter to the time. At the defaults it takes five to
@@ -35,6 +38,7 @@ if TYPE_CHECKING:
 
 RANDOM_PRIOR = "ddpm_cifar10"
 MEMORY_STEPS = 2  # the first guided step reaches the peak
+MEASURED = 4  # samples of a class
 
 
 def parser() -> argparse.ArgumentParser:
@@ -47,6 +51,9 @@ def parser() -> argparse.ArgumentParser:
     options.add_argument(
         "--guide_on", nargs="+", choices=("sample", "x0_pred", "prediction"), default=["sample", "x0_pred"]
     )
+    options.add_argument("--every", type=int, nargs="+", default=[1], help="Guide every n-th step, n times as far.")
+    options.add_argument("--guidance_scale", type=float, default=0.2, help="Step size where every step is guided.")
+    options.add_argument("--beta", type=float, default=1.0, help="Weight of the contextual information.")
     options.add_argument("--micro_batch", type=int, help="Images per pass. Default: all of the batch.")
     options.add_argument("--scheduler", choices=("ddpm", "ddim", "dpm_solver"), default="ddpm")
     options.add_argument("--mixed_precision", choices=("no", "bf16", "fp16"), default="no", help="Of the prior.")
@@ -85,23 +92,36 @@ class Sampling:
         self.guided = type(prior)(**networks, estimator=estimator)
         self.guided.set_progress_bar_config(disable=True)
 
-    def run(self, variant: str, steps: int) -> None:
-        """Samples a batch, `unguided` or guided on `sample`, `x0_pred` or `prediction`."""
+    def run(self, variant: str, steps: int, every: int = 1, labels: Sequence[int] | None = None) -> Any:
+        """Samples a batch, `unguided` or guided on `sample`, `x0_pred` or `prediction`.
+
+        Args:
+            labels: Classes to measure, also without guidance; None: a batch of one class.
+        """
         import torch
 
         from decoct.run.precision import autocast
 
-        pipeline = self.unguided if variant == "unguided" else self.guided
-        guidance = {} if variant == "unguided" else {"guide_on": variant}
+        plain = variant == "unguided"
+        guidance = {} if plain else {"guide_on": variant, "guidance_interval": (0.0, 1.0, every)}
+        pipeline = self.unguided if plain and labels is None else self.guided
         with autocast(self.device, self.args.mixed_precision):
-            pipeline(
-                class_labels=[0] * self.args.batch,
+            return pipeline(
+                class_labels=labels or [0] * self.args.batch,
+                beta=self.args.beta,
+                guidance_scale=0.0 if plain else every * self.args.guidance_scale,
                 num_inference_steps=steps,
                 micro_batch=self.args.micro_batch,
                 generator=torch.Generator(self.device).manual_seed(0),
                 output_type="pt",
                 **guidance,
             )
+
+    def objective(self, variant: str, every: int = 1) -> float:
+        """What guidance maximises, in nats: the mean over samples of every class."""
+        labels = [label for label in range(self.guided.estimator.config.num_labels) for _ in range(MEASURED)]
+        terms = self.run(variant, self.args.steps, every, labels)
+        return round(float(terms.prototype.mean() + self.args.beta * terms.contextual.mean()), 4)
 
     def allocated_mb(self, peak: Callable[..., int]) -> float:
         """Memory of the GPU by `peak`, or the process's largest so far, in MB."""
@@ -163,41 +183,48 @@ def memory_of(args: argparse.Namespace, variant: str) -> dict[str, float]:
     return {"loaded_mb": loaded, "peak_mb": sampling.allocated_mb(torch.cuda.max_memory_allocated)}
 
 
-def measure(sampling: Sampling, guide_on: str, memory: dict[str, dict[str, float]]) -> dict[str, Any]:
-    """The record of one setting: alternating runs without and with guidance."""
+def measure(sampling: Sampling, guide_on: str, memory: dict[str, dict[str, float]]) -> list[dict[str, Any]]:
+    """The records of one place of guidance, one for each `--every`: alternating runs without and with guidance."""
     import torch
 
     from decoct.config import config_hash
     from decoct.run.versions import installed_versions
 
-    args, variants = sampling.args, ["unguided", guide_on]
-    for variant in variants:
+    args = sampling.args
+    works = {"unguided": partial(sampling.run, "unguided", args.steps)}
+    works.update({f"every {every}": partial(sampling.run, guide_on, args.steps, every) for every in args.every})
+    for variant in ("unguided", guide_on):
         sampling.run(variant, MEMORY_STEPS)
-    works = {variant: partial(sampling.run, variant, args.steps) for variant in variants}
     seconds = alternate(works, args.repetitions, sampling.device.type)
-    slower = ratios(seconds[guide_on], seconds["unguided"])
-    names = ("steps", "batch", "micro_batch", "scheduler", "mixed_precision")
-    setting = {
-        "prior": public_name(args.prior),
-        "estimator": public_name(args.estimator),
-        "guide_on": guide_on,
-        **{name: getattr(args, name) for name in names},
-        "device": device_name(sampling.device.type),
-        "threads": torch.get_num_threads(),
-    }
-    return {
-        **setting,
-        "prior_parameters": sampling.unguided.prior.num_parameters(),
-        "estimator_parameters": sampling.guided.estimator.num_parameters(),
-        "ratio": round(statistics.median(slower), 4),
-        "ratios": [round(ratio, 4) for ratio in slower],
-        "unguided_seconds": [round(value, 4) for value in seconds["unguided"]],
-        "guided_seconds": [round(value, 4) for value in seconds[guide_on]],
-        "unguided_memory": memory["unguided"],
-        "guided_memory": memory[guide_on],
-        "versions": installed_versions(),
-        "config_hash": config_hash(setting),
-    }
+    unguided_objective = sampling.objective("unguided")
+    records = []
+    for every in args.every:
+        slower = ratios(seconds[f"every {every}"], seconds["unguided"])
+        names = ("steps", "batch", "micro_batch", "beta", "scheduler", "mixed_precision")
+        setting = {
+            "prior": public_name(args.prior),
+            "estimator": public_name(args.estimator),
+            "guide_on": guide_on,
+            "every": every,
+            "guidance_scale": every * args.guidance_scale,
+            **{name: getattr(args, name) for name in names},
+            "device": device_name(sampling.device.type),
+            "threads": torch.get_num_threads(),
+        }
+        measured = {
+            "prior_parameters": sampling.unguided.prior.num_parameters(),
+            "estimator_parameters": sampling.guided.estimator.num_parameters(),
+            "ratio": round(statistics.median(slower), 4),
+            "ratios": [round(ratio, 4) for ratio in slower],
+            "unguided_seconds": [round(value, 4) for value in seconds["unguided"]],
+            "guided_seconds": [round(value, 4) for value in seconds[f"every {every}"]],
+            "unguided_objective": unguided_objective,
+            "objective": sampling.objective(guide_on, every),
+            "unguided_memory": memory["unguided"],
+            "guided_memory": memory[guide_on],
+        }
+        records.append({**setting, **measured, "versions": installed_versions(), "config_hash": config_hash(setting)})
+    return records
 
 
 def main(words: Sequence[str] | None = None) -> None:
@@ -214,14 +241,16 @@ def main(words: Sequence[str] | None = None) -> None:
     sampling = Sampling(args)
     sampling.add_estimator()
     for guide_on in args.guide_on:
-        record = measure(sampling, guide_on, memory)
-        merge_records(args.output, [record])
-        print(
-            f"{record['prior']}, {record['estimator']}, guide on {guide_on}, {args.steps} steps of {args.batch}: "
-            f"{record['ratio']:.3f} times ({min(record['ratios']):.3f} to {max(record['ratios']):.3f}), peak memory "
-            f"{memory[guide_on]['peak_mb']:g} MB against {memory['unguided']['peak_mb']:g} MB",
-            flush=True,
-        )
+        for record in measure(sampling, guide_on, memory):
+            merge_records(args.output, [record])
+            print(
+                f"{record['prior']}, {record['estimator']}, guide on {guide_on}, step {record['every']} of "
+                f"{args.steps}, {args.batch} images: {record['ratio']:.3f} times ({min(record['ratios']):.3f} to "
+                f"{max(record['ratios']):.3f}), objective {record['objective']:.3f} against "
+                f"{record['unguided_objective']:.3f}, peak memory {memory[guide_on]['peak_mb']:g} MB against "
+                f"{memory['unguided']['peak_mb']:g} MB",
+                flush=True,
+            )
 
 
 if __name__ == "__main__":

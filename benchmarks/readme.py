@@ -17,6 +17,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from decoct.config.data import HELD_OUT
 from decoct.evaluation.continual import format_continual
 from decoct.evaluation.transfer import format_transfer
 from decoct.methods import method_name
@@ -46,7 +47,7 @@ ROWS = {
 LABELS = ("online", "views", "tiles", "hard")
 # The data of the sweeps over beta, and what stands in them beside guided samples.
 SWEEPS = {"sample": "Embedded sample (Fashion-MNIST, 28 px, 4,000 images)", "cifar10": "CIFAR-10"}
-UNGUIDED = {"random": "random real images", "guidance off": "prior alone"}
+UNGUIDED = {"random": "random real images", "infoutil": "InfoUtil, real images", "guidance off": "prior alone"}
 
 
 # The table of the front page
@@ -262,6 +263,31 @@ def igds_section(results: Path) -> str:
     return "\n\n".join(parts) or NO_RECORDS
 
 
+def fashion_mnist_section(results: Path) -> str:
+    """All of Fashion-MNIST: what the settings were chosen by, the final table, and the prior's samples."""
+    parts = []
+    records = read(results / "fashion_mnist.json")
+    tables = grouped(records, "eval_split", "ipc")
+    for split, ipc in sorted(tables, key=lambda each: (each[0] != HELD_OUT, each[1])):
+        members = tables[split, ipc]
+        images = "validation images, which the settings are chosen by" if split == HELD_OUT else "test images"
+        parts += [f"IPC {ipc}, accuracy in % on {images}:", guidance_table(members), conditions(members)]
+    columns: Columns = {
+        "images": lambda each: each["prior"],
+        "recognised %": lambda each: percent(each["recognised"]),
+        "Frechet distance": lambda each: f"{each['frechet_distance']:.2f}",
+    }
+    if quality := read(results / "prior_quality.json"):
+        one = same(quality, "judge_accuracy", "per_class", "steps", "held_out_images")
+        parts += [
+            "The prior, named by what it was trained on:",
+            row_each(quality, columns),
+            f"By a network with no part in the rest ({percent(one['judge_accuracy'])} % on {one['held_out_images']:,} "
+            f"validation images), on {one['per_class']} images a class; {one['steps']} DDIM steps, no guidance.",
+        ]
+    return "\n\n".join(parts) or NO_RECORDS
+
+
 def beta_section(results: Path) -> str:
     """All records of the sweeps with both estimates, a table per dataset, IPC and tiles."""
     parts = []
@@ -278,7 +304,7 @@ def guidance_table(records: Sequence[Record], estimates: bool = False) -> str:
     same(records)
     settings = sorted({record["setting"] for record in records}, key=setting_order)
     titles = {setting: UNGUIDED.get(setting, setting) for setting in settings}
-    modes = sorted({record["labels"] for record in records}, key=LABELS.index, reverse=True)
+    modes = sorted({record["labels"] for record in records}, key=("mixed", *LABELS).index, reverse=True)
     header, rows = ["", *modes], accuracies(records, "setting", titles, "labels", modes)
     if estimates:
         header += ["log P(y given x)", "contextual score", "teacher on tiles %"]
@@ -292,9 +318,9 @@ def guidance_table(records: Sequence[Record], estimates: bool = False) -> str:
 def setting_order(setting: str) -> tuple[int, str, float]:
     """Random images, the prior alone, then guided samples by what is guided, step size and beta."""
     if not setting.startswith("beta"):
-        return (0 if setting == "random" else 1, "", 0.0)
+        return (list(UNGUIDED).index(setting), "", 0.0)
     beta, scale, guide_on = setting.split(", ")
-    return (2, f"{guide_on} {scale}", float(beta.removeprefix("beta ")))
+    return (len(UNGUIDED), f"{guide_on} {scale}", float(beta.removeprefix("beta ")))
 
 
 def estimator_section(results: Path) -> str:
@@ -326,9 +352,15 @@ def guidance_section(results: Path) -> str:
     columns: Columns = {
         "prior and estimator": lambda each: f"{each['prior']} with {each['estimator']}",
         "guides on": lambda each: each["guide_on"],
-        "steps x images": lambda each: f"{each['steps']} x {each['batch']}",
+        "guides": lambda each: "every step" if each.get("every", 1) == 1 else f"one step in {each['every']}",
+        "steps x images": lambda each: (
+            f"{each['steps']} x {each['batch']}" + (f", {each['micro_batch']} a pass" if each["micro_batch"] else "")
+        ),
         "time, guided over unguided": lambda each: (
             f"{each['ratio']:.2f} ({min(each['ratios']):.2f} to {max(each['ratios']):.2f})"
+        ),
+        "objective, un- and guided": lambda each: (
+            f"{each['unguided_objective']:.2f}, {each['objective']:.2f}" if "objective" in each else ""
         ),
         "peak MB, un- and guided": lambda each: (
             f"{each['unguided_memory']['peak_mb']:.0f}, {each['guided_memory']['peak_mb']:.0f}"
@@ -559,6 +591,7 @@ SECTIONS = {
         "claims": claims_section,
         "many_images": many_images_section,
         "igds": igds_section,
+        "fashion_mnist": fashion_mnist_section,
     },
     "docs/hub.md": {
         "hub": hub_section,

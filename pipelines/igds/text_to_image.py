@@ -6,7 +6,9 @@ scheduler for as long. Without guidance the images are those of the stock pipeli
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+import functools
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -19,7 +21,7 @@ from .pipeline import IGDSPipelineOutput
 from .reverse import check_labels, label_ids
 from .schedulers import check_guidance, check_scheduler, with_timesteps
 
-__all__ = ["TEXT_TO_IMAGE", "TextToImagePrior"]
+__all__ = ["TEXT_TO_IMAGE", "TextToImagePrior", "in_passes"]
 
 TEXT_TO_IMAGE = (
     "StableDiffusionPipeline",
@@ -29,6 +31,7 @@ TEXT_TO_IMAGE = (
     "PixArtAlphaPipeline",
     "PixArtSigmaPipeline",
 )
+WITHOUT_BATCH = ("img_ids", "txt_ids")  # Flux: positions, the same for all images
 
 
 class TextToImagePrior:
@@ -121,6 +124,7 @@ class TextToImagePrior:
         guide_on: str = "prediction",
         reduction: str = "sum",
         guidance_interval: tuple[float, float, int] = (0.0, 1.0, 1),
+        micro_batch: int | None = None,
         vae_micro_batch: int | None = None,
         estimator_micro_batch: int | None = None,
         softplus: bool = True,
@@ -131,6 +135,7 @@ class TextToImagePrior:
         """Samples one image per class label; the arguments are those of `IGDSPipeline`, but for these.
 
         Args:
+            micro_batch: Samples per pass of the prior, where classifier-free guidance makes two of an image.
             classifier_free_guidance_scale: The stock pipeline's `guidance_scale`. Default: its own.
             **options: Of the stock pipeline, such as `negative_prompt` or `attention_kwargs`.
 
@@ -141,6 +146,9 @@ class TextToImagePrior:
             ValueError: for settings out of range, unknown classes, a scheduler that does not carry the guidance,
                 guidance that is not finite, and images that the pipeline's safety checker blacked out.
         """
+        if micro_batch is not None and micro_batch < 1:
+            raise ValueError(f"micro_batch must be at least 1. Got {micro_batch}.")
+        estimator_micro_batch = estimator_micro_batch or micro_batch
         labels = label_ids(class_labels, class_names(self.estimator), "estimator")
         check_labels("class_labels", labels, len(self.prompts), "estimator")
         guidance = InformationGuidance(
@@ -153,7 +161,7 @@ class TextToImagePrior:
             reduction=reduction,
             interval=guidance_interval,
             micro_batch=estimator_micro_batch,
-            vae_micro_batch=vae_micro_batch,
+            vae_micro_batch=vae_micro_batch or micro_batch,
             softplus=softplus,
             vae=self.guidance_vae,
         )
@@ -161,7 +169,7 @@ class TextToImagePrior:
             options = {"height": self.image_size, "width": self.image_size, **options}
         if classifier_free_guidance_scale is not None:
             options["guidance_scale"] = classifier_free_guidance_scale
-        with guidance.attached(self.pipeline):
+        with guidance.attached(self.pipeline), in_passes(self.prior, micro_batch):
             output = self.pipeline(
                 prompt=[self.prompts[label] for label in labels],
                 num_inference_steps=num_inference_steps,
@@ -182,3 +190,48 @@ class TextToImagePrior:
             targets = torch.tensor(labels, device=images.device)
             terms = information_terms(images.float() * 2 - 1, targets, estimate, temperature, estimator_micro_batch)
         return IGDSPipelineOutput(images, *terms)
+
+
+@contextlib.contextmanager
+def in_passes(network: nn.Module, size: int | None) -> Iterator[None]:
+    """Has a network take its batches in passes of at most `size` samples within, whoever calls it; None: as they are.
+
+    The arguments that have a row per sample are cut, in dictionaries and lists too.
+    """
+    if size is None:
+        yield
+        return
+    forward = network.forward
+
+    @functools.wraps(forward)
+    def cut(*args: Any, **options: Any) -> Any:
+        batch = len(args[0] if args else options["hidden_states"])
+        bounds = [slice(start, start + size) for start in range(0, batch, size)]
+        return _joined([forward(*_rows(args, rows, batch), **_rows(options, rows, batch)) for rows in bounds])
+
+    own = vars(network).get("forward")
+    network.forward = cut  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        del network.forward
+        if own is not None:  # of a network that is offloaded
+            network.forward = own
+
+
+def _rows(value: Any, rows: slice, batch: int) -> Any:
+    """Rows of all tensors of a batch in an argument."""
+    if isinstance(value, Tensor):
+        return value[rows] if value.ndim and len(value) == batch else value
+    if isinstance(value, Mapping):
+        return {name: each if name in WITHOUT_BATCH else _rows(each, rows, batch) for name, each in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(_rows(each, rows, batch) for each in value)
+    return value
+
+
+def _joined(outputs: list[Any]) -> Any:
+    """One output of a network, a tuple or a `BaseOutput` of tensors, from those of its passes."""
+    if isinstance(outputs[0], tuple):
+        return tuple(torch.cat(parts) for parts in zip(*outputs, strict=True))
+    return type(outputs[0])(**{name: torch.cat([each[name] for each in outputs]) for name in outputs[0]})

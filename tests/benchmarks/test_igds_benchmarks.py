@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from types import ModuleType
 
+import numpy as np
 import pytest
 
 from .loading import load
@@ -40,9 +41,11 @@ def test_guidance_compares_with_the_prior_alone(tiny_prior, tiny_estimator, tmp_
         return json.loads(capsys.readouterr().out)
 
     monkeypatch.setattr(guidance, "in_fresh_process", in_this_process)
-    guidance.main([*words, "--repetitions", "2"])
-    assert capsys.readouterr().out.count(" times (") == 1
-    (record,) = records_of(output)
+    guidance.main([*words, "--repetitions", "2", "--every", "1", "2"])
+    assert capsys.readouterr().out.count(" times (") == 2
+    record, other = records_of(output)
+    assert (record["every"], other["every"], other["guidance_scale"]) == (1, 2, 0.4)
+    assert record["unguided_objective"] == other["unguided_objective"] < record["objective"] != other["objective"]
     assert len(record["ratios"]) == len(record["guided_seconds"]) == len(record["unguided_seconds"]) == 2
     assert min(record["ratios"]) <= record["ratio"] <= max(record["ratios"])
     for variant in ("unguided_memory", "guided_memory"):
@@ -50,7 +53,7 @@ def test_guidance_compares_with_the_prior_alone(tiny_prior, tiny_estimator, tmp_
     assert record["guide_on"] == "x0_pred" and record["prior"] == tiny_prior.name
 
     guidance.main([*words, "--repetitions", "1"])
-    (again,) = records_of(output)
+    again, _ = records_of(output)
     assert len(again["ratios"]) == 1
 
 
@@ -124,3 +127,14 @@ def test_estimators_are_trained_once_per_setting(sample_part, tmp_path, capsys):
     capsys.readouterr()
     estimator.main(words)
     assert capsys.readouterr().out == "" and records_of(output) == records
+
+
+def test_the_distance_of_features_is_that_of_gaussians():
+    quality = load("prior_quality")
+    first = np.random.default_rng(0).normal(size=(500, 3))
+    assert quality.frechet_distance(first, first) == pytest.approx(0, abs=1e-6)
+    assert quality.frechet_distance(first, first + [1, 2, 0]) == pytest.approx(5)
+    variances = first.var(axis=0, ddof=1)  # twice as wide: the covariances commute
+    assert quality.frechet_distance(first, 2 * first) == pytest.approx(
+        variances.sum() + (first.mean(axis=0) ** 2).sum()
+    )

@@ -256,6 +256,19 @@ def test_the_front_page_has_sets_beside_random_images_and_bytes(readme, root):
 # The command
 
 
+def test_fashion_mnist_shows_what_its_settings_were_chosen_by_before_the_final_table(readme, root):
+    guided = "beta 1, scale 1, sample"
+    chosen = swept(guided, 0.7, ipc=10, eval_split="held_out")
+    found = [swept(name, value, ipc=10, eval_split=None) for name, value in (("infoutil", 0.6), (guided, 0.71))]
+    write(root, "fashion_mnist", [*found[0], *found[1], *chosen])
+    shared = {"judge_accuracy": 0.9, "per_class": 30, "steps": 25, "held_out_images": 6000}
+    write(root, "prior_quality", [{"prior": "real images", "recognised": 0.887, "frechet_distance": 0.42, **shared}])
+    text = section(readme, root, "fashion_mnist")
+    assert text.index("IPC 10, accuracy in % on validation images") < text.index("IPC 10, accuracy in % on test images")
+    assert row(text, "InfoUtil, real images") == ["60.0 (1)"]
+    assert row(text, "real images") == ["88.7", "0.42"]
+
+
 def test_only_the_sections_are_written_and_check_tells_when_they_are_out_of_date(readme, root, capsys):
     path = root / "docs" / "results.md"
     before = path.read_text()
@@ -264,7 +277,9 @@ def test_only_the_sections_are_written_and_check_tells_when_they_are_out_of_date
     assert "docs/results.md, section igds: out of date" in capsys.readouterr().out
     assert readme.main(["--root", str(root)]) == 0
     written = path.read_text()
-    assert written.startswith("# Title\n<!-- self_contained:begin -->") and written.endswith("<!-- igds:end -->\nafter")
+    assert written.startswith("# Title\n<!-- self_contained:begin -->") and written.endswith(
+        "<!-- fashion_mnist:end -->\nafter"
+    )
     assert "\nold\n" not in written + (root / "benchmarks" / "README.md").read_text()
     assert readme.main(["--root", str(root), "--check"]) == 0
     write(root, "cifar10", [*FILES["cifar10"], *final("rded", 0.4, 0.5, 0.6)])

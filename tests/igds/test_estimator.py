@@ -9,17 +9,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from encoders import save_dinov2, save_siglip
 from transformers import (
     AutoModel,
     ConvNextImageProcessor,
-    Dinov2Config,
-    Dinov2Model,
     DistilBertConfig,
     ResNetConfig,
     ResNetForImageClassification,
     ResNetModel,
-    SiglipConfig,
-    SiglipModel,
     ViTConfig,
     ViTForImageClassification,
     ViTImageProcessor,
@@ -161,9 +158,6 @@ torch.save((type(model).__module__, model.config.id2label, dict(output)), f"{fol
     assert (tmp_path / "second" / "estimator.py").read_bytes() == (tmp_path / "first" / "estimator.py").read_bytes()
 
 
-SMALL = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
-
-
 def save_vit(folder: Path) -> None:
     ViTForImageClassification(vit_config()).save_pretrained(folder)  # its encoder has no pooler
     ViTImageProcessor(image_mean=list(MEAN), image_std=list(STD), size={"height": 32, "width": 32}).save_pretrained(
@@ -197,22 +191,22 @@ def test_any_image_model_can_be_the_encoder(tmp_path):
         assert torch.equal(loaded(batch(size)).logits, estimator(batch(size)).logits)
 
 
-def save_dinov2(folder: Path) -> None:
-    Dinov2Model(Dinov2Config(**SMALL, mlp_ratio=2, image_size=28, patch_size=14)).save_pretrained(folder)
-
-
-def save_siglip(folder: Path) -> None:
-    text = {**SMALL, "vocab_size": 16, "max_position_embeddings": 4, "projection_size": 16}
-    vision = {**SMALL, "image_size": 28, "patch_size": 14}
-    SiglipModel(SiglipConfig(text_config=text, vision_config=vision)).save_pretrained(folder)
-
-
-@pytest.mark.parametrize(("save", "kind"), [(save_dinov2, "dinov2"), (save_siglip, "siglip_vision_model")])
-def test_encoders_of_today_are_taken_as_they_are(tmp_path, save, kind):
-    save(tmp_path / "encoder")
-    processor = ViTImageProcessor(image_mean=list(MEAN), image_std=list(STD), size={"height": 28, "width": 28})
+@pytest.mark.parametrize(
+    ("save", "side", "own", "kind"),
+    [
+        (save_dinov2, 28, 28, "dinov2"),
+        (save_dinov2, 28, 56, "dinov2"),
+        (save_siglip, 28, 28, "siglip_vision_model"),
+        (save_siglip, 56, 28, "siglip_vision_model"),
+    ],
+)
+def test_encoders_of_today_are_taken_as_they_are(tmp_path, save, side, own, kind):
+    """DINOv2's configuration says 518 px, its processor 224; SigLIP takes only its configuration's."""
+    save(tmp_path / "encoder", image_size=own)
+    processor = ViTImageProcessor(image_mean=list(MEAN), image_std=list(STD), size={"height": side, "width": side})
     processor.save_pretrained(tmp_path / "encoder")
     estimator = wrap_encoder(tmp_path / "encoder", NAMES).eval()
+    assert estimator.config.image_size == 28
     whole = AutoModel.from_pretrained(tmp_path / "encoder").eval()
     pooled = getattr(whole, "vision_model", whole)(pixel_values=batch(28)).pooler_output
     torch.testing.assert_close(estimator(batch(28)).features, pooled)

@@ -9,6 +9,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 from worlds import spec_of
 
+from decoct.igds import probe
 from decoct.igds.loading import build_estimator
 from decoct.igds.probe import classifier_rank, extract_features, fit_linear_classifier, full_rank, knn_accuracy
 
@@ -84,3 +85,16 @@ def test_features_are_those_of_normalised_resized_images():
     assert labels.tolist() == [1] * 5
     large = torch.nn.functional.interpolate(pixels.float(), 24, mode="nearest").to(torch.uint8)
     assert extract_features(estimator, [(image, 0) for image in large])[0].shape == features.shape
+
+
+def test_processes_share_the_images(monkeypatch):
+    estimator = build_estimator("resnet10_w4", spec_of(side=28, channels=1), 8).eval()
+    generator = torch.Generator().manual_seed(0)
+    images = [(torch.randint(256, (1, 28, 28), generator=generator).byte(), number) for number in range(7)]
+    expected = extract_features(estimator, images, batch_size=2)
+    mine = []
+    monkeypatch.setattr(probe, "gather_object", lambda found: mine.extend(found) or (mine if len(mine) == 3 else found))
+    for number in range(3):
+        features, labels = extract_features(estimator, images, batch_size=2, share=(number, 3))
+    assert np.array_equal(features, expected[0]) and labels.tolist() == list(range(7))
+    assert [len(each[0]) for each in mine] == [2, 1, 1], "four batches"

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
 import pytest
 import text_to_image
-from diffusers import DDIMScheduler, DDPMPipeline, DDPMScheduler, DiTPipeline
+from diffusers import AutoencoderTiny, DDIMScheduler, DDPMPipeline, DDPMScheduler, DiTPipeline
+from PIL import Image
 
 import decoct
+from decoct.arguments import parse_config
 from decoct.config import DistillConfig
 from decoct.distilled.dataset import load_distilled
 from decoct.igds.loading import build_estimator
-from decoct.synthesis.distill import distill
+from decoct.igds.prior import load_text_to_image
+from decoct.synthesis.distill import distill, plan_distill
 from decoct.synthesis.sampled import IGDS
 
 
@@ -75,7 +79,7 @@ def test_a_text_to_image_prior_makes_classes_by_their_names(config, tmp_path):
     stable_diffusion.save_pretrained(tmp_path / "prior")
     with pytest.raises(ValueError, match="prompt must be given for a text-to-image prior.*a StableDiffusionPipeline"):
         distill(config())
-    options = {"prompt": "a photo of a {label}", "sampling_steps": 3}
+    options = {"prompt": "a photo of a {label}", "sampling_steps": 3, "micro_batch": 1}
     with pytest.raises(ValueError, match="Got PNDMScheduler, whose step .* carries"):
         distill(config(**{**options, "sampling_steps": 10}))
     assert not (tmp_path / "run" / "data").exists()
@@ -92,6 +96,11 @@ def test_a_text_to_image_prior_makes_classes_by_their_names(config, tmp_path):
     (tmp_path / "prompts.yaml").write_text(f"{names[0]}: a thing\n", "utf-8")
     with pytest.raises(ValueError, match=f"prompts must have a line .* without .*{names[1]}"):
         distill(other)
+    stable_diffusion.save_pretrained(tmp_path / "half", variant="fp16")
+    estimator = decoct.load_estimator(tmp_path / "estimator")
+    assert load_text_to_image(tmp_path / "half", estimator, names, "ddim", variant="fp16").prompts == names
+    with pytest.raises(ValueError, match="prior must be a text-to-image pipeline of diffusers.*cannot be loaded"):
+        load_text_to_image(tmp_path / "half", estimator, names, "ddim")
 
 
 def test_a_pipeline_of_diffusers_distills_in_python(config, image_folder, tmp_path):
@@ -111,3 +120,35 @@ def test_a_pipeline_of_diffusers_distills_in_python(config, image_folder, tmp_pa
     igds = IGDS(flux, teacher, estimator=estimator, **options)
     rows = igds.distill(decoct.load_images(str(image_folder)), ipc=1)
     assert len(rows) == 3 and rows[0]["image"].size == (16, 16)
+
+
+IMAGENETTE = (
+    *("tench", "English springer", "cassette player", "chain saw", "church"),
+    *("French horn", "garbage truck", "gas pump", "golf ball", "parachute"),
+)
+
+
+@pytest.mark.parametrize("preset", ["imagenette_dit", "imagenette_text"])
+def test_presets_with_a_prior_of_the_hub_are_planned(preset, make_dit, tmp_path):
+    """Data and networks are tiny and local; all else is as the preset has it."""
+    for number, name in enumerate(IMAGENETTE):
+        for split in ("train", "validation"):
+            (tmp_path / "data" / split / f"{number} {name}").mkdir(parents=True)
+            Image.new("RGB", (16, 16), (20 * number, 50, 0)).save(tmp_path / "data" / split / f"{number} {name}/0.png")
+    spec = decoct.measure_spec(decoct.load_images(str(tmp_path / "data")))
+    decoct.build_classifier("convnet3_w8", spec).model.save_pretrained(tmp_path / "teacher")
+    build_estimator("resnet10_w4", spec, 8).save_pretrained(tmp_path / "estimator")
+    config = parse_config(DistillConfig, ["--preset", preset, "--output_dir", str(tmp_path / "run")])
+    local = {name: str(tmp_path / name) for name in ("teacher", "estimator", "prior")}
+    if preset == "imagenette_dit":
+        names = {str(label): name for label, name in zip(config.prior_classes, IMAGENETTE, strict=True)}
+        DiTPipeline(*make_dit(classes=1000), DDIMScheduler(), id2label=names).save_pretrained(tmp_path / "prior")
+    else:
+        text_to_image.build("stable_diffusion", tmp_path / "tokenizer").save_pretrained(tmp_path / "prior")
+        AutoencoderTiny(decoder_block_out_channels=(4, 4), num_decoder_blocks=(1, 1)).save_pretrained(tmp_path / "tiny")
+        local["guidance_vae"] = str(tmp_path / "tiny")
+    small = {"dataset": str(tmp_path / "data"), "dataset_config": None, "image_size": 16, "batch_size": 8, **local}
+    plan = plan_distill(dataclasses.replace(config, allow_weak_teacher=True, **small))
+    assert plan["tiles"] == 10 * 50 * 4 and plan["distilled_images"] == 10 * (1 + 10 + 20 + 50)
+    assert plan["prior_passes"] == plan["tiles"] * config.sampling_steps
+    assert not (tmp_path / "run").exists()

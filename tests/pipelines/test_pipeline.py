@@ -16,6 +16,7 @@ from diffusers import (
     DDPMScheduler,
     DiTPipeline,
     DPMSolverMultistepScheduler,
+    EDMDPMSolverMultistepScheduler,
     EDMEulerScheduler,
     EulerDiscreteScheduler,
     FlowMatchEulerDiscreteScheduler,
@@ -172,6 +173,52 @@ def test_dit_is_guided_through_its_vae(make_dit, make_estimator, guide_on):
     guided = sample(pipeline, guidance_scale=1.0, **options)
     assert guided.prototype.mean() > plain.prototype.mean()
     assert torch.isfinite(guided.images).all() and guided.images.shape == (4, 3, 8, 8)
+
+
+class GaussianNetwork(UNet2DModel):
+    """The best network, in closed form, for images whose pixels are independent, of a standard deviation of 0.3."""
+
+    deviation = 0.3
+    preconditioned = False  # as Karras et al. (2022), Table 1, whose sigma_data is 0.5; else the velocity of a flow
+
+    def forward(self, sample: torch.Tensor, timestep: torch.Tensor, class_labels: Any = None) -> Any:
+        if not self.preconditioned:
+            noise = float(timestep) / 1000
+            variance = (1 - noise) ** 2 * self.deviation**2 + noise**2
+            return SimpleNamespace(sample=sample * (noise - (1 - noise) * self.deviation**2) / variance)
+        sigma, data = float((4 * timestep.double()).exp()), 0.5
+        total = sigma**2 + data**2
+        noisy = sample * total**0.5
+        clean = noisy * self.deviation**2 / (self.deviation**2 + sigma**2)
+        return SimpleNamespace(sample=(clean - noisy * data**2 / total) * total**0.5 / (sigma * data))
+
+
+@pytest.mark.parametrize(
+    "scheduler", [EDMEulerScheduler(), EDMDPMSolverMultistepScheduler(), FlowMatchEulerDiscreteScheduler()]
+)
+def test_preconditioned_and_flow_priors_draw_what_they_know(scheduler):
+    """EDM's preconditioning and conditional flow matching (as SiT's): the samples have the spread of the images."""
+    config = {"sample_size": 8, "in_channels": 1, "out_channels": 1, "block_out_channels": (8,), "norm_num_groups": 4}
+    network = GaussianNetwork(**config, down_block_types=("DownBlock2D",), up_block_types=("UpBlock2D",))
+    network.preconditioned = type(scheduler).__name__.startswith("EDM")
+    pipeline, noise, before = build(network, None, scheduler), [], []
+
+    def follow(pipe: Any, step: int, timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
+        sigma, signal = float(pipe.scheduler.sigmas[step]), 1.0
+        if not network.preconditioned:
+            signal = 1 - sigma
+        if before:
+            variance = signal**2 * network.deviation**2 + sigma**2
+            expected = before[-1] * signal * network.deviation**2 / variance
+            torch.testing.assert_close(tensors["pred_original_sample"], expected, rtol=1e-3, atol=1e-4)
+        noise.append(sigma)
+        before.append(tensors["latents"])
+        return {}
+
+    options = {"callback_on_step_end_tensor_inputs": ("latents", "pred_original_sample"), "output_type": "latent"}
+    images = sample(pipeline, [0] * 100, num_inference_steps=60, callback_on_step_end=follow, **options).images
+    assert images.std() == pytest.approx(0.3, abs=0.02)
+    assert noise == sorted(noise, reverse=True) and len(noise) == 60
 
 
 def test_micro_batches_make_the_same_images(make_unet, make_estimator):

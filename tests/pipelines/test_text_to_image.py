@@ -95,16 +95,42 @@ def test_a_small_vae_decodes_for_the_guidance(make_prior, seeded):
         make_prior("stable_diffusion", guidance_vae=other)
 
 
-def test_passes_of_the_vae_and_of_the_estimator_change_nothing(make_prior, seeded):
+@pytest.mark.parametrize("family", FAMILIES)
+def test_passes_of_each_network_change_nothing(make_prior, seeded, family, monkeypatch):
+    prior = make_prior(family)
+    sizes, forward = [], prior.prior.forward
+
+    def counted(*args: Any, **options: Any) -> Any:
+        sizes.append(len(args[0] if args else options["hidden_states"]))
+        return forward(*args, **options)
+
+    monkeypatch.setattr(prior.prior, "forward", counted)
+    names = ("micro_batch", "vae_micro_batch", "estimator_micro_batch")
+    passes = [(None, None, None), (2, None, None), (1, 1, 3)] + [(None, 2, 1)] * (family == "stable_diffusion")
+    images = []
+    for each in passes:
+        sizes.clear()
+        options = {**options_of(family, seeded), **dict(zip(names, each, strict=True))}
+        images.append(prior(LABELS, guidance_scale=0.5, **options).images)
+        assert max(sizes) == (each[0] or (3 if family == "flux" else 6)), "twice as many with classifier-free guidance"
+        torch.testing.assert_close(images[-1], images[0], rtol=1e-4, atol=1e-5)
+    assert prior.prior.forward is counted
+    with pytest.raises(ValueError, match="micro_batch must be at least 1. Got 0"):
+        prior(LABELS, micro_batch=0)
+
+
+def test_attention_kwargs_are_left_alone(make_prior, seeded, monkeypatch):
     prior = make_prior("stable_diffusion")
-    images = [
-        prior(
-            LABELS, guidance_scale=0.5, vae_micro_batch=vae, estimator_micro_batch=estimator, **options_of("", seeded)
-        ).images
-        for vae, estimator in ((None, None), (2, None), (1, 3), (2, 2))
-    ]
-    for each in images[1:]:
-        torch.testing.assert_close(each, images[0], rtol=1e-4, atol=1e-5)
+    seen, forward = [], prior.prior.forward
+
+    def kept(*args: Any, **options: Any) -> Any:
+        seen.append(options["cross_attention_kwargs"])
+        return forward(*args, **options)
+
+    monkeypatch.setattr(prior.prior, "forward", kept)
+    given = {"ignored": 1}  # by this attention
+    prior(LABELS, micro_batch=2, cross_attention_kwargs=given, **options_of("", seeded))
+    assert seen and all(each == {"ignored": 1} for each in seen) and given == {"ignored": 1}
 
 
 def test_half_precision(make_prior, seeded):

@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from encoders import ENCODERS
 from safetensors.torch import load_file
-from transformers import ViTConfig, ViTImageProcessor, ViTModel
+from transformers import AutoModel, ViTImageProcessor
 from worlds import contents
 
 from decoct.config import EstimatorConfig
@@ -17,7 +18,7 @@ from decoct.data.tensors import PixelDataset
 from decoct.files import read_json
 from decoct.igds.contrastive import MomentumContrast
 from decoct.igds.loading import load_estimator
-from decoct.igds.probe import extract_features
+from decoct.igds.probe import extract_features, fit_linear_classifier
 from decoct.run.seeding import numpy_generator
 from decoct.training.estimator import plan_estimator, train_estimator
 from decoct.training.view_augment import ViewChoices, draw_choices, view_of
@@ -109,25 +110,26 @@ def test_a_finished_run_is_returned_without_training(config, tmp_path, monkeypat
     assert contents(tmp_path / "ve") == before
 
 
-def test_an_existing_encoder_is_kept_and_gets_a_classifier(config, image_folder, tmp_path, monkeypatch):
-    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
-    encoder = ViTModel(ViTConfig(**sizes, image_size=24, patch_size=8))
-    encoder.save_pretrained(tmp_path / "encoder")
-    processor = ViTImageProcessor(image_mean=[0.4] * 3, image_std=[0.2] * 3, size={"height": 24, "width": 24})
+@pytest.mark.parametrize("kind", ENCODERS)
+def test_an_existing_encoder_is_kept_and_gets_a_classifier(config, image_folder, tmp_path, monkeypatch, kind):
+    ENCODERS[kind](tmp_path / "encoder")
+    encoder = AutoModel.from_pretrained(tmp_path / "encoder")
+    processor = ViTImageProcessor(image_mean=[0.4] * 3, image_std=[0.2] * 3, size={"height": 28, "width": 28})
     processor.save_pretrained(tmp_path / "encoder")
     cut_power(monkeypatch, 0, MomentumContrast, "forward")
     record = train_estimator(config(encoder=str(tmp_path / "encoder"), dataset=str(image_folder)))
     assert record["epochs"] == []
     assert record["linear_accuracy"] > 0.5, "chance is 0.33"
     assert record["spec"] == {
-        "image_size": 24,
+        "image_size": 28,
         "channels": 3,
         "mean": [0.4] * 3,
         "std": [0.2] * 3,
         "label_names": ["blue", "green", "red"],
     }
     kept = load_estimator(tmp_path / "ve").encoder.state_dict()
-    assert all(torch.equal(kept[key], value) for key, value in encoder.state_dict().items())
+    expected = getattr(encoder, "vision_model", encoder).state_dict()
+    assert all(torch.equal(kept[key], value) for key, value in expected.items())
 
 
 def test_a_dry_run_counts_and_writes_nothing(config, tmp_path):
@@ -157,7 +159,11 @@ def test_the_script_trains_with_two_processes(launch, scripts, sample_part, tmp_
     assert f"linear classifier {100 * record['linear_accuracy']:.1f} %" in done.stdout
     assert "rank 3 of 3. Saved in runs/ve" in done.stdout
     assert len(record["epochs"]) == 1
-    assert load_estimator(tmp_path / "runs" / "ve").config.num_labels == 4
+    estimator = load_estimator(tmp_path / "runs" / "ve")
+    features, labels = extract_features(estimator, PixelDataset(load_images(str(sample_part)), 28, 1))
+    weight, bias = fit_linear_classifier(features, labels, 4)
+    torch.testing.assert_close(estimator.classifier.weight, weight, rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(estimator.classifier.bias, bias, rtol=1e-3, atol=1e-3)
 
 
 def test_views_do_not_depend_on_how_the_batch_is_shared():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from typing import Any
 
 import numpy as np
@@ -169,3 +170,30 @@ def test_too_many_resolutions_are_refused_before_anything_is_written(config, tmp
 def test_bad_settings(options, message):
     with pytest.raises(ValueError, match=message):
         PriorConfig(**options)
+
+
+def test_training_starts_from_another_prior(config, tiny_prior, tmp_path):
+    first = tmp_path / "first"
+    shutil.copytree(tiny_prior, first)
+    options = {"init": str(first), "epochs": 1, "learning_rate": 1e-12, "dropout": 0.1}
+    assert train_prior(config(**options))["config"]["init"] == str(first)
+    old, new = weights(first), weights(tmp_path / "prior")
+    assert all(torch.allclose(old[name], new[name], atol=1e-6) for name in old)
+    pipeline = DDPMPipeline.from_pretrained(first)
+    pipeline.unet.conv_in.bias.data += 1
+    pipeline.unet.save_pretrained(first / "unet")
+    with pytest.raises(ValueError, match="differs in\n  start: "):
+        plan_prior(config(**options))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"channels": [16, 16]}, r"same network and noise schedule .* block_out_channels"),
+        ({"beta_schedule": "linear"}, "beta_schedule 'squaredcos_cap_v2' in place of 'linear'"),
+        ({"init": "sample"}, "Trouser"),
+    ],
+)
+def test_a_prior_of_another_kind_is_no_start(config, tiny_prior, options, message):
+    with pytest.raises(ValueError, match=message):
+        plan_prior(config(**{"init": str(tiny_prior), **options}))

@@ -91,7 +91,7 @@ class SamplingConfig(RunConfig):
     )
     micro_batch: int = option(
         100,
-        "Images per pass of the prior; a text-to-image prior takes all of --guidance_batch at once.",
+        "Images per pass of the prior, at most. With classifier-free guidance a text-to-image prior makes two of each.",
         matters="sampling",
     )
     vae_micro_batch: int | None = option(

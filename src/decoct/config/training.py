@@ -195,6 +195,11 @@ class PriorConfig(TrainingConfig):
 
     output_dir: str = option("runs/prior", "Folder for the prior, a diffusers pipeline.", matters="command")
     conditional: bool = option(True, "Give the network the class; `--no_conditional` trains an unconditional prior.")
+    init: str | None = option(
+        None,
+        "Prior whose weights training starts from: folder, Hub id, or `sample` (embedded); of the same network and "
+        "noise schedule. Default: new weights.",
+    )
     channels: list[int] = option([64, 128, 128], "Channels of the U-Net's resolutions, a multiple of 8 each.")
     layers_per_block: int = option(1, "Residual blocks per resolution.")
     attention: bool = option(True, "Self-attention at the lowest resolution.")

@@ -8,7 +8,14 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from transformers import AutoConfig, AutoImageProcessor, AutoModel, PreTrainedConfig, ResNetConfig
+from transformers import (
+    AutoConfig,
+    AutoImageProcessor,
+    AutoModel,
+    PreTrainedConfig,
+    PreTrainedModel,
+    ResNetConfig,
+)
 
 from decoct.data.source import LOCATION, model_location
 from decoct.data.spec import ImageSpec
@@ -118,14 +125,13 @@ def wrap_encoder(name_or_path: str | Path, label_names: tuple[str, ...], seed: i
     missing = sorted(info["missing_keys"])
     if any(not key.startswith("pooler.") for key in missing):
         raise ValueError(f"encoder must come with all its weights. Got {str(name_or_path)!r}, without {missing[:5]}.")
-    size = getattr(encoder.config, "image_size", None) or processor_side(processor)
     check_finite(encoder, f"encoder {str(name_or_path)!r}")
     mean, std, order = pixel_transform(processor, repr(str(name_or_path)))
     if order != (0, 1, 2):
         raise ValueError(
             f"encoder must take RGB images. Got {str(name_or_path)!r}, which takes its channels as {order}."
         )
-    spec = ImageSpec(int(size), getattr(encoder.config, "num_channels", 3), mean, std, label_names)
+    spec = ImageSpec(_side_of(encoder, processor), getattr(encoder.config, "num_channels", 3), mean, std, label_names)
     config = VariationalEstimatorConfig(
         encoder=_encoder_settings(encoder.config), use_pooler=not missing, projection_dim=None, **image_settings(spec)
     )
@@ -134,6 +140,19 @@ def wrap_encoder(name_or_path: str | Path, label_names: tuple[str, ...], seed: i
         estimator = VariationalEstimator(config)
     estimator.encoder.load_state_dict(encoder.state_dict())
     return estimator
+
+
+def _side_of(encoder: PreTrainedModel, processor: Any) -> int:
+    """The side of images that an encoder is given: its processor's, or its configuration's if it takes no other."""
+    side, own = processor_side(processor), getattr(encoder.config, "image_size", None)
+    if own is None or side == own:
+        return side
+    try:  # DINOv2 takes the processor's 224 px, and not only the 518 px of its configuration
+        with torch.no_grad():
+            encoder(pixel_values=torch.zeros(1, getattr(encoder.config, "num_channels", 3), side, side))
+    except (ValueError, RuntimeError):
+        return int(own)
+    return side
 
 
 def load_estimator(name_or_path: str | Path, trust_remote_code: bool = False) -> VariationalEstimator:

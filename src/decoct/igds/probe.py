@@ -7,11 +7,12 @@ from typing import Any
 
 import numpy as np
 import torch
+from accelerate.utils import gather_object
 from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.preprocessing import StandardScaler
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import BatchSampler, DataLoader, Dataset
 from tqdm.auto import tqdm
 
 from decoct.igds.estimator import VariationalEstimator
@@ -32,6 +33,7 @@ def extract_features(
     batch_size: int = 250,
     device: torch.device | str = "cpu",
     num_workers: int = 0,
+    share: tuple[int, int] = (0, 1),
 ) -> tuple[np.ndarray, np.ndarray]:
     """Features of un-augmented images, and their labels.
 
@@ -41,18 +43,24 @@ def extract_features(
         batch_size: Images per forward pass.
         device: Where the estimator is.
         num_workers: Processes that read the dataset.
+        share: This process's number and their count; each takes every so many batches, and all get all features.
 
     Returns:
         `(images, width)` float32 and `(images,)` int64.
     """
     features, labels = [], []
-    batches = DataLoader(dataset, batch_size=batch_size, num_workers=num_workers)
+    rows = list(BatchSampler(range(len(dataset)), batch_size, drop_last=False))  # type: ignore[arg-type]
+    batches = DataLoader(dataset, batch_sampler=rows[share[0] :: share[1]], num_workers=num_workers)
     for pixels, targets in tqdm(batches, desc="Features", unit="batch", leave=False):
         inputs = estimator_input(pixels.to(device).float() / 127.5 - 1, estimator.config)
         inputs = inputs.contiguous(memory_format=torch.channels_last)
         features.append(estimator.features(inputs).float().cpu().numpy())
         labels.append(targets.numpy())
-    return np.concatenate(features), np.concatenate(labels)
+    found = [(features, labels)] if share[1] == 1 else gather_object([(features, labels)])
+    parts = [
+        (each[0][turn], each[1][turn]) for turn in range(len(found[0][0])) for each in found if turn < len(each[0])
+    ]
+    return tuple(np.concatenate(each) for each in zip(*parts, strict=True))  # type: ignore[return-value]
 
 
 def fit_linear_classifier(features: np.ndarray, labels: np.ndarray, num_classes: int) -> tuple[Tensor, Tensor]:

@@ -174,7 +174,7 @@ def sample_chunk(pipeline: GuidedPrior, chunk: Chunk, settings: SamplingSettings
     seeds = [item_seed(settings.seed, "sample", chunk.label, number) for number in numbers]
     options: dict[str, Any] = {}
     if not isinstance(pipeline, TextToImagePrior):
-        options = {"micro_batch": settings.micro_batch, "output_type": "pt"}
+        options = {"output_type": "pt"}
         if settings.prior_classes:
             options["prior_class_labels"] = [settings.prior_classes[chunk.label]] * len(seeds)
     output = pipeline(
@@ -186,8 +186,9 @@ def sample_chunk(pipeline: GuidedPrior, chunk: Chunk, settings: SamplingSettings
         guide_on=settings.guide_on,
         reduction=settings.guidance_reduction,
         guidance_interval=(settings.guidance_start, settings.guidance_stop, settings.guidance_every),
-        vae_micro_batch=settings.vae_micro_batch or settings.micro_batch,
-        estimator_micro_batch=settings.estimator_micro_batch or settings.micro_batch,
+        micro_batch=settings.micro_batch,
+        vae_micro_batch=settings.vae_micro_batch,
+        estimator_micro_batch=settings.estimator_micro_batch,
         softplus=settings.softplus,
         classifier_free_guidance_scale=settings.classifier_free_guidance_scale,
         generator=[torch.Generator().manual_seed(seed) for seed in seeds],

@@ -6,8 +6,10 @@ import logging
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from accelerate import Accelerator
+from accelerate.utils import broadcast
 from datasets import Dataset
 from torch import Tensor
 from tqdm.auto import tqdm
@@ -73,9 +75,11 @@ def train_estimator(config: EstimatorConfig) -> dict[str, Any]:
     if is_trained_here(config.encoder):
         history = _train_encoder(accelerator, config, folder, estimator, dataset)
 
+    eval_dataset = PixelDataset(eval_images, side, channels)
+    found = _all_features(estimator, (dataset, eval_dataset), accelerator, config.num_workers)
+
     def save() -> None:
-        eval_dataset = PixelDataset(eval_images, side, channels)
-        measured = _fit_classifier(estimator, dataset, eval_dataset, accelerator.device, config.num_workers)
+        measured = _fit_classifier(estimator, *found)
         made = provenance(config, images, spec_of(estimator), accelerator.device)
         with named_errors(folder):
             estimator.save_pretrained(folder)
@@ -209,35 +213,59 @@ class _Parts:
         self._sums = dict(state)
 
 
-def _fit_classifier(
-    estimator: VariationalEstimator,
-    dataset: PixelDataset,
-    eval_dataset: PixelDataset,
-    device: torch.device,
-    num_workers: int,
-) -> dict[str, Any]:
-    """Fits the classifier on the frozen encoder's features of un-augmented images, in full precision.
+def _all_features(
+    estimator: VariationalEstimator, datasets: tuple[PixelDataset, PixelDataset], accelerator: Accelerator, workers: int
+) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Features of un-augmented images, in full precision, and their labels; each process computes a share.
 
-    `softplus_accuracy` is its accuracy with Softplus in place of ReLU, as it guides by default.
+    Of the images to train on and to measure on as the classifier sees them, then of the latter with Softplus in place
+    of ReLU, as the estimator guides by default.
     """
     estimator.eval().requires_grad_(False)
-    estimator.to(device)  # type: ignore[arg-type]
-    (features, labels), (eval_features, eval_labels) = (
-        extract_features(estimator, part, device=device, num_workers=num_workers) for part in (dataset, eval_dataset)
-    )
+    estimator.to(accelerator.device)  # type: ignore[arg-type]
+    broadcast(list(estimator.state_dict().values()))  # each process has seen other images, and has other averages
+    images, eval_images = datasets
+    pairs = ((estimator, images), (estimator, eval_images), (frozen_copy(estimator, softplus=True), eval_images))
+    return [
+        extract_features(
+            network,
+            part,
+            device=accelerator.device,
+            num_workers=workers,
+            share=(accelerator.process_index, accelerator.num_processes),
+        )
+        for network, part in pairs
+    ]
+
+
+def _fit_classifier(
+    estimator: VariationalEstimator,
+    train: tuple[np.ndarray, np.ndarray],
+    evaluation: tuple[np.ndarray, np.ndarray],
+    softened: tuple[np.ndarray, np.ndarray],
+) -> dict[str, Any]:
+    """Fits the classifier on the frozen encoder's features, and measures it.
+
+    Args:
+        train: Features and labels to fit on.
+        evaluation: Those to measure on.
+        softened: Those to measure on with Softplus in place of ReLU.
+    """
+    (features, labels), (eval_features, eval_labels), (soft_features, _) = train, evaluation, softened
     weight, bias = fit_linear_classifier(features, labels, estimator.config.num_labels)  # type: ignore[arg-type]
     estimator.classifier.weight.copy_(weight)
     estimator.classifier.bias.copy_(bias)
     rank, highest = classifier_rank(weight), full_rank(weight)
     if rank < highest:
         logger.warning("The classifier has rank %d of %d: some classes differ in nothing that it sees.", rank, highest)
-    predicted = (torch.from_numpy(eval_features) @ weight.T + bias).argmax(dim=1).numpy()
-    softened = frozen_copy(estimator, softplus=True)
-    soft_features, _ = extract_features(softened, eval_dataset, device=device, num_workers=num_workers)
-    soft = (torch.from_numpy(soft_features) @ weight.T + bias).argmax(dim=1).numpy()
+
+    def accuracy_on(found: np.ndarray) -> float:
+        predicted = (torch.from_numpy(found) @ weight.T + bias).argmax(dim=1).numpy()
+        return float((predicted == eval_labels).mean())
+
     return {
-        "linear_accuracy": float((predicted == eval_labels).mean()),
-        "softplus_accuracy": float((soft == eval_labels).mean()),
+        "linear_accuracy": accuracy_on(eval_features),
+        "softplus_accuracy": accuracy_on(soft_features),
         "knn_accuracy": knn_accuracy(features, labels, eval_features, eval_labels),
         "rank": rank,
         "full_rank": highest,

@@ -250,31 +250,36 @@ def _resume(accelerator: Accelerator, folder: Path) -> tuple[list[dict[str, floa
     return progress["history"], progress["epoch"], progress["step"], progress["loss_sum"]
 
 
-def training_identity(config: TrainingConfig, images: datasets.Dataset) -> dict[str, Any]:
-    """What a trained network depends on."""
-    return identity_of(to_dict(config), data=dataset_fingerprint(images))
+def training_identity(config: TrainingConfig, images: datasets.Dataset, **networks: str) -> dict[str, Any]:
+    """What a trained network depends on; `networks` are fingerprints of those that it is made from."""
+    return identity_of(to_dict(config), data=dataset_fingerprint(images), **networks)
 
 
-def check_training(config: TrainingConfig, images: datasets.Dataset) -> None:
+def check_training(config: TrainingConfig, images: datasets.Dataset, **networks: str) -> None:
     """Raises ValueError as `claim_training`; nothing is touched."""
-    check_folder(Path(config.output_dir), training_identity(config, images), config.overwrite)
+    check_folder(Path(config.output_dir), training_identity(config, images, **networks), config.overwrite)
 
 
 def claim_training(
-    accelerator: Accelerator, config: TrainingConfig, images: datasets.Dataset, written: Iterable[str]
+    accelerator: Accelerator,
+    config: TrainingConfig,
+    images: datasets.Dataset,
+    written: Iterable[str],
+    **networks: str,
 ) -> dict[str, Any] | None:
     """Claims `config.output_dir` and starts the tracker, or returns the record of a training that is finished there.
 
     Args:
         images: The training images; their fingerprint is part of the run's identity.
         written: Glob patterns of everything such a training writes.
+        **networks: Fingerprints of networks that it starts from.
 
     Raises:
         ValueError: If the folder belongs to another configuration.
     """
     folder = Path(config.output_dir)
     if accelerator.is_main_process:
-        claim_folder(folder, training_identity(config, images), config.overwrite, written)
+        claim_folder(folder, training_identity(config, images, **networks), config.overwrite, written)
     accelerator.wait_for_everyone()
     if (folder / "training.json").is_file():
         logger.info("%s is finished already.", folder)

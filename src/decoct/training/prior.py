@@ -16,12 +16,14 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from decoct.config import PriorConfig
-from decoct.data.loading import load_split, measure_spec
+from decoct.data.loading import check_label_names, load_split, measure_spec
 from decoct.data.spec import ImageSpec
 from decoct.data.tensors import PixelDataset
 from decoct.igds.grids import sample_grid
+from decoct.igds.prior import load_pipeline, prior_label_names
+from decoct.models.classifier import fingerprint_of
 from decoct.run.files import named_errors
-from decoct.run.folder import write_json
+from decoct.run.folder import json_text, write_json
 from decoct.run.lock import writes_alone
 from decoct.run.processes import close, open_accelerator
 from decoct.run.seeding import torch_generator
@@ -58,7 +60,7 @@ def train_prior(config: PriorConfig) -> dict[str, Any]:
     """
     accelerator = open_accelerator(config.mixed_precision, config.report_to, Path(config.output_dir) / "trackers")
     config, images, spec, unet = _prepare(config, accelerator)
-    if (finished := claim_training(accelerator, config, images, WRITTEN)) is not None:
+    if (finished := claim_training(accelerator, config, images, WRITTEN, **_start(config, unet))) is not None:
         return finished
     return _train(accelerator, config, images, spec, unet)
 
@@ -67,7 +69,7 @@ def plan_prior(config: PriorConfig) -> dict[str, Any]:
     """What `train_prior` would do; nothing is written."""
     accelerator = open_accelerator(config.mixed_precision)
     config, images, spec, unet = _prepare(config, accelerator)
-    check_training(config, images)
+    check_training(config, images, **_start(config, unet))
     close(accelerator)
     return {
         "parameters": unet.num_parameters(),
@@ -90,6 +92,8 @@ def _prepare(config: PriorConfig, accelerator: Accelerator) -> tuple[PriorConfig
         images = load_split(config, config.train_split)
         spec = measure_spec(images, config.image_size)
     unet = build_unet(config, spec)
+    if config.init is not None:
+        _take_weights(unet, config, spec)
     config = config.with_batch_size(len(images), accelerator.num_processes)
     steps_per_epoch(len(images), config.batch_size)
     return config, images, spec, unet
@@ -123,6 +127,40 @@ def build_unet(config: PriorConfig, spec: ImageSpec) -> UNet2DModel:
         )
 
 
+def _take_weights(unet: UNet2DModel, config: PriorConfig, spec: ImageSpec) -> None:
+    """Gives a new network the weights of the prior that training starts from.
+
+    Raises:
+        ValueError: If that prior has another network, noise schedule or classes.
+    """
+    prior = load_pipeline(str(config.init), None)
+    if (names := prior_label_names(str(config.init))) is not None:
+        check_label_names(spec.label_names, names, "The dataset", f"The prior {config.init!r}")
+    noise = ("num_train_timesteps", "beta_schedule", "beta_start", "beta_end", "prediction_type")
+    networks = [name for name in unet.config if not name.startswith("_") and name != "dropout"]
+    own, got = (
+        {**getattr(network, "config", {}), **{name: scheduler.config.get(name) for name in noise}}
+        for network, scheduler in ((unet, _scheduler(config)), (prior.unet, prior.scheduler))
+    )
+    if other := [name for name in (*noise, *networks) if json_text(own[name]) != json_text(got.get(name))]:
+        raise ValueError(
+            f"init must be a prior of the same network and noise schedule as the new one. Got {config.init!r} with "
+            + ", ".join(f"{name} {got.get(name)!r} in place of {own[name]!r}" for name in other[:3])
+            + "."
+        )
+    unet.load_state_dict(prior.unet.state_dict())
+
+
+def _scheduler(config: PriorConfig) -> DDPMScheduler:
+    """The noise that is trained on."""
+    return DDPMScheduler(num_train_timesteps=config.train_steps, beta_schedule=config.beta_schedule)
+
+
+def _start(config: PriorConfig, unet: UNet2DModel) -> dict[str, str]:
+    """The fingerprint of the weights that training starts from, if they are not the seed's."""
+    return {} if config.init is None else {"start": fingerprint_of({"prior": unet})}
+
+
 def _halvings(side: int) -> int:
     """How often a side can be halved."""
     return (side & -side).bit_length() - 1
@@ -134,7 +172,7 @@ def _train(
     """Trains, drawing grids of samples on the way, and saves the averaged network at the end."""
     folder = Path(config.output_dir)
     dataset = PixelDataset(images, spec.image_size, spec.channels)
-    scheduler = DDPMScheduler(num_train_timesteps=config.train_steps, beta_schedule=config.beta_schedule)
+    scheduler = _scheduler(config)
     optimizer = torch.optim.AdamW(parameter_groups(unet, config.weight_decay), lr=config.learning_rate)
     average = EMAModel(unet.parameters(), decay=config.ema_decay, foreach=True)
     network, optimizer = accelerator.prepare(torch.compile(unet) if config.compile else unet, optimizer)
