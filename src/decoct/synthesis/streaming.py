@@ -119,10 +119,8 @@ def _drawn(
         drawn = stream.select_columns([image, label]).cast_column(image, datasets.Image(decode=False))
         features = {"image": datasets.Image(decode=False), "label": stream.features[label]}
         features |= {"source_index": datasets.Value("int64")}
-        with written_whole(folder / "rows.arrow") as file:
-            places, count = _draw(
-                drawn, image, label, per_class, seed, skip_unreadable, datasets.Features(features), file
-            )
+        file, described = folder / "rows.arrow", datasets.Features(features)
+        places, count = _draw(drawn, image, label, per_class, seed, skip_unreadable, described, file)
         with written_whole(kept) as file:
             file.write_text(json.dumps({"places": places, "rows": count}))
     found = json.loads(kept.read_text())
@@ -140,11 +138,10 @@ def _draw(
     file: Path,
 ) -> tuple[list[int], int]:
     """Writes the rows that are drawn at some time; returns the places in the file of those that stay, and all rows."""
-    smallest: dict[
-        Any, list[tuple[int, int, int]]
-    ] = {}  # of each class: minus the key, row, place; the largest key first
+    # Of each class: minus the key, row, place; the largest key first.
+    smallest: dict[Any, list[tuple[int, int, int]]] = {}
     row = place = skipped = 0
-    with ArrowWriter(features=features, path=str(file)) as writer:
+    with written_whole(file) as temporary, ArrowWriter(features=features, path=str(temporary)) as writer:
         for batch in stream.with_format("arrow").iter(READ_AT_ONCE):
             labels = batch[label].to_pylist()
             keys = row_keys(seed, np.arange(row, row + len(labels))).tolist()
