@@ -29,7 +29,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from timing import RESULTS, anonymous_mb, command_of, cpu_name, in_fresh_process, largest, peak_mb
+from timing import RESULTS, anonymous_mb, command_of, cpu_name, in_fresh_process, largest, peak_mb, save_result
 
 CLASSES, IMAGES, SIDE, FILES, QUALITY = 1000, 1300, 64, 13, 85
 DISTINCT = 100  # crops of a class, each stored in every file
@@ -217,9 +217,7 @@ def main() -> None:
         "cpu": cpu_name(),
         "versions": versions,
     }
-    options.output.parent.mkdir(parents=True, exist_ok=True)
-    options.output.write_text(json.dumps(result, indent=2) + "\n")
-    print(json.dumps(result, indent=2))
+    save_result(options.output, result)
 
 
 if __name__ == "__main__":

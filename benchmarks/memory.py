@@ -21,7 +21,17 @@ import time
 from pathlib import Path
 from typing import Any
 
-from timing import MB, RESULTS, anonymous_mb, command_of, cpu_name, in_fresh_process, largest, peak_mb
+from timing import (
+    MB,
+    RESULTS,
+    anonymous_mb,
+    command_of,
+    cpu_name,
+    in_fresh_process,
+    largest,
+    peak_mb,
+    save_result,
+)
 
 
 def shard_bytes(folder: Path) -> float:
@@ -106,9 +116,7 @@ def main() -> None:
         "cpu": cpu_name(),
         "versions": versions,
     }
-    options.output.parent.mkdir(parents=True, exist_ok=True)
-    options.output.write_text(json.dumps(result, indent=2) + "\n")
-    print(json.dumps(result, indent=2))
+    save_result(options.output, result)
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from timing import RESULTS, command_of, cpu_name, in_fresh_process, spread
+from timing import RESULTS, command_of, cpu_name, in_fresh_process, save_result, spread
 
 
 def distil_once(options: argparse.Namespace, ipc: int) -> dict[str, Any]:
@@ -82,9 +82,7 @@ def main() -> None:
         "threads": options.threads,
         "cpu": cpu_name(),
     }
-    options.output.parent.mkdir(parents=True, exist_ok=True)
-    options.output.write_text(json.dumps(result, indent=2) + "\n")
-    print(json.dumps(result, indent=2))
+    save_result(options.output, result)
 
 
 if __name__ == "__main__":

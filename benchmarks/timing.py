@@ -213,9 +213,16 @@ def command_of(script: str, words: Sequence[str]) -> str:
     return shlex.join(["python", f"benchmarks/{Path(script).name}", *map(public_name, words)])
 
 
+def save_result(path: Path, result: Mapping[str, Any]) -> None:
+    """Writes a result as the whole of a file, and prints it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(result, indent=2) + "\n")
+    print(json.dumps(result, indent=2))
+
+
 def write_result(path: Path, key: str, result: Mapping[str, Any]) -> None:
     """Puts a result under its key into a file, beside those of other keys, and prints it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     results = json.loads(path.read_text()) if path.exists() else {}
+    path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps({**results, key: result}, indent=2) + "\n")
     print(json.dumps({key: result}, indent=2))
