@@ -49,6 +49,9 @@ def parser() -> argparse.ArgumentParser:
     options.add_argument("--priors", nargs="+", required=True, help="NAME=FOLDER, or NAME=sample.")
     options.add_argument("--per_class", type=int, default=30, help="Samples of a class.")
     options.add_argument("--steps", type=int, default=25, help="DDIM steps.")
+    options.add_argument(
+        "--classifier_free_guidance_scale", type=float, default=1.0, help="Weight of the class against none; 1: off."
+    )
     options.add_argument("--seed", type=int, default=0)
     options.add_argument("--output", type=Path, default=RESULTS / "prior_quality.json", help="Result file.")
     return options
@@ -80,13 +83,20 @@ def real_images(images: Dataset, spec: ImageSpec, per_class: int, seed: int) -> 
     return torch.stack([pixels for pixels, _ in items]).float() / 255, labels[chosen]
 
 
-def sampled_images(prior: str, classes: int, per_class: int, steps: int, seed: int) -> tuple[Tensor, np.ndarray, str]:
+def sampled_images(
+    prior: str, classes: int, per_class: int, steps: int, scale: float, seed: int
+) -> tuple[Tensor, np.ndarray, str]:
     """Pixels in [0, 1] and labels of samples of the prior alone, and the prior's fingerprint."""
     pipeline = load_pipeline(prior, None, "ddim")
     labels = [label for label in range(classes) for _ in range(per_class)]
     generators = [torch_generator(seed, "prior quality", number) for number in range(len(labels))]
     images = pipeline(
-        class_labels=labels, num_inference_steps=steps, micro_batch=BATCH, generator=generators, output_type="pt"
+        class_labels=labels,
+        num_inference_steps=steps,
+        classifier_free_guidance_scale=scale,
+        micro_batch=BATCH,
+        generator=generators,
+        output_type="pt",
     ).images
     return (images * 255).round() / 255, np.array(labels), prior_fingerprint(pipeline)
 
@@ -101,6 +111,8 @@ def main(words: Sequence[str] | None = None) -> None:
     features, found = judged(judge, reference)
     accuracy = float((found == truth).mean())
 
+    scale = args.classifier_free_guidance_scale
+
     def record(name: str, pixels: Tensor, labels: np.ndarray, fingerprint: str | None) -> None:
         own, classes_found = judged(judge, pixels)
         setting = {
@@ -112,6 +124,7 @@ def main(words: Sequence[str] | None = None) -> None:
             "scheduler": "ddim",
             "steps": args.steps,
             "seed": args.seed,
+            **({} if fingerprint is None or scale == 1 else {"classifier_free_guidance_scale": scale}),
         }
         hits = classes_found == labels
         measured = {
@@ -130,7 +143,7 @@ def main(words: Sequence[str] | None = None) -> None:
     record("real images", *real_images(images, judge.spec, args.per_class, args.seed), None)
     for given in args.priors:
         name, _, prior = given.rpartition("=")
-        record(name or prior, *sampled_images(prior, classes, args.per_class, args.steps, args.seed))
+        record(name or prior, *sampled_images(prior, classes, args.per_class, args.steps, scale, args.seed))
 
 
 if __name__ == "__main__":

@@ -47,6 +47,7 @@ ROWS = {
 LABELS = ("online", "views", "tiles", "hard")
 # The data of the sweeps over beta, and what stands in them beside guided samples.
 SWEEPS = {"sample": "Embedded sample (Fashion-MNIST, 28 px, 4,000 images)", "cifar10": "CIFAR-10"}
+CLASS_WEIGHT = ", classifier-free "  # in the names of sets whose prior weighs the class against none
 UNGUIDED = {"random": "random real images", "infoutil": "InfoUtil, real images", "guidance off": "prior alone"}
 
 
@@ -274,6 +275,7 @@ def fashion_mnist_section(results: Path) -> str:
         parts += [f"IPC {ipc}, accuracy in % on {images}:", guidance_table(members), conditions(members)]
     columns: Columns = {
         "images": lambda each: each["prior"],
+        "classifier-free": lambda each: f"{each.get('classifier_free_guidance_scale', 1):g}",
         "recognised %": lambda each: percent(each["recognised"]),
         "Frechet distance": lambda each: f"{each['frechet_distance']:.2f}",
     }
@@ -283,7 +285,7 @@ def fashion_mnist_section(results: Path) -> str:
             "The prior, named by what it was trained on:",
             row_each(quality, columns),
             f"By a network with no part in the rest ({percent(one['judge_accuracy'])} % on {one['held_out_images']:,} "
-            f"validation images), on {one['per_class']} images a class; {one['steps']} DDIM steps, no guidance.",
+            f"validation images), on {one['per_class']} images a class; {one['steps']} DDIM steps, not guided.",
         ]
     return "\n\n".join(parts) or NO_RECORDS
 
@@ -303,7 +305,7 @@ def guidance_table(records: Sequence[Record], estimates: bool = False) -> str:
     """Settings by label mode, with both estimates and what the teacher recognises if `estimates`."""
     same(records)
     settings = sorted({record["setting"] for record in records}, key=setting_order)
-    titles = {setting: UNGUIDED.get(setting, setting) for setting in settings}
+    titles = {setting: guidance_title(setting) for setting in settings}
     modes = sorted({record["labels"] for record in records}, key=("mixed", *LABELS).index, reverse=True)
     header, rows = ["", *modes], accuracies(records, "setting", titles, "labels", modes)
     if estimates:
@@ -315,12 +317,19 @@ def guidance_table(records: Sequence[Record], estimates: bool = False) -> str:
     return table(header, rows)
 
 
-def setting_order(setting: str) -> tuple[int, str, float]:
-    """Random images, the prior alone, then guided samples by what is guided, step size and beta."""
-    if not setting.startswith("beta"):
-        return (list(UNGUIDED).index(setting), "", 0.0)
-    beta, scale, guide_on = setting.split(", ")
-    return (len(UNGUIDED), f"{guide_on} {scale}", float(beta.removeprefix("beta ")))
+def guidance_title(setting: str) -> str:
+    """The setting's name in a table."""
+    name, comma, weight = setting.partition(CLASS_WEIGHT)
+    return UNGUIDED.get(name, name) + comma + weight
+
+
+def setting_order(setting: str) -> tuple[int, str, float, float]:
+    """Random images, the prior alone, then guided samples by what is guided, step, beta, class weight."""
+    name, _, weight = setting.partition(CLASS_WEIGHT)
+    if not name.startswith("beta"):
+        return (list(UNGUIDED).index(name), "", 0.0, float(weight or 1))
+    beta, scale, *guide_on = name.split(", ")
+    return (len(UNGUIDED), f"{(*guide_on, 'sample')[0]} {scale}", float(beta.removeprefix("beta ")), float(weight or 1))
 
 
 def estimator_section(results: Path) -> str:

@@ -41,7 +41,7 @@ IDENTITIES = {
     "PriorConfig": [
         *TRAINING,
         *"conditional channels layers_per_block attention dropout train_steps beta_schedule label_dropout".split(),
-        *"ema_decay flip sample_every sample_steps init".split(),
+        *"snr_gamma ema_decay flip sample_every sample_steps init".split(),
     ],
     "DistillConfig": [
         *DATA,

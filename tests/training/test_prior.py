@@ -8,14 +8,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from diffusers import DDPMPipeline
+from diffusers import DDPMPipeline, DDPMScheduler
 from PIL import Image
 
 from decoct.config import PriorConfig
 from decoct.data.spec import ImageSpec
 from decoct.files import read_json
 from decoct.training import prior as stages
-from decoct.training.prior import build_unet, draw_noising, plan_prior, train_prior
+from decoct.training.prior import build_unet, draw_noising, noise_loss, plan_prior, train_prior
 
 from .interrupted import PowerCut, cut_power
 
@@ -164,6 +164,7 @@ def test_too_many_resolutions_are_refused_before_anything_is_written(config, tmp
         ({"channels": [8, 12]}, "channels must be two or more multiples of 8"),
         ({"label_dropout": 1.0}, "label_dropout must be in"),
         ({"ema_decay": 1.0}, "ema_decay must be in"),
+        ({"snr_gamma": 0.0}, "snr_gamma must be positive"),
         ({"sample_steps": 2000}, "sample_steps must be in"),
     ],
 )
@@ -197,3 +198,22 @@ def test_training_starts_from_another_prior(config, tiny_prior, tmp_path):
 def test_a_prior_of_another_kind_is_no_start(config, tiny_prior, options, message):
     with pytest.raises(ValueError, match=message):
         plan_prior(config(**{"init": str(tiny_prior), **options}))
+
+
+def test_min_snr_weighs_the_steps_as_its_equation_says():
+    scheduler = DDPMScheduler(num_train_timesteps=1000, beta_schedule="squaredcos_cap_v2")
+    times = torch.tensor([0, 250, 500, 999])
+    predicted, noise = torch.randn(2, 4, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    kept = scheduler.alphas_cumprod[times].double()
+    ratio = kept / (1 - kept)
+    errors = (predicted - noise).double().square().mean((1, 2, 3))
+    expected = (torch.minimum(ratio, torch.tensor(5.0)) / ratio * errors).mean()
+    assert ratio[0] > 5 > ratio[2], "steps on both sides of the cap"
+    torch.testing.assert_close(noise_loss(predicted, noise, scheduler, times, 5.0).double(), expected)
+    assert noise_loss(predicted, noise, scheduler, times, None) == torch.nn.functional.mse_loss(predicted, noise)
+
+
+def test_the_weighting_changes_what_is_trained(config, tmp_path):
+    train_prior(config(epochs=1, output_dir=str(tmp_path / "plain")))
+    train_prior(config(epochs=1, snr_gamma=1.0, output_dir=str(tmp_path / "weighted")))
+    assert not same(weights(tmp_path / "plain"), weights(tmp_path / "weighted"))

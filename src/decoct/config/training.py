@@ -207,6 +207,12 @@ class PriorConfig(TrainingConfig):
     train_steps: int = option(1000, "Diffusion steps of the noise schedule.")
     beta_schedule: Literal["squaredcos_cap_v2", "linear"] = option("squaredcos_cap_v2", "Noise schedule.")
     label_dropout: float = option(0.1, "Share of labels replaced by the null class, for classifier-free guidance.")
+    snr_gamma: float | None = option(
+        None,
+        "Most signal-to-noise that a step's loss is weighted by, as for a prediction of the clean image (Min-SNR, "
+        "arXiv 2303.09556: 5). Default: all steps weigh alike.",
+        group="training",
+    )
     ema_decay: float = option(
         0.999, "Decay of the moving average of the weights, which is what is saved.", group="training"
     )
@@ -231,5 +237,6 @@ class PriorConfig(TrainingConfig):
         require(0 <= self.label_dropout < 1, "label_dropout", "in [0, 1)", self.label_dropout)
         require(0 <= self.dropout < 1, "dropout", "in [0, 1)", self.dropout)
         require(0 < self.ema_decay < 1, "ema_decay", "in (0, 1)", self.ema_decay)
+        require(self.snr_gamma is None or self.snr_gamma > 0, "snr_gamma", "positive", self.snr_gamma)
         require(self.sample_every >= 0, "sample_every", "at least 0", self.sample_every)
         require(1 <= self.sample_steps <= self.train_steps, "sample_steps", "in [1, train_steps]", self.sample_steps)

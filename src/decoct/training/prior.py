@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from accelerate import Accelerator
 from datasets import Dataset
 from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
-from diffusers.training_utils import EMAModel
+from diffusers.training_utils import EMAModel, compute_snr
 from torch import Tensor
 from tqdm.auto import tqdm
 
@@ -39,7 +39,7 @@ from decoct.training.loop import (
     train_epochs,
 )
 
-__all__ = ["build_unet", "plan_prior", "train_prior"]
+__all__ = ["build_unet", "draw_noising", "noise_loss", "plan_prior", "train_prior"]
 
 WRITTEN = ("training.json", "model_index.json", "unet", "scheduler", "samples/epoch_*.png", "checkpoints", "trackers")
 GROUPS = 8  # of the group norms
@@ -191,7 +191,7 @@ def _train(
         classes = torch.where(dropped, spec.num_classes, labels) if config.conditional else None
         with accelerator.autocast():
             predicted = network(noisy, times, class_labels=classes).sample
-        return F.mse_loss(predicted.float(), noise)
+        return noise_loss(predicted.float(), noise, scheduler, times, config.snr_gamma)
 
     def after_epoch(epoch: int, loss: float) -> dict[str, float]:
         if accelerator.is_main_process:
@@ -227,6 +227,19 @@ def _train(
 
     finish_training(accelerator, folder, save)
     return record
+
+
+def noise_loss(
+    predicted: Tensor, noise: Tensor, scheduler: DDPMScheduler, times: Tensor, snr_gamma: float | None
+) -> Tensor:
+    """Mean squared error of predicted noise `(n, c, h, w)`, each image's by min(SNR, gamma) / SNR (Min-SNR, Eq. 8).
+
+    `snr_gamma` of None weighs all diffusion steps `times` `(n,)` alike.
+    """
+    if snr_gamma is None:
+        return F.mse_loss(predicted, noise)
+    weights = (snr_gamma / compute_snr(scheduler, times)).clamp(max=1)
+    return (weights * (predicted - noise).square().mean((1, 2, 3))).mean()
 
 
 def draw_noising(config: PriorConfig, spec: ImageSpec, epoch: int, step: int) -> tuple[Tensor, ...]:
