@@ -275,7 +275,9 @@ def fashion_mnist_section(results: Path) -> str:
         parts += [f"IPC {ipc}, accuracy in % on {images}:", guidance_table(members), conditions(members)]
     columns: Columns = {
         "images": lambda each: each["prior"],
-        "classifier-free": lambda each: f"{each.get('classifier_free_guidance_scale', 1):g}",
+        "classifier-free": lambda each: (
+            f"{each.get('classifier_free_guidance_scale', 1):g}" if each["fingerprint"] else "–"
+        ),
         "recognised %": lambda each: percent(each["recognised"]),
         "Frechet distance": lambda each: f"{each['frechet_distance']:.2f}",
     }

@@ -126,8 +126,6 @@ class SamplingConfig(RunConfig):
             "increasing shares in [0, 1]",
             (self.guidance_start, self.guidance_stop),
         )
-        scale = self.classifier_free_guidance_scale
-        require(scale is None or scale >= 0, "classifier_free_guidance_scale", "at least 0", scale)
         require(self.guidance_every >= 1, "guidance_every", "at least 1", self.guidance_every)
         require(self.sampling_steps >= 1, "sampling_steps", "at least 1", self.sampling_steps)
         require(self.guidance_batch >= 1, "guidance_batch", "at least 1", self.guidance_batch)
