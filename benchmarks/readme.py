@@ -14,6 +14,7 @@ import re
 import statistics
 import sys
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -264,10 +265,10 @@ def igds_section(results: Path) -> str:
     return "\n\n".join(parts) or NO_RECORDS
 
 
-def fashion_mnist_section(results: Path) -> str:
-    """All of Fashion-MNIST: what the settings were chosen by, the final table, and the prior's samples."""
+def evidence_section(results: Path, name: str) -> str:
+    """Guidance on one dataset: what its settings were chosen by, the final table, and the prior's samples."""
     parts = []
-    records = read(results / "fashion_mnist.json")
+    records = read(results / f"{name}.json")
     tables = grouped(records, "eval_split", "ipc")
     for split, ipc in sorted(tables, key=lambda each: (each[0] != HELD_OUT, each[1])):
         members = tables[split, ipc]
@@ -281,7 +282,8 @@ def fashion_mnist_section(results: Path) -> str:
         "recognised %": lambda each: percent(each["recognised"]),
         "Frechet distance": lambda each: f"{each['frechet_distance']:.2f}",
     }
-    if quality := read(results / "prior_quality.json"):
+    measured = {record["dataset"] for record in records}
+    if quality := [each for each in read(results / "prior_quality.json") if each["dataset"] in measured]:
         one = same(quality, "judge_accuracy", "per_class", "steps", "held_out_images")
         parts += [
             "The prior, named by what it was trained on:",
@@ -602,7 +604,8 @@ SECTIONS = {
         "claims": claims_section,
         "many_images": many_images_section,
         "igds": igds_section,
-        "fashion_mnist": fashion_mnist_section,
+        "fashion_mnist": partial(evidence_section, name="fashion_mnist"),
+        "cifar10_igds": partial(evidence_section, name="cifar10_igds"),
     },
     "docs/hub.md": {
         "hub": hub_section,

@@ -16,7 +16,7 @@ from decoct.evaluation.sweep import Inputs, cells_of
 from .loading import BENCHMARKS, load
 
 NAMES = (
-    *("beta_sweep", "cifar10_final", "cifar10_sweep", "cifar10_views"),
+    *("beta_sweep", "cifar10_final", "cifar10_igds", "cifar10_sweep", "cifar10_views"),
     *("fashion_mnist", "label_bytes", "other_architectures", "selection", "self_contained", "strong_kd"),
 )
 # Two records of an earlier state of the code, which mixed stored views; the present code does not make them.

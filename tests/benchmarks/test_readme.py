@@ -261,12 +261,15 @@ def test_fashion_mnist_shows_what_its_settings_were_chosen_by_before_the_final_t
     chosen = swept(guided, 0.7, ipc=10, eval_split="held_out")
     found = [swept(name, value, ipc=10, eval_split=None) for name, value in (("infoutil", 0.6), (guided, 0.71))]
     write(root, "fashion_mnist", [*found[0], *found[1], *chosen])
-    shared = {"judge_accuracy": 0.9, "per_class": 30, "steps": 25, "held_out_images": 6000}
-    write(root, "prior_quality", [{"prior": "real images", "recognised": 0.887, "frechet_distance": 0.42, **shared}])
+    shared = {"dataset": chosen[0]["dataset"], "per_class": 30, "steps": 25, "held_out_images": 6000}
+    shared = {**shared, "fingerprint": None, "judge_accuracy": 0.9}
+    real = {"prior": "real images", "recognised": 0.887, "frechet_distance": 0.42, **shared}
+    write(root, "prior_quality", [real, {**real, "prior": "of other data", "dataset": "another"}])
     text = section(readme, root, "fashion_mnist")
     assert text.index("IPC 10, accuracy in % on validation images") < text.index("IPC 10, accuracy in % on test images")
     assert row(text, "InfoUtil, real images") == ["60.0 (1)"]
-    assert row(text, "real images") == ["88.7", "0.42"]
+    assert row(text, "real images") == ["–", "88.7", "0.42"]
+    assert "of other data" not in text
 
 
 def test_only_the_sections_are_written_and_check_tells_when_they_are_out_of_date(readme, root, capsys):
@@ -278,7 +281,7 @@ def test_only_the_sections_are_written_and_check_tells_when_they_are_out_of_date
     assert readme.main(["--root", str(root)]) == 0
     written = path.read_text()
     assert written.startswith("# Title\n<!-- self_contained:begin -->") and written.endswith(
-        "<!-- fashion_mnist:end -->\nafter"
+        "<!-- cifar10_igds:end -->\nafter"
     )
     assert "\nold\n" not in written + (root / "benchmarks" / "README.md").read_text()
     assert readme.main(["--root", str(root), "--check"]) == 0
