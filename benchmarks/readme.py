@@ -284,12 +284,14 @@ def evidence_section(results: Path, name: str) -> str:
     }
     measured = {record["dataset"] for record in records}
     if quality := [each for each in read(results / "prior_quality.json") if each["dataset"] in measured]:
-        one = same(quality, "judge_accuracy", "per_class", "steps", "held_out_images")
+        one = same(quality, "judge", "judge_accuracy", "per_class", "steps", "held_out_images")
+        labels = one["judge"] in {record.get("teacher") for record in records}
+        judge = "the teacher that labels" if labels else "a network with no part in the rest"
         parts += [
             "The prior, named by what it was trained on:",
             row_each(quality, columns),
-            f"By a network with no part in the rest ({percent(one['judge_accuracy'])} % on {one['held_out_images']:,} "
-            f"validation images), on {one['per_class']} images a class; {one['steps']} DDIM steps, not guided.",
+            f"By {judge} ({percent(one['judge_accuracy'])} % on {one['held_out_images']:,} validation images), on "
+            f"{one['per_class']} images a class; {one['steps']} DDIM steps, not guided.",
         ]
     return "\n\n".join(parts) or NO_RECORDS
 

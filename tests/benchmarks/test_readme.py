@@ -262,7 +262,7 @@ def test_fashion_mnist_shows_what_its_settings_were_chosen_by_before_the_final_t
     found = [swept(name, value, ipc=10, eval_split=None) for name, value in (("infoutil", 0.6), (guided, 0.71))]
     write(root, "fashion_mnist", [*found[0], *found[1], *chosen])
     shared = {"dataset": chosen[0]["dataset"], "per_class": 30, "steps": 25, "held_out_images": 6000}
-    shared = {**shared, "fingerprint": None, "judge_accuracy": 0.9}
+    shared = {**shared, "fingerprint": None, "judge": "judge", "judge_accuracy": 0.9}
     real = {"prior": "real images", "recognised": 0.887, "frechet_distance": 0.42, **shared}
     write(root, "prior_quality", [real, {**real, "prior": "of other data", "dataset": "another"}])
     text = section(readme, root, "fashion_mnist")
@@ -270,6 +270,9 @@ def test_fashion_mnist_shows_what_its_settings_were_chosen_by_before_the_final_t
     assert row(text, "InfoUtil, real images") == ["60.0 (1)"]
     assert row(text, "real images") == ["–", "88.7", "0.42"]
     assert "of other data" not in text
+    assert "By a network with no part in the rest (90.0 % on 6,000 validation images)" in text
+    write(root, "fashion_mnist", [{**chosen[0], "teacher": "judge"}])
+    assert "By the teacher that labels (90.0 %" in section(readme, root, "fashion_mnist")
 
 
 def test_only_the_sections_are_written_and_check_tells_when_they_are_out_of_date(readme, root, capsys):
