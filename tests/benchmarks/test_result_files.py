@@ -14,7 +14,7 @@ RESULTS = Path(__file__).parents[2] / "benchmarks" / "results"
 TASKS = {"continual": "continual", "transfer": "transfer"}
 FILES = (
     *("ablation_imagenette", "beta_study_sample", "beta_sweep_cifar10", "beta_sweep_sample", "cifar10", "continual"),
-    *("cross_architecture", "fashion_mnist", "self_contained", "transfer"),
+    *("cifar10_igds", "cross_architecture", "fashion_mnist", "self_contained", "transfer"),
 )
 TYPES: dict[str, Any] = {
     **dict.fromkeys(("task", "dataset", "method", "student", "protocol", "labels", "epoch"), str),
