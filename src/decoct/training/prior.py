@@ -232,7 +232,7 @@ def _train(
 def noise_loss(
     predicted: Tensor, noise: Tensor, scheduler: DDPMScheduler, times: Tensor, snr_gamma: float | None
 ) -> Tensor:
-    """Mean squared error of predicted noise `(n, c, h, w)`, each image's by min(SNR, gamma) / SNR (Min-SNR, Eq. 8).
+    """Mean squared error of predicted noise `(n, c, h, w)`, an image's times min(SNR, gamma) / SNR (Min-SNR, Eq. 8).
 
     `snr_gamma` of None weighs all diffusion steps `times` `(n,)` alike.
     """
