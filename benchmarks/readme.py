@@ -335,7 +335,7 @@ def setting_order(setting: str) -> tuple[int, str, float, float]:
     if not name.startswith("beta"):
         return (list(UNGUIDED).index(name), "", 0.0, float(weight or 1))
     beta, scale, *guide_on = name.split(", ")
-    return (len(UNGUIDED), f"{(*guide_on, 'sample')[0]} {scale}", float(beta.removeprefix("beta ")), float(weight or 1))
+    return (len(UNGUIDED), " ".join([*guide_on, scale]), float(beta.removeprefix("beta ")), float(weight or 1))
 
 
 def estimator_section(results: Path) -> str:
