@@ -46,6 +46,8 @@ ROWS = {
     "infoutil": "InfoUtil, decoct's default",
 }
 LABELS = ("online", "views", "tiles", "hard")
+# The data of the sweeps over ways of selecting.
+SELECTION = ("cifar10", "sample", "imagenette")
 # The data of the sweeps over beta, and what stands in them beside guided samples.
 SWEEPS = {"sample": "Embedded sample (Fashion-MNIST, 28 px, 4,000 images)", "cifar10": "CIFAR-10"}
 CLASS_WEIGHT = ", classifier-free "  # in the names of sets whose prior weighs the class against none
@@ -156,6 +158,23 @@ def training_section(results: Path) -> str:
         ]
         parts.append(f"{dataset}, IPC {ipc}, random images:")
         parts.append(table(["training", "accuracy %", "seconds"], rows))
+        parts.append(choice_conditions(members))
+    return "\n\n".join(parts) or NO_RECORDS
+
+
+def selection_section(results: Path) -> str:
+    """Ways of choosing images beside random ones, the best first; a table per dataset, IPC and training."""
+    records = [each for dataset in SELECTION for each in read(results / f"selection_{dataset}.json")]
+    parts = []
+    for (dataset, ipc, training), members in grouped(records, "dataset", "ipc", "training").items():
+        ways = best_first(grouped(members, "setting"))
+        (random,) = [each for _, each in ways if each[0]["method"] == "random"]
+        rows = [
+            [way, accuracy(each), "–" if each is random else str(compare_accuracies(by_seed(each), by_seed(random)))]
+            for (way,), each in ways
+        ]
+        parts.append(f"{dataset}, IPC {ipc}, {training}:")
+        parts.append(table(["images", "accuracy %", "against random images"], rows))
         parts.append(choice_conditions(members))
     return "\n\n".join(parts) or NO_RECORDS
 
