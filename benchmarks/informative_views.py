@@ -5,7 +5,8 @@
 InfoUtil chooses whole images of the dataset. Each then has M mixed views: the first M slots (`uniform`), or those M of
 three times as many that do best by the image's KernelSHAP heat map on a 4x4 grid, its negative values left out:
 
-    mass       the share of the heat map that the crop holds
+    area       the area of the crop, whatever it shows
+    mass       the share of the heat map that the crop holds, which grows with its area too
     density    the same for each pixel of the crop
     visible    the share of the crop's part of the heat map that the pasted square leaves visible
 
@@ -29,7 +30,7 @@ import torch
 from timing import RESULTS, public_name
 from torch import Tensor
 
-ARMS = ("uniform", "mass", "density", "visible")
+ARMS = ("uniform", "area", "mass", "density", "visible")
 PROPOSED = 3  # slots that are proposed for each that is kept
 GRID, COALITIONS = 4, 128
 FOLDER = Path("runs/informative_views")
@@ -91,6 +92,8 @@ def inside(heatmaps: Tensor, top: Tensor, left: Tensor, height: Tensor, width: T
 def scores_of(arm: str, heatmaps: Tensor, views: Any, side: int) -> Tensor:
     """What each proposed view is kept by, `(images, slots)`."""
     top, left, height, width = views.boxes.double().unbind(-1)
+    if arm == "area":
+        return height * width
     mass = inside(heatmaps, top, left, height, width, side)
     if arm == "mass":
         return mass

@@ -115,6 +115,16 @@ def by_seed(records: Iterable[Record]) -> dict[int, float]:
     return {record["seeds"][0]: record["accuracy_mean"] for record in records}
 
 
+def beside_random_rows(members: Iterable[Record], *names: str) -> list[list[str]]:
+    """InfoUtil's accuracy, that of random images and their difference, by some fields."""
+    rows = []
+    for values, each in grouped(members, *names).items():
+        ours, random = beside_random(each)
+        difference = str(compare_accuracies(by_seed(ours), by_seed(random))) if ours and random else "–"
+        rows.append([*map(str, values), accuracy(ours), accuracy(random), difference])
+    return rows
+
+
 # What is beside the front page's table: other networks, bytes, training
 
 
@@ -123,11 +133,7 @@ def architectures_section(results: Path) -> str:
     parts = []
     records = read(results / "other_architectures.json")
     for (dataset, ipc, steps, split), members in grouped(records, "dataset", "ipc", "steps", "eval_split").items():
-        rows = []
-        for (student,), each in grouped(members, "student").items():
-            ours, random = beside_random(each)
-            difference = str(compare_accuracies(by_seed(ours), by_seed(random))) if ours and random else "–"
-            rows.append([student, accuracy(ours), accuracy(random), difference])
+        rows = beside_random_rows(members, "student")
         parts.append(table(["student", "InfoUtil %", "random images %", "difference"], rows))
         parts.append(f"{dataset}, IPC {ipc}, {split} split, {steps:,} steps, labels of the same teacher for all.")
     return "\n\n".join(parts) or NO_RECORDS
@@ -166,16 +172,51 @@ def selection_section(results: Path) -> str:
     """Ways of choosing images beside random ones, the best first; a table per dataset, IPC and training."""
     records = [each for dataset in SELECTION for each in read(results / f"selection_{dataset}.json")]
     parts = []
-    for (dataset, ipc, training), members in grouped(records, "dataset", "ipc", "training").items():
+    for (dataset, ipc, slots, training), members in grouped(records, "dataset", "ipc", "slots", "training").items():
         ways = best_first(grouped(members, "setting"))
         (random,) = [each for _, each in ways if each[0]["method"] == "random"]
         rows = [
             [way, accuracy(each), "–" if each is random else str(compare_accuracies(by_seed(each), by_seed(random)))]
             for (way,), each in ways
         ]
-        parts.append(f"{dataset}, IPC {ipc}, {training}:")
+        parts.append(f"{dataset}, IPC {ipc}, {slots} views, {training}:")
         parts.append(table(["images", "accuracy %", "against random images"], rows))
         parts.append(choice_conditions(members))
+    return "\n\n".join(parts) or NO_RECORDS
+
+
+def informative_section(results: Path) -> str:
+    """Mixed views drawn towards informative regions beside uniform ones, a row per dataset and IPC."""
+    records = read(results / "informative_views.json")
+    if not records:
+        return NO_RECORDS
+    one, ways = same(records, "slots", "steps"), list(dict.fromkeys(record["views"] for record in records))
+    rows = []
+    for (dataset, ipc), members in grouped(records, "dataset", "ipc").items():
+        found = {way: {each["seed"]: each["accuracy"] for each in members if each["views"] == way} for way in ways}
+        cells = [accuracy_cell(*mean_and_std(list(each.values())), len(each), count=True) for each in found.values()]
+        gains = [compare_accuracies(found[way], found["uniform"]) for way in ways[1:]]
+        rows.append([dataset, str(ipc), *cells, str(max(gains, key=lambda each: each.mean))])
+    head = ["dataset", "images a class", *ways, "the best against uniform views"]
+    note = f"{one['slots']} views, {one['steps']:,} steps, on images held out of the training split."
+    return f"{table(head, rows)}\n\n{note}"
+
+
+def imagenette_section(results: Path) -> str:
+    """Sets of whole images and of mosaics beside random ones."""
+    parts = []
+    for (steps, split), members in grouped(read(results / "imagenette.json"), "steps", "eval_split").items():
+        one = same(members, "student", "protocol", "labels", "mixed_precision")
+        teachers = ", ".join(
+            f"{percent(found)} at IPC {ipc}" for ipc, found in grouped(members, "ipc", "teacher_accuracy")
+        )
+        rows = beside_random_rows(sorted(members, key=lambda each: (each["ipc"], each["tiles"])), "ipc", "tiles")
+        parts.append(table(["images a class", "tiles", "InfoUtil %", "random images %", "difference"], rows))
+        parts.append(
+            f"imagenette at 64 px, {split} split, student {one['student']}, protocol `{one['protocol']}` with "
+            f"{steps:,} steps, labels `{one['labels']}`, {one['mixed_precision']}. Accuracy of the teacher that "
+            f"labels: {teachers}."
+        )
     return "\n\n".join(parts) or NO_RECORDS
 
 
@@ -621,6 +662,9 @@ SECTIONS = {
         "architectures": architectures_section,
         "bytes": bytes_section,
         "training": training_section,
+        "selection": selection_section,
+        "informative": informative_section,
+        "imagenette": imagenette_section,
         "results": results_section,
         "claims": claims_section,
         "many_images": many_images_section,
