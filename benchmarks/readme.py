@@ -662,7 +662,6 @@ SECTIONS = {
         "architectures": architectures_section,
         "bytes": bytes_section,
         "training": training_section,
-        "selection": selection_section,
         "informative": informative_section,
         "imagenette": imagenette_section,
         "results": results_section,
@@ -676,6 +675,7 @@ SECTIONS = {
         "hub": hub_section,
     },
     "benchmarks/README.md": {
+        "selection": selection_section,
         "sweep": sweep_section,
         "ablation": ablation_section,
         "downstream": downstream_section,
