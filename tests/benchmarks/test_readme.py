@@ -253,6 +253,51 @@ def test_the_front_page_has_sets_beside_random_images_and_bytes(readme, root):
     assert [cells[0] for cells in rows(text)[1:] if cells[0].isdigit()] == ["10"]  # nothing stands beside the others
 
 
+def test_ways_of_choosing_stand_by_their_accuracy_beside_random_images(readme, root):
+    fields = {
+        "labels": "mixed",
+        "eval_split": "held_out",
+        "mixed_precision": "bf16",
+        "slots": 300,
+        "training": "9 steps",
+    }
+    best = strong(0.76, 0.78, **fields, setting="easiest")
+    random = [{**each, "method": "random", "setting": "random"} for each in strong(0.75, 0.75, **fields)]
+    fewer = [{**each, "slots": 20} for each in random]
+    write(root, "selection_sample", [*random, *best, *fewer])
+    text = section(readme, root, "selection")
+    assert "sample, IPC 10, 300 views, 9 steps:" in text and "sample, IPC 10, 20 views, 9 steps:" in text
+    cells = row(text, "easiest")
+    assert cells[0] == "77.0 ± 1.4 (2)" and cells[1].startswith("+2.0 points, 95 % interval")
+    assert ["random", "75.0 ± 0.0 (2)", "–"] in rows(text)
+    assert text.index("| easiest") < text.index("| random")
+    assert "images held out of the training split" in text and "2 seeds." in text
+
+
+def test_views_are_compared_with_uniform_ones_by_seed(readme, root):
+    shared = {"dataset": "sample", "ipc": 1, "slots": 300, "steps": 2000}
+    found = {"uniform": (0.5, 0.6), "area": (0.4, 0.4), "mass": (0.52, 0.63)}
+    records = [
+        {**shared, "views": way, "seed": seed, "accuracy": value}
+        for way, values in found.items()
+        for seed, value in enumerate(values)
+    ]
+    write(root, "informative_views", records)
+    cells = row(section(readme, root, "informative"), "sample")
+    assert cells[:4] == ["1", "55.0 ± 7.1 (2)", "40.0 ± 0.0 (2)", "57.5 ± 7.8 (2)"]
+    assert cells[4].startswith("+2.5 points, 95 % interval")
+
+
+def test_imagenette_has_whole_images_and_mosaics_beside_random_ones(readme, root):
+    fields = {"dataset": "imagenette", "labels": "mixed", "eval_split": "validation", "mixed_precision": "bf16"}
+    fields |= {"steps": 500, "student": "convnet4", "teacher_accuracy": 0.736}
+    ours, random = (strong(value, tiles=4, **fields) for value in (0.7, 0.67))
+    write(root, "imagenette", [*ours, *({**each, "method": "random"} for each in random)])
+    text = section(readme, root, "imagenette")
+    assert row(text, "10")[:3] == ["4", "70.0 (1)", "67.0 (1)"]
+    assert "validation split, student convnet4" in text and "73.6 at IPC 10" in text
+
+
 # The command
 
 
