@@ -46,7 +46,8 @@ ROWS = {
     "infoutil": "InfoUtil, decoct's default",
 }
 LABELS = ("online", "views", "tiles", "hard")
-# The data of the sweeps over ways of selecting.
+# Ways of drawing mixed views, and the data of the sweeps over ways of selecting.
+VIEWS = ("uniform", "area", "mass", "density", "visible")
 SELECTION = ("cifar10", "sample", "imagenette")
 # The data of the sweeps over beta, and what stands in them beside guided samples.
 SWEEPS = {"sample": "Embedded sample (Fashion-MNIST, 28 px, 4,000 images)", "cifar10": "CIFAR-10"}
@@ -190,12 +191,15 @@ def informative_section(results: Path) -> str:
     records = read(results / "informative_views.json")
     if not records:
         return NO_RECORDS
-    one, ways = same(records, "slots", "steps"), list(dict.fromkeys(record["views"] for record in records))
+    one, ways = same(records, "slots", "steps"), sorted({record["views"] for record in records}, key=VIEWS.index)
     rows = []
     for (dataset, ipc), members in grouped(records, "dataset", "ipc").items():
         found = {way: {each["seed"]: each["accuracy"] for each in members if each["views"] == way} for way in ways}
-        cells = [accuracy_cell(*mean_and_std(list(each.values())), len(each), count=True) for each in found.values()]
-        gains = [compare_accuracies(found[way], found["uniform"]) for way in ways[1:]]
+        cells = [
+            accuracy_cell(*mean_and_std(list(each.values())), len(each), count=True) if each else "–"
+            for each in found.values()
+        ]
+        gains = [compare_accuracies(found[way], found["uniform"]) for way in ways[1:] if found[way]]
         rows.append([dataset, str(ipc), *cells, str(max(gains, key=lambda each: each.mean))])
     head = ["dataset", "images a class", *ways, "the best against uniform views"]
     note = f"{one['slots']} views, {one['steps']:,} steps, on images held out of the training split."
