@@ -204,8 +204,9 @@ def cpu_name() -> str:
 
 
 def public_name(argument: str) -> str:
-    """An argument; of a local path the last part alone."""
-    return Path(argument).name if Path(argument).exists() else argument
+    """An argument; of a local path, also of one that is yet to be written, the last part alone."""
+    path = Path(argument)
+    return path.name if path.is_absolute() or path.exists() else argument
 
 
 def command_of(script: str, words: Sequence[str]) -> str:

@@ -69,8 +69,9 @@ def test_results_stand_beside_those_of_other_keys_without_local_paths(timing, tm
     timing.write_result(path, "two", {"ratio": 2.0})
     assert json.loads(path.read_text()) == {"one": {"ratio": 1.0}, "two": {"ratio": 2.0}}
     assert json.loads(capsys.readouterr().out.split("}\n}\n")[0] + "}\n}") == {"one": {"ratio": 1.0}}
-    command = timing.command_of("/somewhere/hub.py", ["--folder", str(tmp_path), "--name", "user/set"])
-    assert command == f"python benchmarks/hub.py --folder {tmp_path.name} --name user/set"
+    words = ["--folder", str(tmp_path), "--name", "user/set", "--output", str(tmp_path / "not" / "there.json")]
+    expected = f"python benchmarks/hub.py --folder {tmp_path.name} --name user/set --output there.json"
+    assert timing.command_of("/somewhere/hub.py", words) == expected
 
 
 def test_attribution_and_utility_are_compared_with_what_they_replace(sample_part, tmp_path, monkeypatch, capsys):
