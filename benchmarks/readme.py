@@ -672,6 +672,7 @@ SECTIONS = {
         "claims": claims_section,
         "many_images": many_images_section,
         "igds": igds_section,
+        "sample_igds": partial(evidence_section, name="beta_held_out_sample"),
         "fashion_mnist": partial(evidence_section, name="fashion_mnist"),
         "cifar10_igds": partial(evidence_section, name="cifar10_igds"),
     },

@@ -14,7 +14,8 @@ RESULTS = Path(__file__).parents[2] / "benchmarks" / "results"
 TASKS = {"continual": "continual", "transfer": "transfer"}
 FILES = (
     *("ablation_imagenette", "beta_study_sample", "beta_sweep_cifar10", "beta_sweep_sample", "cifar10", "continual"),
-    *("cifar10_igds", "cross_architecture", "fashion_mnist", "self_contained", "transfer"),
+    *("beta_held_out_sample", "cifar10_igds", "cross_architecture", "fashion_mnist", "imagenette"),
+    *("selection_cifar10", "selection_sample", "self_contained", "transfer", "view_scale_cifar10"),
 )
 TYPES: dict[str, Any] = {
     **dict.fromkeys(("task", "dataset", "method", "student", "protocol", "labels", "epoch"), str),
