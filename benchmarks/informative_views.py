@@ -130,7 +130,10 @@ def measure(args: argparse.Namespace, ipc: int, seed: int, arms: Sequence[str]) 
     labeller = load_classifier(f"{args.teacher}/{args.label_teacher}").eval().to(device) if early else teacher
     spec = teacher.spec
     images = load_images(args.dataset, split="train", image_size=spec.image_size)
-    _, validation = split_off_validation(images, held_out_of(args.teacher) or 0.1)
+    share = held_out_of(args.teacher)
+    if not share:
+        raise ValueError(f"teacher must be trained with --validation_fraction. Got {args.teacher}, without.")
+    _, validation = split_off_validation(images, share)
     held_out = PixelDataset(validation, spec.image_size, spec.channels)
     folder = FOLDER / f"{public_name(args.dataset)}-ipc{ipc}-seed{seed}"
     options = {"dataset": args.dataset, "teacher": args.teacher, "ipc": [ipc], "seed": seed, "slots": 0}
@@ -163,7 +166,7 @@ def measure(args: argparse.Namespace, ipc: int, seed: int, arms: Sequence[str]) 
             student, labelled, protocol, "mixed", seed=seed, device=device, mixed_precision="bf16", epochs=epochs
         )
         reached = accuracy(student, held_out, device=device, mixed_precision="bf16")
-        add(args.output, {**identity(args, ipc, seed, arm), "steps": args.steps, "accuracy": reached})
+        add(args.output, {**identity(args, ipc, seed, arm), "accuracy": reached})
         print(f"{public_name(args.dataset)}, IPC {ipc}, seed {seed}, {arm}: {reached:.4f}", flush=True)
 
 
@@ -175,6 +178,7 @@ def identity(args: argparse.Namespace, ipc: int, seed: int, arm: str) -> dict[st
         "seed": seed,
         "views": arm,
         "slots": args.slots,
+        "steps": args.steps,
         "student": args.student,
         "label_teacher": args.label_teacher,
     }
