@@ -118,6 +118,7 @@ def measure(args: argparse.Namespace, ipc: int, seed: int, arms: Sequence[str]) 
     from decoct.models.accuracy import accuracy
     from decoct.models.throughput import teacher_forward
     from decoct.models.zoo import build_classifier, load_classifier
+    from decoct.run.versions import installed_versions
     from decoct.synthesis.distill import distill
     from decoct.synthesis.relabel import mixed_logits
     from decoct.training import student_batches
@@ -166,7 +167,8 @@ def measure(args: argparse.Namespace, ipc: int, seed: int, arms: Sequence[str]) 
             student, labelled, protocol, "mixed", seed=seed, device=device, mixed_precision="bf16", epochs=epochs
         )
         reached = accuracy(student, held_out, device=device, mixed_precision="bf16")
-        add(args.output, {**identity(args, ipc, seed, arm), "accuracy": reached})
+        machine = {"device": str(device), "versions": installed_versions()}
+        add(args.output, {**identity(args, ipc, seed, arm), "accuracy": reached, **machine})
         print(f"{public_name(args.dataset)}, IPC {ipc}, seed {seed}, {arm}: {reached:.4f}", flush=True)
 
 

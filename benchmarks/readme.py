@@ -46,8 +46,7 @@ ROWS = {
     "infoutil": "InfoUtil, decoct's default",
 }
 LABELS = ("online", "views", "tiles", "hard")
-# Ways of drawing mixed views, and the data of the sweeps over ways of selecting.
-VIEWS = ("uniform", "area", "mass", "density", "visible")
+# The data of the sweeps over ways of selecting.
 SELECTION = ("cifar10", "sample", "imagenette")
 # The data of the sweeps over beta, and what stands in them beside guided samples.
 SWEEPS = {"sample": "Embedded sample (Fashion-MNIST, 28 px, 4,000 images)", "cifar10": "CIFAR-10"}
@@ -191,7 +190,7 @@ def informative_section(results: Path) -> str:
     records = read(results / "informative_views.json")
     if not records:
         return NO_RECORDS
-    one, ways = same(records, "slots", "steps"), sorted({record["views"] for record in records}, key=VIEWS.index)
+    one, ways = same(records, "slots", "steps"), list(dict.fromkeys(record["views"] for record in records))
     rows = []
     for (dataset, ipc), members in grouped(records, "dataset", "ipc").items():
         found = {way: {each["seed"]: each["accuracy"] for each in members if each["views"] == way} for way in ways}
