@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import logging
 import os
 from datetime import timedelta
 from pathlib import Path
@@ -11,10 +12,16 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import InitProcessGroupKwargs
 
+from decoct.run.precision import times_fp32
+
 __all__ = ["close", "device_name", "open_accelerator"]
+
+logger = logging.getLogger(__name__)
 
 # Processes wait for each other, say, while one trains the last student; torch's default gives them 10 or 30 minutes.
 LONGEST_WAIT = timedelta(days=7)
+# Processors with instructions for a half precision are faster in it, or about as fast; those without 50 times slower.
+WORTHLESS = 2.0
 
 
 def open_accelerator(
@@ -37,6 +44,14 @@ def open_accelerator(
             f"The launcher must connect its {launched} processes. Got {accelerator.num_processes} here: on a machine "
             "without a GPU, set ACCELERATE_USE_CPU=true, or use `decoct ... --processes N`."
         )
+    if mixed_precision != "no" and accelerator.device.type == "cpu" and accelerator.is_main_process:
+        slower = times_fp32(accelerator.device, mixed_precision)
+        if slower > WORTHLESS:
+            logger.warning(
+                "This processor multiplies matrices %.0f times as slowly in %s as in fp32: pass --mixed_precision no.",
+                slower,
+                mixed_precision,
+            )
     return accelerator
 
 

@@ -1,0 +1,26 @@
+"""Opening accelerate: a precision that the processor computes in software is said to be slow."""
+
+import pytest
+import torch
+from accelerate.state import AcceleratorState
+
+from decoct.run import processes
+from decoct.run.precision import times_fp32
+
+
+@pytest.mark.parametrize(
+    ("precision", "slower", "warned"), [("bf16", 90.0, True), ("bf16", 0.6, False), ("no", 90.0, False)]
+)
+def test_a_precision_without_instructions_of_the_processor_is_warned_of(precision, slower, warned, monkeypatch, caplog):
+    monkeypatch.setattr(processes, "times_fp32", lambda device, mixed_precision: slower)
+    AcceleratorState._reset_state(reset_partial_state=True)  # a process has one precision
+    try:
+        processes.open_accelerator(precision)
+    finally:
+        AcceleratorState._reset_state(reset_partial_state=True)
+    told = "This processor multiplies matrices 90 times as slowly in bf16 as in fp32: pass --mixed_precision no."
+    assert [record.getMessage() for record in caplog.records] == ([told] if warned else [])
+
+
+def test_a_precision_is_compared_with_fp32():
+    assert times_fp32(torch.device("cpu"), "bf16") > 0
