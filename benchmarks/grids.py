@@ -20,8 +20,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 FOLDER = Path(__file__).parent / "grids"
 RESULTS = Path(__file__).parent / "results"
 # What records of one table share, and its rows.
@@ -62,9 +60,10 @@ def read(args: argparse.Namespace) -> Any:
         ValueError: If `--only` or `--training` names none of the grid's, or `--set` no section of it.
     """
     from decoct.evaluation.grid_file import read_grid
+    from decoct.files import parse_yaml
 
     path = Path(args.grid) if Path(args.grid).suffix == ".yaml" else FOLDER / f"{args.grid}.yaml"
-    vary = {option: [yaml.safe_load(value) for value in values] for option, *values in args.vary}
+    vary = {option: [parse_yaml(value, f"vary {option}") for value in values] for option, *values in args.vary}
     grid = read_grid(path, vary)
     given = {name: getattr(args, name) for name in ("ipc", "seeds", "labels", "students", "protocol")}
     changes: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
@@ -79,7 +78,7 @@ def read(args: argparse.Namespace) -> Any:
         section, _, option = place.partition(".")
         if section not in ("distil", "evaluate") or not option:
             raise ValueError(f"set must be distil.OPTION=VALUE or evaluate.OPTION=VALUE. Got {text!r}.")
-        changes[section] = {**changes.get(section, getattr(grid, section)), option: yaml.safe_load(value)}
+        changes[section] = {**changes.get(section, getattr(grid, section)), option: parse_yaml(value, place)}
     return dataclasses.replace(grid, **changes)
 
 

@@ -186,6 +186,13 @@ def test_command_line_overrides_preset_overrides_default(preset):
     assert (config.batch_size, config.seed) == (TeacherConfig().batch_size, 0)
 
 
+def test_no_and_yes_in_a_preset_are_what_they_say(tmp_path):
+    file = tmp_path / "own.yaml"
+    file.write_text("teacher:\n  mixed_precision: no\n  flip: no\n  private: yes\n")
+    config = parse_config(TeacherConfig, ["--preset", str(file), "--push_to_hub", "user/teacher"])
+    assert (config.mixed_precision, config.flip, config.private) == ("no", False, True)
+
+
 def test_flags_need_no_value():
     config = parse_config(DistillConfig, ["--dry_run", "--overwrite", "--ipc", "10", "1"])
     assert (config.dry_run, config.overwrite, config.ipc) == (True, True, [1, 10])

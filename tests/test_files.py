@@ -22,6 +22,13 @@ def test_plain_values_anchors_and_merges_are_read():
     assert parse_yaml("", "f") is None
 
 
+def test_only_true_and_false_are_truth_values():
+    text = "[no, yes, on, off, n, Y, No, OFF, true, False, 'true', !!bool yes, ~, 1]"
+    words = ["no", "yes", "on", "off", "n", "Y", "No", "OFF"]
+    assert parse_yaml(text, "f") == [*words, True, False, "true", True, None, 1]
+    assert parse_yaml("{no: a, on: b}", "f") == {"no": "a", "on": "b"}
+
+
 @pytest.mark.parametrize(
     ("text", "reason"),
     [

@@ -21,7 +21,22 @@ MOST_DIGITS = 1000  # of a number in YAML
 SHOWN_CHARACTERS = 200
 SHORT = reprlib.Repr()
 SHORT.maxlevel, SHORT.maxlist, SHORT.maxdict, SHORT.maxstring, SHORT.maxother = 4, 12, 12, 80, 80
+BOOLEAN = "tag:yaml.org,2002:bool"
 HEADER = re.compile(r"\A\ufeff?\s*---(?:\r\n|\r|\n)([\S\s]*?)(?:\r\n|\r|\n)---[ \t]*(?:\r\n|\n|$)")  # the Hub's own
+
+
+class PlainLoader(yaml.SafeLoader):
+    """PyYAML's safe loader, with the truth values of YAML 1.2: `no`, `yes`, `on` and `off` are text.
+
+    So `mixed_precision: no` is one of its choices, and a class may be called `on`.
+    """
+
+
+PlainLoader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if tag != BOOLEAN]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+PlainLoader.add_implicit_resolver(BOOLEAN, re.compile("^(?:true|True|TRUE|false|False|FALSE)$"), list("tTfF"))
 
 
 def shown(text: object) -> str:
@@ -84,7 +99,7 @@ def parse_yaml(text: str, where: object) -> Any:
     try:
         if len(text) > MOST_YAML_BYTES:
             raise ValueError(f"It may have {MOST_YAML_BYTES:,} characters, and has {len(text):,}.")
-        node = yaml.compose(text, yaml.SafeLoader)
+        node = yaml.compose(text, PlainLoader)
         return None if node is None else _values(node)
     except RecursionError:
         raise ValueError(f"{where} must be valid YAML. It is nested too deeply.") from None

@@ -80,7 +80,7 @@ def test_the_sweep_resumes_and_every_record_has_its_settings(distilled, sample_p
     file.write_text(GRID)
     words = [str(file), "--distilled", str(distilled), "--dataset", str(sample_part), "--ipc", "2"]
     words += ["--students", "convnet3_w8", "--output", str(output), "--runs", str(tmp_path / "runs")]
-    words += ["--set", "evaluate.mixed_precision='no'", "--training", *names[1:]]
+    words += ["--set", "evaluate.mixed_precision=no", "--training", *names[1:]]
     grids.main([*words, "--part", "0/2"])
     first = json.loads(output.read_text())
     assert len(first) == 2
