@@ -333,7 +333,7 @@ class InformationGuidance(PipelineCallback):
         self._own_vae = vae
         self._vae: nn.Module | None = None
         self._copied: nn.Module | None = None  # what `_vae` is a copy of
-        self._checked: Any = None
+        self._checked: tuple[Any, Any] | None = None
         self._steps: PredictionSteps | None = None
 
     @property
@@ -358,10 +358,10 @@ class InformationGuidance(PipelineCallback):
                 "guide_on must be 'sample' for a callback, which comes after the prediction. Got 'prediction': sample "
                 "in `with guidance.attached(pipeline):` instead of passing the callback."
             )
-        if self._checked is not pipeline:
+        if self._checked is None or self._checked[0] is not pipeline or self._checked[1] is not pipeline.scheduler:
             check_scheduler(pipeline.scheduler)
             check_guidance(with_timesteps(pipeline.scheduler, steps), self.config.guide_on)
-            self._checked = pipeline
+            self._checked = (pipeline, pipeline.scheduler)
         return self.guide(pipeline, step_index, callback_kwargs)
 
     def guide(self, pipeline: DiffusionPipeline, step_index: int, tensors: dict[str, Any]) -> dict[str, Any]:
@@ -411,7 +411,7 @@ class InformationGuidance(PipelineCallback):
         """
         scheduler = pipeline.scheduler
         check_scheduler(scheduler)
-        step = scheduler.step
+        step, wrapped = scheduler.step, "step" in vars(scheduler)
         taken = 0
 
         @functools.wraps(step)
@@ -419,9 +419,17 @@ class InformationGuidance(PipelineCallback):
             nonlocal taken
             steps = len(scheduler.timesteps)
             index = taken % steps
-            taken += 1
+            if float(timestep) == float(scheduler.timesteps[0]) != float(scheduler.timesteps[index]):
+                index = 0  # the call before was interrupted
+            taken = index + 1
             if self.config.guidance_scale == 0:
                 return step(model_output, timestep, sample, *args, **options)
+            if float(timestep) != float(scheduler.timesteps[index]):
+                raise ValueError(
+                    f"{type(pipeline).__name__} must take every timestep of its scheduler, from the first. "
+                    f"Got {float(timestep):g} where {float(scheduler.timesteps[index]):g} is due: pipelines that start "
+                    "from an image start late, and cannot be guided."
+                )
             measured = {"eta": options["eta"]} if "eta" in options else {}
             on_prediction = self.config.guide_on == "prediction"
             if index == 0 and on_prediction:
@@ -445,7 +453,10 @@ class InformationGuidance(PipelineCallback):
         try:
             yield
         finally:
-            del scheduler.step
+            if wrapped:
+                scheduler.step = step
+            else:
+                del scheduler.step
 
     def is_guided(self, step_index: int, steps: int) -> bool:
         """Whether step `step_index` of `steps`, counted from 0, lies in the guidance interval."""

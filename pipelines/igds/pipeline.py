@@ -130,7 +130,15 @@ class IGDSPipeline(DiffusionPipeline):
 
     @classmethod
     def from_pipe(cls, pipeline: DiffusionPipeline, **kwargs: Any) -> Any:
-        """As `DiffusionPipeline.from_pipe`; components that neither `pipeline` nor `kwargs` have are None."""
+        """As `DiffusionPipeline.from_pipe`; components that neither `pipeline` nor `kwargs` have are None.
+
+        Names of a prior's classes (`DiTPipeline.labels`) come along.
+        """
+        named: dict[int, str] = {}
+        for name, label in getattr(pipeline, "labels", {}).items():
+            named[label] = f"{named[label]}, {name}" if label in named else name
+        if named:
+            kwargs.setdefault("id2label", named)
         absent = {name: None for name in COMPONENTS if name not in pipeline.components}
         return super().from_pipe(pipeline, **{**absent, **kwargs})
 
@@ -311,6 +319,11 @@ class IGDSPipeline(DiffusionPipeline):
         named = [label for label in class_labels if isinstance(label, str)]
         if named and len(named) == len(labels) and self.labels:
             return labels, label_ids(named, self.labels, "prior"), True
+        if named and len(named) != len(labels) and self.labels:
+            raise ValueError(
+                "class_labels must be all names or all ids where prior and estimator number their classes apart. "
+                f"Got both: {list(class_labels)}."
+            )
         return labels, labels, False
 
     def _noise(self, batch: int, generator: Any, device: torch.device) -> Tensor:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 import math
+import operator
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -49,15 +50,22 @@ def label_ids(labels: Sequence[int | str] | Tensor, ids: Mapping[str, int], owne
         ids: The class id of each name, of `owner`.
 
     Raises:
-        ValueError: for a string in place of a list, and for a name that `owner` does not know.
+        ValueError: for a string or number in place of a list, for entries that are neither whole numbers nor names, and
+            for a name that `owner` does not know.
     """
     if isinstance(labels, str):
         raise ValueError(f"class_labels must be a list, one entry per image. Got {labels!r}: write [{labels!r}].")
-    unknown = sorted({label for label in labels if isinstance(label, str) and label not in ids})
+    given = labels.tolist() if hasattr(labels, "tolist") else labels
+    if not isinstance(given, Sequence):
+        raise ValueError(f"class_labels must be a list, one entry per image. Got {labels!r}.")
+    unknown = sorted({label for label in given if isinstance(label, str) and label not in ids})
     if unknown:
         some = list(ids)[:10]
         raise ValueError(f"class_labels must be ids, or names of classes of the {owner}, as {some}. Got {unknown}.")
-    return [ids[label] if isinstance(label, str) else int(label) for label in labels]
+    try:
+        return [ids[label] if isinstance(label, str) else operator.index(label) for label in given]
+    except TypeError:
+        raise ValueError(f"class_labels must be whole numbers, or names of classes. Got {list(given)}.") from None
 
 
 def check_labels(name: str, labels: Sequence[int], classes: int, owner: str) -> None:

@@ -91,7 +91,7 @@ def check_scheduler(scheduler: SchedulerMixin, channels: int | None = None) -> N
     """Raises ValueError, in one line, for a scheduler whose samples and predictions cannot be converted, or that fails.
 
     Args:
-        channels: Of the samples; None if they are not known.
+        channels: Of the samples; None if they are not known, or those of a text-to-image pipeline.
     """
     name = type(scheduler).__name__
     if name not in SERVED:
@@ -108,6 +108,11 @@ def check_scheduler(scheduler: SchedulerMixin, channels: int | None = None) -> N
             f"use_flow_sigmas of {name} must be True where it predicts the flow, and only there. Got {kind!r} with "
             f"use_flow_sigmas={scheduler.config.get('use_flow_sigmas')}."
         )
+    if channels is not None and scheduler.config.get("use_dynamic_shifting"):
+        raise ValueError(
+            f"use_dynamic_shifting of {name} must be False here: text-to-image pipelines alone know the shift of a "
+            f"size. Got True: pipe.scheduler = {name}.from_config(pipe.scheduler.config, use_dynamic_shifting=False)."
+        )
     learned = scheduler.config.get("variance_type") in ("learned", "learned_range")
     if learned and channels not in (None, 3) and name.startswith(("DPMSolver", "SASolver")):
         raise ValueError(
@@ -117,6 +122,12 @@ def check_scheduler(scheduler: SchedulerMixin, channels: int | None = None) -> N
         )
     try:
         _sampled(with_timesteps(scheduler, TRIAL_STEPS), "sample", 0.0, {})
+        clean_coefficients(with_timesteps(scheduler, TRIAL_STEPS), 0)
+    except ZeroDivisionError:
+        raise ValueError(
+            f"prediction_type of {name} must be 'v_prediction' or 'sample' where the first timestep is all "
+            f"noise, as with rescale_betas_zero_snr. Got {kind!r}."
+        ) from None
     except (NotImplementedError, ValueError) as error:
         raise ValueError(f"scheduler must be able to step as it is configured. Got {name}: {error}") from error
 

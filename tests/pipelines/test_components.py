@@ -9,11 +9,13 @@ import pytest
 import torch
 from diffusers import (
     AutoencoderKL,
+    AutoencoderTiny,
     DDIMScheduler,
     DDPMPipeline,
     DDPMScheduler,
     DiTPipeline,
     DPMSolverMultistepScheduler,
+    FlowMatchEulerDiscreteScheduler,
     PNDMScheduler,
     ScoreSdeVeScheduler,
 )
@@ -109,6 +111,13 @@ def test_classes_by_name(make_dit, make_unet, make_estimator):
         sample(unet, "12")
     with pytest.raises(ValueError, match=r"names of classes of the estimator, as \['class 0', .*Got \['cat'\]"):
         sample(unet, ["cat", "class 1"])
+    with pytest.raises(ValueError, match="class_labels must be a list, one entry per image. Got 3."):
+        sample(unet, 3)
+    for wrong in ([1.7, 0], [None, 0], torch.tensor([0.0, 1.0])):
+        with pytest.raises(ValueError, match="class_labels must be whole numbers, or names of classes. Got "):
+            sample(unet, wrong)
+    with pytest.raises(ValueError, match=r"all names or all ids .*Got both: \[1, 'class 1'\]"):
+        sample(pipeline, [1, "class 1"])
 
 
 def test_class_names_are_saved_with_the_pipeline(make_dit, make_estimator, tmp_path):
@@ -122,6 +131,34 @@ def test_from_pipe_takes_what_there_is(make_unet, make_dit, make_estimator):
     assert pipeline.unet is stock.unet and pipeline.transformer is None and pipeline.estimator is estimator
     dit = IGDSPipeline.from_pipe(DiTPipeline(*make_dit(), DDIMScheduler()))
     assert dit.unet is None and dit.vae is not None and dit.estimator is None
+    named = IGDSPipeline.from_pipe(DiTPipeline(*make_dit(), DDIMScheduler(), id2label=NAMES))
+    assert (
+        named.labels
+        == IGDSPipeline.from_pipe(named).labels
+        == IGDSPipeline(DDIMScheduler(), None, *make_dit(), None, id2label=NAMES).labels
+    )
+
+
+def test_a_tiny_autoencoder_is_saved_and_loaded(make_dit, make_estimator, tmp_path):
+    tiny = AutoencoderTiny(decoder_block_out_channels=(4, 4), num_decoder_blocks=(1, 1))
+    transformer, _ = make_dit()
+    IGDSPipeline(DDIMScheduler(), None, transformer, tiny, make_estimator()).save_pretrained(tmp_path)
+    assert isinstance(load_pipeline(tmp_path, None).vae, AutoencoderTiny)
+
+
+@pytest.mark.parametrize(
+    ("scheduler", "message"),
+    [
+        (
+            DDIMScheduler(rescale_betas_zero_snr=True, timestep_spacing="trailing"),
+            "'v_prediction' or 'sample'.*'epsilon'",
+        ),
+        (FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True), "use_dynamic_shifting of FlowMatch"),
+    ],
+)
+def test_noise_schedules_that_leave_nothing_to_predict_from_are_refused(make_unet, scheduler, message):
+    with pytest.raises(ValueError, match=message):
+        IGDSPipeline(scheduler, make_unet(), None, None, None)
 
 
 def test_a_callback_interrupts_the_sampling(make_unet, make_estimator):

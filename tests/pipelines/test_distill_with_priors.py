@@ -8,15 +8,26 @@ from typing import Any
 
 import pytest
 import text_to_image
-from diffusers import AutoencoderTiny, DDIMScheduler, DDPMPipeline, DDPMScheduler, DiTPipeline
+from diffusers import (
+    AutoencoderTiny,
+    DDIMScheduler,
+    DDPMPipeline,
+    DDPMScheduler,
+    DiTPipeline,
+    DPMSolverMultistepScheduler,
+    EDMEulerScheduler,
+    FlowMatchEulerDiscreteScheduler,
+    UniPCMultistepScheduler,
+)
 from PIL import Image
 
 import decoct
 from decoct.arguments import parse_config
 from decoct.config import DistillConfig
 from decoct.distilled.dataset import load_distilled
+from decoct.files import read_json
 from decoct.igds.loading import build_estimator
-from decoct.igds.prior import load_text_to_image
+from decoct.igds.prior import load_text_to_image, with_scheduler
 from decoct.synthesis.distill import distill, plan_distill
 from decoct.synthesis.sampled import IGDS
 
@@ -83,6 +94,7 @@ def test_a_text_to_image_prior_makes_classes_by_their_names(config, tmp_path):
     with pytest.raises(ValueError, match="Got PNDMScheduler, whose step .* carries"):
         distill(config(**{**options, "sampling_steps": 10}))
     assert not (tmp_path / "run" / "data").exists()
+    plan_distill(config(**{**options, "sampling_steps": 10}, guidance_scale=0.0))  # the prior alone, as it comes
     manifest = distill(config(scheduler="ddim", **options))
     assert_distilled(tmp_path / "run")
     names = manifest["label_names"]
@@ -120,6 +132,61 @@ def test_a_pipeline_of_diffusers_distills_in_python(config, image_folder, tmp_pa
     igds = IGDS(flux, teacher, estimator=estimator, **options)
     rows = igds.distill(decoct.load_images(str(image_folder)), ipc=1)
     assert len(rows) == 3 and rows[0]["image"].size == (16, 16)
+
+
+def test_in_python_a_pipeline_keeps_what_it_has_settled(config, image_folder, tmp_path):
+    made, images = config(), decoct.load_images(str(image_folder))
+    teacher, estimator = decoct.load_classifier(made.teacher), decoct.load_estimator(made.estimator)
+    text_to_image.build("stable_diffusion", tmp_path / "tokenizer").save_pretrained(tmp_path / "prior")
+    names = decoct.measure_spec(images).label_names
+    prior = load_text_to_image(tmp_path / "prior", estimator, list(names), "ddim")
+    options = {"sampling_steps": 2, "views": 2, "slots": 0, "batch_size": 8, "allow_weak_teacher": True}
+    igds = IGDS(prior, teacher, **options)
+    igds.distill(images, ipc=1, output_dir=tmp_path / "run")
+    manifest = read_json(tmp_path / "run" / "manifest.json")
+    said = [manifest["config"][name] for name in ("guide_on", "classifier_free_guidance_scale", "scheduler")]
+    assert said == ["prediction", 7.5, "ddim"]  # of Stable Diffusion
+    assert manifest["prior"]["prompts"] == list(names)
+
+    with pytest.raises(ValueError, match="^prompt must be set where the pipeline is made"):
+        IGDS(prior, teacher, prompt="a {label}", **options)
+    for name, value in (
+        ("scheduler", "ddpm"),
+        ("prior_image_size", 24),
+        ("guidance_vae", "vae"),
+        ("prior_variant", "x"),
+    ):
+        with pytest.raises(ValueError, match=f"^{name} must be set where the pipeline is made.*Got {value!r} beside a"):
+            IGDS(prior.pipeline, teacher, estimator=estimator, prompt="a {label}", **{name: value}, **options)
+    prior.pipeline.scheduler = DDIMScheduler.from_config(prior.scheduler.config, timestep_spacing="trailing")
+    with pytest.raises(ValueError, match="which differs in\n  prior: .*DDIMScheduler"):
+        IGDS(prior, teacher, **options).distill(images, ipc=1, output_dir=tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    ("own", "latent", "clips"),
+    [
+        (DPMSolverMultistepScheduler(), True, False),
+        (DPMSolverMultistepScheduler(), False, True),
+        (DDPMScheduler(clip_sample=False), False, False),
+        (DDIMScheduler(clip_sample=True), True, True),
+    ],
+)
+def test_latents_are_not_clipped_by_another_scheduler(own, latent, clips):
+    assert [with_scheduler(own, name, latent).config.clip_sample for name in ("ddim", "ddpm")] == [clips, clips]
+
+
+@pytest.mark.parametrize(
+    "own",
+    [
+        EDMEulerScheduler(),
+        FlowMatchEulerDiscreteScheduler(),
+        UniPCMultistepScheduler(prediction_type="flow_prediction", use_flow_sigmas=True),
+    ],
+)
+def test_a_noise_schedule_without_betas_keeps_its_scheduler(own):
+    with pytest.raises(ValueError, match=f"scheduler must be 'own' for a prior of {type(own).__name__}. Got 'ddpm'."):
+        with_scheduler(own, "ddpm")
 
 
 IMAGENETTE = (

@@ -6,7 +6,15 @@ from typing import Any
 
 import pytest
 import torch
-from diffusers import AutoencoderTiny, DDIMScheduler, DiTPipeline, EulerDiscreteScheduler, PNDMScheduler
+from diffusers import (
+    AutoencoderTiny,
+    DDIMScheduler,
+    DiTPipeline,
+    DPMSolverMultistepScheduler,
+    EulerDiscreteScheduler,
+    PNDMScheduler,
+    StableDiffusionImg2ImgPipeline,
+)
 from text_to_image import FAMILIES, build
 
 from decoct.pipelines.igds.guidance import InformationGuidance, information_gradient
@@ -177,6 +185,48 @@ def test_a_callback_follows_the_pipeline_it_is_used_with(make_prior, make_estima
         moved[family], expected = (each(pipeline, 1, 0, {"latents": latents})["latents"] for each in (guidance, fresh))
         assert torch.equal(moved[family], expected)
     assert not torch.equal(moved["stable_diffusion"], moved["stable_diffusion_3"])
+
+
+def test_an_attached_guidance_knows_where_a_call_stands(make_prior, make_estimator, seeded):
+    """A call that was interrupted leaves nothing behind, and one that starts late is refused."""
+    prior, estimator = make_prior("stable_diffusion"), make_estimator()
+    pipeline = prior.pipeline
+    options = {"prompt": PROMPTS, "num_inference_steps": STEPS, "output_type": "pt"}
+    guidance = InformationGuidance(estimator=estimator, class_labels=LABELS, guidance_scale=1.0)
+
+    def stop(pipe: Any, index: int, timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
+        pipe._interrupt = True
+        return tensors
+
+    with guidance.attached(pipeline):
+        fresh = pipeline(**options, generator=seeded(3)).images
+    with guidance.attached(pipeline):
+        pipeline(**options, generator=seeded(3), callback_on_step_end=stop)
+        again = pipeline(**options, generator=seeded(3)).images
+    assert torch.equal(again, fresh)
+    own = DDIMScheduler.from_config(pipeline.scheduler.config, clip_sample=False)
+    components = {**pipeline.components, "scheduler": own}
+    late = StableDiffusionImg2ImgPipeline(**components, requires_safety_checker=False)
+    with pytest.raises(ValueError, match="Img2ImgPipeline must take every timestep"), guidance.attached(late):
+        late(**options, image=fresh, strength=0.5)
+    with guidance.attached(pipeline):
+        with guidance.attached(pipeline):
+            pass
+        assert "step" in vars(pipeline.scheduler)
+    assert "step" not in vars(pipeline.scheduler)
+
+
+def test_a_callback_checks_another_scheduler_of_its_pipeline(make_prior, make_estimator):
+    guidance = InformationGuidance(estimator=make_estimator(), class_labels=LABELS, guidance_scale=1.0)
+    latents = torch.randn(3, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+    pipeline = make_prior("stable_diffusion").pipeline
+    pipeline._num_timesteps = 4
+    pipeline.scheduler.set_timesteps(4)
+    guidance(pipeline, 1, 0, {"latents": latents})
+    pipeline.scheduler = DPMSolverMultistepScheduler.from_config(pipeline.scheduler.config)
+    pipeline.scheduler.set_timesteps(4)
+    with pytest.raises(ValueError, match="guide_on must be 'prediction' for DPMSolverMultistepScheduler"):
+        guidance(pipeline, 1, 0, {"latents": latents})
 
 
 def test_options_reach_the_stock_pipeline(make_prior, seeded):

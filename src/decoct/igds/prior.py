@@ -72,7 +72,7 @@ def load_pipeline(
             f"prior must be a diffusers pipeline in DDPM or DiT layout, with safetensors. Got {str(name_or_path)!r}, "
             f"which cannot be loaded: {one_line(error)}"
         ) from error
-    pipeline.scheduler = with_scheduler(pipeline.scheduler, scheduler)
+    pipeline.scheduler = with_scheduler(pipeline.scheduler, scheduler, latent=pipeline.vae is not None)
     pipeline.set_progress_bar_config(disable=True)
     for network in (pipeline.unet, pipeline.transformer, pipeline.vae):
         if network is not None:
@@ -80,20 +80,28 @@ def load_pipeline(
     return pipeline
 
 
-def with_scheduler(own: SchedulerMixin, name: str | None) -> SchedulerMixin:
+def with_scheduler(own: SchedulerMixin, name: str | None, latent: bool = False) -> SchedulerMixin:
     """Another scheduler with the noise schedule of a prior's own; None or `own`: the prior's own.
 
+    Args:
+        latent: Whether the prior makes latents, which have no bounds, and not pixels in [-1, 1].
+
     Raises:
-        ValueError: If the prior predicts the flow, for which the others have no noise schedule.
+        ValueError: If the prior has a noise schedule that the others do not know, of flows or of EDM.
     """
     if name in (None, "own"):
         return own
-    if type(own).__name__.startswith("FlowMatch"):
+    if "beta_start" not in own.config or own.config.get("prediction_type") == "flow_prediction":
         raise ValueError(f"scheduler must be 'own' for a prior of {type(own).__name__}. Got {name!r}.")
     kind = SCHEDULERS[name]
+    changed: dict[str, Any] = {}
     # A learned variance is of use to DDPM alone.
-    learned = kind is not DDPMScheduler and own.config.get("variance_type") in ("learned", "learned_range")
-    return kind.from_config(own.config, **({"variance_type": None} if learned else {}))
+    if kind is not DDPMScheduler and own.config.get("variance_type") in ("learned", "learned_range"):
+        changed["variance_type"] = None
+    # DDPM and DDIM clip to [-1, 1] where a configuration, as that of DPM-Solver, does not say.
+    if latent and kind is not DPMSolverMultistepScheduler and "clip_sample" not in own.config:
+        changed["clip_sample"] = False
+    return kind.from_config(own.config, **changed)
 
 
 def load_text_to_image(
@@ -130,7 +138,7 @@ def load_text_to_image(
             f"prior must be a text-to-image pipeline of diffusers, with safetensors. Got {str(name_or_path)!r}, which "
             f"cannot be loaded: {one_line(error)}"
         ) from error
-    pipeline.scheduler = with_scheduler(pipeline.scheduler, scheduler)
+    pipeline.scheduler = with_scheduler(pipeline.scheduler, scheduler, latent=True)
     pipeline.set_progress_bar_config(disable=True)
     vae = None if guidance_vae is None else _load_vae(guidance_vae)
     prior = TextToImagePrior(pipeline, estimator, prompts, vae, image_size)
@@ -200,9 +208,10 @@ def _open(name_or_path: str | Path, estimator: VariationalEstimator | None, vari
         )
     scheduler = _scheduler_class(index.get("scheduler"), name_or_path)
     _check_steps(scheduler.load_config(name_or_path, subfolder="scheduler"), name_or_path)
+    networks = {**NETWORKS, **({"vae": AutoencoderTiny} if "AutoencoderTiny" in (index.get("vae") or ()) else {})}
     components: dict[str, Any] = {
         name: _load_network(network, name_or_path, name, variant) if index.get(name, [None])[0] is not None else None
-        for name, network in NETWORKS.items()
+        for name, network in networks.items()
     }
     if not isinstance(index["_class_name"], list):
         present = {name: network for name, network in components.items() if network is not None}

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import hashlib
+import inspect
 import math
 import time
 from collections.abc import Sequence
@@ -82,6 +84,9 @@ SAMPLES = Features(
     }
 )
 CHUNKS_HELD = 8
+IN_MEMORY = "in memory"  # what is given in Python, by name
+# Options of a command that opens a prior; a pipeline that is given has been opened.
+SETTLED = ("scheduler", "prior_variant", "prior_image_size", "guidance_vae")
 
 
 @dataclass(frozen=True)
@@ -223,17 +228,23 @@ class IGDS:
             text-to-image pipeline of diffusers, with an `estimator` and a `prompt` or `prompts` among the options.
         teacher: In eval mode (`load_classifier`); labels the samples.
         estimator: Guides a text-to-image pipeline of diffusers; other pipelines have their own.
-        options: Fields of `DistillConfig`.
+        options: Fields of `DistillConfig`, but those that `pipeline` has settled, such as `scheduler`.
 
     Raises:
-        ValueError: For an option that there is not, or that has another type or range, and a pipeline of diffusers
-            without what it needs, or that cannot be guided.
+        ValueError: For an option that there is not, that has another type or range, or that the pipeline has settled,
+            and a pipeline of diffusers without what it needs, or that cannot be guided.
     """
 
     def __init__(
         self, pipeline: Any, teacher: Classifier, estimator: VariationalEstimator | None = None, **options: Any
     ) -> None:
-        if not isinstance(pipeline, (IGDSPipeline, TextToImagePrior)):
+        ready = isinstance(pipeline, (IGDSPipeline, TextToImagePrior))
+        if settled := sorted(options.keys() & {*SETTLED, *(("prompt", "prompts") if ready else ())}):
+            raise ValueError(
+                f"{settled[0]} must be set where the pipeline is made, by load_pipeline, load_text_to_image or "
+                f"TextToImagePrior. Got {options[settled[0]]!r} beside a {type(pipeline).__name__}."
+            )
+        if not ready:
             prompt, prompts = options.get("prompt"), options.get("prompts")
             if estimator is None or (prompt is None and prompts is None):
                 raise ValueError(
@@ -243,8 +254,13 @@ class IGDS:
             pipeline = TextToImagePrior(pipeline, estimator, prompts_of(prompt, prompts, label_names(estimator)))
         samplers = [name for name, kind in SCHEDULERS.items() if isinstance(pipeline.scheduler, kind)]
         self.pipeline, self.teacher = pipeline, teacher
-        names = {**dict.fromkeys(("dataset", "prior", "estimator"), "in memory"), "scheduler": [*samplers, "own"][0]}
-        self.options = {**names, "teacher": teacher.name, **options, "method": "igds"}
+        names = {**dict.fromkeys(("dataset", "prior", "estimator"), IN_MEMORY), "scheduler": [*samplers, "own"][0]}
+        # A prior of text may have its prompts already: its defaults are those of a run with prompts.
+        prompted: dict[str, Any] = {}
+        if ready and isinstance(pipeline, TextToImagePrior):
+            own = inspect.signature(pipeline.pipeline.__call__).parameters["guidance_scale"].default
+            prompted = {"guide_on": "prediction", "classifier_free_guidance_scale": own}
+        self.options = {**names, **prompted, "teacher": teacher.name, **options, "method": "igds"}
         with_options(self.options, options)
 
     def distill(self, images: Dataset, ipc: int, output_dir: str | Path | None = None) -> Dataset:
@@ -358,7 +374,8 @@ def check_pipeline(
     found = label_names(pipeline.estimator)
     check_label_names(spec.label_names, found, teacher.name, f"the estimator {estimator}")
     check_prior(pipeline, spec, settings.prior_classes, settings.classifier_free_guidance_scale, prior)
-    check_guidance(pipeline, settings.guide_on, settings.sampling_steps)
+    if settings.guidance_scale > 0:
+        check_guidance(pipeline, settings.guide_on, settings.sampling_steps)
     trained_on = None if isinstance(pipeline, TextToImagePrior) else prior_label_names(prior)
     if trained_on is not None and not settings.prior_classes:
         check_label_names(spec.label_names, trained_on, teacher.name, f"the prior {prior}")
@@ -369,7 +386,8 @@ def check_guidance(pipeline: GuidedPrior, guide_on: str, steps: int) -> None:
     try:
         pipeline.check_guidance(guide_on, steps)
     except ValueError as error:
-        raise ValueError(f"{error} As options: --guide_on prediction, or --scheduler ddim.") from error
+        other = "" if guide_on == "prediction" else " As options: --guide_on prediction, or --scheduler ddim."
+        raise ValueError(f"{error}{other}") from error
 
 
 class SampledTiles:
@@ -426,8 +444,16 @@ def sampler_networks(config: DistillConfig, pipeline: GuidedPrior) -> dict[str, 
     estimator, prior = fingerprint_of({"": pipeline.estimator}), prior_fingerprint(pipeline)
     return {
         "estimator": {"name": config.estimator, "fingerprint": estimator},
-        "prior": {"name": config.prior, "fingerprint": prior, **asked_for(pipeline)},
+        "prior": {"name": config.prior, "fingerprint": prior, **asked_for(pipeline), **sampler_of(config, pipeline)},
     }
+
+
+def sampler_of(config: DistillConfig, pipeline: GuidedPrior) -> dict[str, str]:
+    """The scheduler of a pipeline that was given in Python, which no option says; of others the options do."""
+    if config.prior != IN_MEMORY:
+        return {}
+    digest = hashlib.sha256(pipeline.scheduler.to_json_string().encode()).hexdigest()[:12]
+    return {"scheduler": f"{type(pipeline.scheduler).__name__} {digest}"}
 
 
 def plan_sampled(
