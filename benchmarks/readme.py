@@ -217,7 +217,7 @@ def imagenette_section(results: Path) -> str:
         parts.append(table(["images a class", "tiles", "InfoUtil %", "random images %", "difference"], rows))
         parts.append(
             f"imagenette at 64 px, {split} split, student {one['student']}, protocol `{one['protocol']}` with "
-            f"{steps:,} steps, labels `{one['labels']}`, {one['mixed_precision']}. Accuracy of the teacher that "
+            f"{steps:,} steps, labels `{one['labels']}`, {precision(one)}. Accuracy of the teacher that "
             f"labels: {teachers}."
         )
     return "\n\n".join(parts) or NO_RECORDS
@@ -231,7 +231,7 @@ def choice_conditions(records: Sequence[Record]) -> str:
     where = "images held out of the training split" if split == "held_out" else f"{split} split"
     return (
         f"{one['dataset']}, {where}; student {one['student']}, protocol `{one['protocol']}`, labels "
-        f"`{one['labels']}`, {one['mixed_precision']}; {seeds} seed{'s' if seeds > 1 else ''}."
+        f"`{one['labels']}`, {precision(one)}; {seeds} seed{'s' if seeds > 1 else ''}."
     )
 
 
@@ -475,7 +475,7 @@ def throughput_section(results: Path) -> str:
     """Images a second of student training beside those of a loop written by hand."""
     columns: Columns = {
         "student": lambda each: (
-            f"{each['student']}, {each['image_size']} px, batch {each['batch_size']}, {each['mixed_precision']}"
+            f"{each['student']}, {each['image_size']} px, batch {each['batch_size']}, {precision(each)}"
         ),
         "images/s": lambda each: f"{each['images_per_second']['decoct']['median']:.0f}",
         "plain loop, images/s": lambda each: f"{each['images_per_second']['plain']['median']:.0f}",
@@ -642,9 +642,14 @@ def conditions(records: Sequence[Record]) -> str:
     counts = map(len, grouped(records, "setting", "ipc", "tiles", "labels").values())
     return (
         f"{samples}Student {one['student']}, protocol `{one['protocol']}` with {one['epochs']} epochs and {crops}, "
-        f"{one['epoch']} epoch, {one['mixed_precision']}. Teacher that labels: {teachers(records)} %. Mean ± standard "
+        f"{one['epoch']} epoch, {precision(one)}. Teacher that labels: {teachers(records)} %. Mean ± standard "
         f"deviation over seeds (their number, {span(counts)} here); a seed draws the images and starts the student."
     )
+
+
+def precision(record: Record) -> str:
+    """`fp32`, or the half precision that a record's networks computed in."""
+    return "fp32" if record["mixed_precision"] == "no" else str(record["mixed_precision"])
 
 
 def span(values: Iterable[float], form: str = "g") -> str:
