@@ -5,7 +5,7 @@ import torch
 from accelerate.state import AcceleratorState
 
 from decoct.run import processes
-from decoct.run.precision import times_fp32
+from decoct.run.precision import convolution_layout, times_fp32
 
 
 @pytest.mark.parametrize(
@@ -24,3 +24,10 @@ def test_a_precision_without_instructions_of_the_processor_is_warned_of(precisio
 
 def test_a_precision_is_compared_with_fp32():
     assert times_fp32(torch.device("cpu"), "bf16") > 0
+
+
+@pytest.mark.parametrize(("capability", "width", "kept"), [("AVX2", 4, False), ("AVX2", 8, True), ("AVX512", 4, True)])
+def test_narrow_strided_convolutions_are_laid_out_so_that_their_gradient_is_safe(capability, width, kept, monkeypatch):
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
+    network = torch.nn.Sequential(torch.nn.Conv2d(width, 8, 1, stride=2))
+    assert (convolution_layout(network) is torch.channels_last) == kept

@@ -132,6 +132,7 @@ def load_text_to_image(
         kind = diffusers.DiffusionPipeline.load_config(name_or_path).get("_class_name")
         if kind not in TEXT_TO_IMAGE:
             raise ValueError(f"prior must be one of {list(TEXT_TO_IMAGE)} for prompts. Got {name_or_path}, a {kind}.")
+        _check_steps(diffusers.DDIMScheduler.load_config(name_or_path, subfolder="scheduler"), name_or_path)
         pipeline = getattr(diffusers, kind).from_pretrained(name_or_path, use_safetensors=True, variant=variant)
     except (SafetensorError, *UNLOADABLE) as error:
         raise ValueError(

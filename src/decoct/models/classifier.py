@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from decoct.data.spec import ImageSpec
+from decoct.run.precision import convolution_layout
 
 __all__ = ["Classifier", "Head", "fingerprint_of"]
 
@@ -52,7 +53,8 @@ class Classifier(nn.Module):
         classes: tuple[int, ...] | None = None,
     ) -> None:
         super().__init__()
-        self.model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.layout = convolution_layout(model)
+        self.model = model.to(memory_format=self.layout)  # type: ignore[call-overload]
         self.spec = spec
         self.name = name
         self.channel_order = None if channel_order == tuple(range(spec.channels)) else channel_order
@@ -89,7 +91,7 @@ class Classifier(nn.Module):
         normalised = (pixels - self.mean) / self.std
         if self.channel_order is not None:
             normalised = normalised[:, list(self.channel_order)]
-        return normalised.contiguous(memory_format=torch.channels_last)
+        return normalised.contiguous(memory_format=self.layout)
 
     def logits_of(self, output: Any) -> Tensor:
         """The logits of the labels, of the network's own output."""

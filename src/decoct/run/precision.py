@@ -7,7 +7,7 @@ import time
 import torch
 from torch import nn
 
-__all__ = ["autocast", "lay_out", "times_fp32"]
+__all__ = ["autocast", "convolution_layout", "lay_out", "times_fp32"]
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -21,6 +21,20 @@ def autocast(device: torch.device, mixed_precision: str) -> torch.autocast:
     if mixed_precision not in ("no", *DTYPES):
         raise ValueError(f"mixed_precision must be one of ['no', 'bf16', 'fp16']. Got {mixed_precision!r}.")
     return torch.autocast(device.type, DTYPES.get(mixed_precision, torch.bfloat16), enabled=mixed_precision in DTYPES)
+
+
+def convolution_layout(network: nn.Module) -> torch.memory_format:
+    """Channels last, in which convolutions are fastest; rows first where that would destroy memory.
+
+    Without AVX-512, PyTorch 2.13's gradient of a strided 1x1 convolution of fewer than 8 channels writes where it must
+    not.
+    """
+    narrow = any(
+        isinstance(each, nn.Conv2d) and each.kernel_size == (1, 1) and each.stride != (1, 1) and each.in_channels < 8
+        for each in network.modules()
+    )
+    broken = narrow and torch.backends.cpu.get_cpu_capability() in ("AVX2", "DEFAULT")
+    return torch.contiguous_format if broken else torch.channels_last
 
 
 def lay_out(network: nn.Module, device: torch.device) -> None:

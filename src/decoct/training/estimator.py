@@ -27,6 +27,7 @@ from decoct.pipelines.igds.guidance import estimator_input, frozen_copy
 from decoct.run.files import named_errors
 from decoct.run.folder import write_json
 from decoct.run.lock import writes_alone
+from decoct.run.precision import convolution_layout
 from decoct.run.processes import close, open_accelerator
 from decoct.run.seeding import numpy_generator
 from decoct.training.loop import (
@@ -139,6 +140,7 @@ def _train_encoder(
 ) -> list[dict[str, float]]:
     """Trains the encoder and the projection in place; returns each epoch's metrics."""
     contrast = _contrast(config, estimator)
+    layout = convolution_layout(contrast)
     optimizer = torch.optim.SGD(parameter_groups(contrast, config.weight_decay), lr=config.learning_rate, momentum=0.9)
     optimizer.register_step_post_hook(lambda *_: contrast.update_momentum_encoder())
     model, prepared = accelerator.prepare(contrast, optimizer)
@@ -154,7 +156,7 @@ def _train_encoder(
         for _ in range(2):
             choices = draw_choices(generator, config.batch_size, config.crop_scale, config.flip, config.color_jitter)
             view = estimator_input(view_of(pixels, choices.rows(first, first + share)) * 2 - 1, estimator.config)
-            views.append(view.contiguous(memory_format=torch.channels_last))
+            views.append(view.contiguous(memory_format=layout))
         with accelerator.autocast():
             losses: ContrastiveLoss = model(*views, labels)
         parts.add(losses)
@@ -187,7 +189,7 @@ def _contrast(config: EstimatorConfig, estimator: VariationalEstimator) -> Momen
     if config.compile:
         contrast.query.compile()
         contrast.key.compile()
-    return contrast.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return contrast.to(memory_format=convolution_layout(contrast))  # type: ignore[call-overload]
 
 
 class _Parts:
