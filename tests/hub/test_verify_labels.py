@@ -7,8 +7,11 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 
 from decoct.config import DistillConfig, VerifyConfig
+from decoct.files import read_json
+from decoct.hub.labels import largest
 from decoct.hub.verify import Report, verify
 from decoct.synthesis.distill import distill
 
@@ -53,6 +56,23 @@ def test_another_teacher_is_told_by_a_row_and_a_slot(name, made, trained_teacher
     assert not report.ok and {problem.check for problem in report.problems} == {"teacher"}
     (line,) = [str(problem) for problem in report.problems if "ipc_2" in str(problem) and "slot_codes" in str(problem)]
     assert "data/ipc_2: slot_codes at row " in line and ", slot " in line and "epoch_4 says: off by " in line
+
+
+def test_the_largest_error_is_that_of_all_labels_not_of_the_most_doubtful_one():
+    stored = torch.tensor([[4.0, 0.0], [0.1, 0.0]])
+    steps, teacher = torch.tensor([8.0, 0.1]), torch.tensor([[0.0, 0.0], [0.0, 0.0]])
+    found = largest(stored, teacher, steps, torch.zeros(2), torch.tensor([3, 5]), torch.tensor([1, 2]), "slot")
+    assert (found.place, found.error) == ("row 5, slot 2", pytest.approx(0.05)) and found.ok
+    assert (found.largest, found.largest_steps) == (2.0, pytest.approx(0.5))
+
+
+@pytest.mark.parametrize(("key", "value"), [("image_size", 5 * 10**9), ("ipcs", [10**23])])
+def test_a_manifest_of_absurd_sizes_is_a_problem_and_no_traceback(made, tmp_path, key, value):
+    shutil.copytree(made / "four bits", tmp_path / "set")
+    manifest = read_json(tmp_path / "set" / "manifest.json")
+    (tmp_path / "set" / "manifest.json").write_text(json.dumps({**manifest, key: value}))
+    report = check(tmp_path / "set")
+    assert not report.ok and report.problems and "views" not in report.checked
 
 
 def test_without_a_teacher_nothing_is_compared(made, trained_teacher, sample_part):

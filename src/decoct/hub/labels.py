@@ -29,7 +29,7 @@ TOLERANCE = 0.05
 
 
 class Compared(NamedTuple):
-    """The largest error among the compared labels of one kind of an IPC.
+    """The errors of the compared labels of one kind of an IPC; first, of the label that passes what is allowed by most.
 
     Args:
         labels: How many were compared.
@@ -37,6 +37,8 @@ class Compared(NamedTuple):
         step: Of the quantisation, in that label.
         allowed: The largest error that is accepted there.
         place: Row and slot, view or tile of that label, in words.
+        largest: Error of all, in logits.
+        largest_steps: Error of all, in steps of the quantisation of its label.
     """
 
     labels: int
@@ -44,6 +46,8 @@ class Compared(NamedTuple):
     step: float
     allowed: float
     place: str
+    largest: float
+    largest_steps: float
 
     @property
     def ok(self) -> bool:
@@ -150,7 +154,8 @@ def largest(
     allowed = 0.5 * steps + TOLERANCE * (logits.amax(1) - logits.amin(1))
     worst = int((errors - allowed).argmax())
     place = f"row {int(rows[worst])}, {kind} {int(numbers[worst])}"
-    return Compared(len(rows), float(errors[worst]), float(steps[worst]), float(allowed[worst]), place)
+    most = float(errors.max()), float((errors / steps).max())
+    return Compared(len(rows), float(errors[worst]), float(steps[worst]), float(allowed[worst]), place, *most)
 
 
 def sample(images: int, labels: int) -> tuple[Tensor, Tensor]:
