@@ -162,9 +162,10 @@ def test_other_samplers(quick, finished, tmp_path, tiny_prior, estimator, name, 
     by_hand = IGDSPipeline(scheduler.from_config(stock.scheduler.config), stock.unet.eval(), **parts)
     tiles = columns(tmp_path / "run", 1)["pixels"]
     for label in (0, 3):
-        # Some processors round a batch of another size otherwise.
+        # Processors without AVX-512 round a batch of another size otherwise.
+        level = int(torch.backends.cpu.get_cpu_capability() in ("AVX2", "DEFAULT"))
         expected = eight_bit(drawn(by_hand, label, seeds_of(label, 0, 1), guide_on=place).images)
-        assert int((tiles[label : label + 1].int() - expected.int()).abs().max()) <= 1
+        assert int((tiles[label : label + 1].int() - expected.int()).abs().max()) <= level
     assert difference(tiles, columns(finished(1), 1)["pixels"]) > 1
 
 
