@@ -141,6 +141,7 @@ def _train_encoder(
     """Trains the encoder and the projection in place; returns each epoch's metrics."""
     contrast = _contrast(config, estimator)
     layout = convolution_layout(contrast)
+    contrast.to(memory_format=layout)  # type: ignore[call-overload]
     optimizer = torch.optim.SGD(parameter_groups(contrast, config.weight_decay), lr=config.learning_rate, momentum=0.9)
     optimizer.register_step_post_hook(lambda *_: contrast.update_momentum_encoder())
     model, prepared = accelerator.prepare(contrast, optimizer)
@@ -189,7 +190,7 @@ def _contrast(config: EstimatorConfig, estimator: VariationalEstimator) -> Momen
     if config.compile:
         contrast.query.compile()
         contrast.key.compile()
-    return contrast.to(memory_format=convolution_layout(contrast))  # type: ignore[call-overload]
+    return contrast
 
 
 class _Parts:
