@@ -159,7 +159,8 @@ def measure(args: argparse.Namespace, ipc: int, seed: int, arms: Sequence[str]) 
             return mixed_views(members, kept[members, slots], seed=seed, **geometry)
 
         forward, rows = teacher_forward(labeller, "bf16"), range(len(distilled))
-        logits = mixed_logits(forward, distilled.images, views_of, rows, args.slots, device, 500)
+        batches = mixed_logits(forward, distilled.images, views_of, rows, args.slots, device, 500)
+        logits = torch.cat([logits for _, logits in batches]).unflatten(0, (len(rows), args.slots))
         labelled = dataclasses.replace(distilled, slots=TrueLogits(logits, seed, smallest))
         student_batches.mixed_views = views_of  # that students are trained on the views that were labelled
         student = build_classifier(args.student, spec, seed)

@@ -58,10 +58,23 @@ def test_another_teacher_is_told_by_a_row_and_a_slot(name, made, trained_teacher
     assert "data/ipc_2: slot_codes at row " in line and ", slot " in line and "epoch_4 says: off by " in line
 
 
+def test_a_sample_can_be_all_of_them(made, trained_teacher):
+    """And says what share it is; a teacher that differs in one label is then told for certain."""
+    folder = made / "four bits"
+    few = verify(VerifyConfig(source=str(folder), teacher=[str(trained_teacher)], sample=5))
+    every = verify(VerifyConfig(source=str(folder), teacher=[str(trained_teacher)], sample=1000))
+    assert few.ok and every.ok
+    for report, counts in ((few, ("5 of 32", "5 of 48")), (every, ("32 of 32", "48 of 48"))):
+        for line, column, count in zip(report.measured, ("tile_logits", "slot_codes"), counts, strict=True):
+            assert f"{column}: {count} labels" in line
+    with pytest.raises(ValueError, match="sample must be at least 1. Got 0"):
+        VerifyConfig(source="x", sample=0)
+
+
 def test_the_largest_error_is_that_of_all_labels_not_of_the_most_doubtful_one():
     stored = torch.tensor([[4.0, 0.0], [0.1, 0.0]])
     steps, teacher = torch.tensor([8.0, 0.1]), torch.tensor([[0.0, 0.0], [0.0, 0.0]])
-    found = largest(stored, teacher, steps, torch.zeros(2), torch.tensor([3, 5]), torch.tensor([1, 2]), "slot")
+    found = largest(stored, teacher, steps, torch.zeros(2), torch.tensor([3, 5]), torch.tensor([1, 2]), "slot", 9)
     assert (found.place, found.error) == ("row 5, slot 2", pytest.approx(0.05)) and found.ok
     assert (found.largest, found.largest_steps) == (2.0, pytest.approx(0.5))
 

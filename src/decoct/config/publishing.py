@@ -74,6 +74,12 @@ class VerifyConfig:
         "them where several did. Default: no logits are compared.",
         group="data",
     )
+    sample: int = option(
+        64,
+        "Stored logits of each kind and IPC that a teacher is asked for again, the same ones every time.",
+        group="data",
+    )
 
     def __post_init__(self) -> None:
         check_choices(self)
+        require(self.sample >= 1, "sample", "at least 1", self.sample)

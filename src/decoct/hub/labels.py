@@ -22,7 +22,6 @@ from decoct.synthesis.relabel import tile_logits, view_logits
 
 __all__ = ["Compared", "compare_with_teachers", "load_teachers"]
 
-SAMPLE = 64  # labels of each kind and IPC
 BATCH = 32
 # Of a view's range of logits, beside half a step: other machines and precisions than those that labelled.
 TOLERANCE = 0.05
@@ -33,6 +32,7 @@ class Compared(NamedTuple):
 
     Args:
         labels: How many were compared.
+        of: How many are stored.
         error: In logits, after both have lost what a softmax does not see.
         step: Of the quantisation, in that label.
         allowed: The largest error that is accepted there.
@@ -42,6 +42,7 @@ class Compared(NamedTuple):
     """
 
     labels: int
+    of: int
     error: float
     step: float
     allowed: float
@@ -70,32 +71,36 @@ def load_teachers(names: Sequence[str], manifest: dict[str, Any]) -> list[Classi
 
 
 def compare_with_teachers(
-    folder: Path, manifest: dict[str, Any], ipc: int, teachers: Sequence[Classifier]
+    folder: Path, manifest: dict[str, Any], ipc: int, teachers: Sequence[Classifier], most: int
 ) -> dict[str, Compared]:
     """A sample of the stored logits of an IPC beside those that its teacher computes now, by the column's name.
 
     Of several teachers, the one whose weights the manifest names for the IPC is asked; if there is none, all of them
     together, whose logits are averaged.
+
+    Args:
+        most: Labels of each kind to compare; the same ones every time.
     """
     record = (manifest.get("label_teachers") or {}).get(str(ipc)) or manifest.get("teacher") or {}
     named = [teacher for teacher in teachers if teacher.fingerprint() == record.get("fingerprint")]
     teacher = named[0] if named else teachers[0] if len(teachers) == 1 else Ensemble(teachers)
     distilled = load_distilled(folder, ipc)
     forward = teacher_forward(teacher.eval(), str(manifest["config"].get("mixed_precision") or "no"))
-    found = {"tile_logits": compare_tiles(distilled, forward)}
+    found = {"tile_logits": compare_tiles(distilled, forward, most)}
     if distilled.view_logits is not None:
-        found["view_logits"] = compare_views(distilled, forward)
+        found["view_logits"] = compare_views(distilled, forward, most)
     if distilled.slots is not None:
-        found["slot_codes"] = compare_slots(distilled, forward)
+        found["slot_codes"] = compare_slots(distilled, forward, most)
     return {name: compared for name, compared in found.items() if compared is not None}
 
 
-def compare_slots(distilled: DistilledSet, forward: Callable[[Tensor], Tensor]) -> Compared | None:
+def compare_slots(distilled: DistilledSet, forward: Callable[[Tensor], Tensor], most: int) -> Compared | None:
     """Labels of mixed views; of those of which the largest logits are stored, these, and that they are the largest."""
     slots = distilled.slots
     if slots is None:
         return None
-    rows, numbers = sample(len(distilled), slots.scales.shape[1])
+    of = slots.scales.numel()
+    rows, numbers = sample(len(distilled), slots.scales.shape[1], most)
     views_of = partial(
         mixed_views,
         seed=slots.seed,
@@ -114,37 +119,42 @@ def compare_slots(distilled: DistilledSet, forward: Callable[[Tensor], Tensor]) 
         missed = (below - logits.amin(1)).clamp_min(0)
     else:
         missed = torch.zeros(len(rows))
-    return largest(stored, logits, slots.scales[rows, numbers].float(), missed, rows, numbers, "slot")
+    return largest(stored, logits, slots.scales[rows, numbers].float(), missed, rows, numbers, "slot", of)
 
 
-def compare_views(distilled: DistilledSet, forward: Callable[[Tensor], Tensor]) -> Compared | None:
+def compare_views(distilled: DistilledSet, forward: Callable[[Tensor], Tensor], most: int) -> Compared | None:
     """Labels of fixed views without CutMix."""
     if distilled.view_logits is None or distilled.view_boxes is None:
         return None
-    rows, numbers = sample(len(distilled), distilled.view_logits.shape[1])
-    boxes = distilled.view_boxes[rows, numbers][:, None]
-    logits = view_logits(forward, distilled.images[rows].float() / 255, boxes, BATCH)[:, 0]
-    return compare_halves(distilled.view_logits[rows, numbers].float(), logits, rows, numbers, "view")
+    views = distilled.view_logits.shape[1]
+    rows, numbers = sample(len(distilled), views, most)
+    logits = [
+        view_logits(forward, distilled.images[part].float() / 255, distilled.view_boxes[part, which][:, None], BATCH)
+        for part, which in zip(rows.split(BATCH), numbers.split(BATCH), strict=True)
+    ]
+    stored = distilled.view_logits[rows, numbers].float()
+    return compare_halves(stored, torch.cat(logits)[:, 0], rows, numbers, "view", len(distilled) * views)
 
 
-def compare_tiles(distilled: DistilledSet, forward: Callable[[Tensor], Tensor]) -> Compared | None:
+def compare_tiles(distilled: DistilledSet, forward: Callable[[Tensor], Tensor], most: int) -> Compared | None:
     """Labels of tiles."""
     if distilled.tile_logits is None:
         return None
-    rows, numbers = sample(len(distilled), distilled.tiles_per_image)
-    pixels = distilled.images[rows].float() / 255
-    logits = tile_logits(forward, pixels, distilled.tiles_per_image, BATCH)[torch.arange(len(rows)), numbers]
-    return compare_halves(distilled.tile_logits[rows, numbers], logits, rows, numbers, "tile")
+    tiles = distilled.tiles_per_image
+    rows, numbers = sample(len(distilled), tiles, most)
+    parts = (distilled.images[part].float() / 255 for part in rows.split(BATCH))
+    logits = torch.cat([tile_logits(forward, part, tiles, BATCH) for part in parts])[torch.arange(len(rows)), numbers]
+    return compare_halves(distilled.tile_logits[rows, numbers], logits, rows, numbers, "tile", len(distilled) * tiles)
 
 
-def compare_halves(stored: Tensor, logits: Tensor, rows: Tensor, numbers: Tensor, kind: str) -> Compared:
+def compare_halves(stored: Tensor, logits: Tensor, rows: Tensor, numbers: Tensor, kind: str, of: int) -> Compared:
     """Logits that are stored as float16, whose step is that of the largest one."""
     steps = stored.abs().amax(1).clamp_min(2.0**-14).log2().floor().exp2() * 2.0**-10
-    return largest(stored, logits, steps, torch.zeros(len(rows)), rows, numbers, kind)
+    return largest(stored, logits, steps, torch.zeros(len(rows)), rows, numbers, kind, of)
 
 
 def largest(
-    stored: Tensor, logits: Tensor, steps: Tensor, missed: Tensor, rows: Tensor, numbers: Tensor, kind: str
+    stored: Tensor, logits: Tensor, steps: Tensor, missed: Tensor, rows: Tensor, numbers: Tensor, kind: str, of: int
 ) -> Compared:
     """The label whose error passes what is allowed by most."""
     difference = stored - logits.to(stored.device)
@@ -155,13 +165,13 @@ def largest(
     worst = int((errors - allowed).argmax())
     place = f"row {int(rows[worst])}, {kind} {int(numbers[worst])}"
     most = float(errors.max()), float((errors / steps).max())
-    return Compared(len(rows), float(errors[worst]), float(steps[worst]), float(allowed[worst]), place, *most)
+    return Compared(len(rows), of, float(errors[worst]), float(steps[worst]), float(allowed[worst]), place, *most)
 
 
-def sample(images: int, labels: int) -> tuple[Tensor, Tensor]:
-    """Rows and numbers of at most `SAMPLE` labels, the same every time."""
+def sample(images: int, labels: int, most: int) -> tuple[Tensor, Tensor]:
+    """Rows and numbers of at most `most` of an image's `labels`, the same every time, in the images' order."""
     total = images * labels
-    chosen = numpy_generator(0, "verify-labels").choice(total, min(SAMPLE, total), replace=False)
+    chosen = numpy_generator(0, "verify-labels").choice(total, min(most, total), replace=False)
     places = torch.from_numpy(chosen).sort().values
     return places // labels, places % labels
 

@@ -138,9 +138,9 @@ def verify(config: VerifyConfig) -> Report:
     if isinstance(source, Path):
         if config.revision is not None:
             raise ValueError(f"revision must be left out for a folder. Got {config.revision!r} for {source}.")
-        return verify_folder(source, config.teacher)
+        return verify_folder(source, config.teacher, config.sample)
     folder = download(source, config.revision)
-    report = verify_folder(folder, config.teacher)
+    report = verify_folder(folder, config.teacher, config.sample)
     report.source, report.commit = source, folder.name
     return report
 
@@ -179,7 +179,7 @@ def download(repository: str, revision: str | None) -> Path:
         ) from error
 
 
-def verify_folder(folder: Path, teachers: Sequence[str] = ()) -> Report:
+def verify_folder(folder: Path, teachers: Sequence[str] = (), sample: int = VerifyConfig.sample) -> Report:
     """Checks a run folder; rows are read few at a time.
 
     Paths that leave the folder are named and not opened, and no other file is opened for its content than those that
@@ -187,6 +187,7 @@ def verify_folder(folder: Path, teachers: Sequence[str] = ()) -> Report:
 
     Args:
         teachers: Folders or Hub ids of teachers to compare a sample of the logits with, if nothing else is wrong.
+        sample: How many of each kind and IPC.
 
     Raises:
         ValueError: If the folder does not exist, or a teacher is none of the set's classes and images.
@@ -215,7 +216,7 @@ def verify_folder(folder: Path, teachers: Sequence[str] = ()) -> Report:
     if "imported" in manifest:
         report.measured.append("The set was imported: it does not say where its tiles come from.")
     if teachers and not report.problems:
-        check_teachers(folder, manifest, teachers, report)
+        check_teachers(folder, manifest, teachers, sample, report)
     return report
 
 
@@ -235,16 +236,17 @@ def check_geometry(manifest: dict[str, Any], report: Report) -> None:
             report.add("views", "manifest.json", what)
 
 
-def check_teachers(folder: Path, manifest: dict[str, Any], names: Sequence[str], report: Report) -> None:
+def check_teachers(folder: Path, manifest: dict[str, Any], names: Sequence[str], sample: int, report: Report) -> None:
     """Compares a sample of the stored logits with what the teachers say now."""
     from decoct.hub.labels import compare_with_teachers, load_teachers  # networks take seconds to import
 
     teachers = load_teachers(names, manifest)
     for ipc in manifest["ipcs"]:
-        for column, compared in compare_with_teachers(folder, manifest, ipc, teachers).items():
+        for column, compared in compare_with_teachers(folder, manifest, ipc, teachers, sample).items():
             if compared.ok:
                 error = f"{compared.largest:.3g} ({compared.largest_steps:.2g} steps of the quantisation at most)"
-                report.measured.append(f"ipc_{ipc}, {column}: {compared.labels} labels, largest error {error}.")
+                labels = f"{compared.labels:,} of {compared.of:,} labels"
+                report.measured.append(f"ipc_{ipc}, {column}: {labels}, largest error {error}.")
             else:
                 error = f"{compared.error:.3g} ({compared.error / compared.step:.2g} steps of the quantisation)"
                 what = f"{column} at {compared.place} is not what {' + '.join(names)} says: off by {error}."

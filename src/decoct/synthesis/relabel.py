@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
@@ -77,17 +77,17 @@ def mixed_logits(
     slots: int,
     device: torch.device,
     batch_size: int,
-) -> Tensor:
-    """Logits `(len(rows), slots, classes)` of all mixed views of some images, on the CPU; made a batch at a time.
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """All mixed views of some images, image by image: the number of each view's image, and its logits on the CPU.
+
+    A batch is `(views,)` and `(views, classes)`, of at most `batch_size` views; only one is in memory at a time.
 
     Args:
         images: Of the whole set, `(n, channels, side, side)` uint8, which may lie on disk: partners can be any of them.
         views_of: Numbers of images and slots to their views.
         device: Where views are made and go forward.
     """
-    places = torch.cartesian_prod(torch.tensor(rows), torch.arange(slots))
-    logits = []
-    for part in places.split(batch_size):
-        members, numbers = part.unbind(1)
-        logits.append(forward(mixed_pixels(images, members, views_of(members, numbers).to(device))).float().cpu())
-    return torch.cat(logits).unflatten(0, (len(rows), slots))
+    for places in torch.arange(rows.start * slots, rows.stop * slots).split(batch_size):
+        members = places // slots
+        views = views_of(members, places % slots).to(device)
+        yield members, forward(mixed_pixels(images, members, views)).float().cpu()

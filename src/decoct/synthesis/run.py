@@ -20,6 +20,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 from datasets import Dataset
+from torch import Tensor
 
 from decoct.config import DistillConfig, require_effect, to_dict, values_for, without_effect
 from decoct.config.data import HELD_OUT
@@ -207,17 +208,20 @@ class DistillRun:
         features = slot_features(spec.num_classes, config.slots, config.label_bits, config.label_top_k)
         kept = kept_classes(config.label_top_k, spec.num_classes)
 
-        def compute(start: int, end: int) -> Dataset:
-            device, rows = self.accelerator.device, range(start, end)
-            logits = mixed_logits(forward, images, views_of, rows, config.slots, device, self.batch_size)
-
-            def place_of(row: int) -> str:
-                label, number = divmod(start + row, ipc)
+        def encode(members: Tensor, logits: Tensor) -> tuple[np.ndarray, ...]:
+            def place_of(view: int) -> str:
+                label, number = divmod(int(members[view]), ipc)
                 return f"image {number} of class {spec.label_names[label]!r}"
 
             values, bits = require_finite(logits, "logits of mixed views", place_of).numpy(), config.label_bits
-            codes, scales, *rest = encode_top_k(values, bits, kept) if kept else encode_logits(values, bits)
-            columns = [codes, scales[..., None], *(each if each.ndim == 3 else each[..., None] for each in rest)]
+            return encode_top_k(values, bits, kept) if kept else encode_logits(values, bits)
+
+        def compute(start: int, end: int) -> Dataset:
+            device, rows = self.accelerator.device, range(start, end)
+            batches = mixed_logits(forward, images, views_of, rows, config.slots, device, self.batch_size)
+            # Encoded a batch at a time: of many classes, a shard's logits would be most of the memory of a run.
+            parts = zip(*(encode(*batch) for batch in batches), strict=True)
+            columns = (np.concatenate(each).reshape(len(rows), config.slots, -1) for each in parts)
             return Dataset.from_dict(dict(zip(SLOT_COLUMNS, columns, strict=False)), features=features)
 
         size = rows_per_shard(count, config.shard_size)

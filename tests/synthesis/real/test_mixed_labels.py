@@ -106,8 +106,8 @@ def test_top_k_of_all_classes_is_all_of_them(options, run, tmp_path):
     assert tables[0].equals(tables[1])
 
 
-def test_no_more_than_a_shard_is_labelled_and_no_more_than_a_batch_decoded(options, run, tmp_path, monkeypatch):
-    """So that memory does not grow with the number of images, whatever the number of classes."""
+def test_no_more_than_a_batch_of_logits_is_held(options, run, tmp_path, monkeypatch):
+    """So that memory grows with codes, not with logits, whatever the number of images and classes."""
     shapes, decoded = [], []
 
     def encode(logits, bits):
@@ -119,8 +119,11 @@ def test_no_more_than_a_shard_is_labelled_and_no_more_than_a_batch_decoded(optio
         return decode_logits(codes, *rest)
 
     monkeypatch.setattr("decoct.synthesis.run.encode_logits", encode)
-    distill(DistillConfig(**{**options, "ipc": [2]}, shard_size=3, output_dir=str(tmp_path / "run")))
-    assert shapes == [(3, SLOTS, 4), (3, SLOTS, 4), (2, SLOTS, 4)]
+    settings = {**options, "ipc": [2], "batch_size": 7, "shard_size": 3, "output_dir": str(tmp_path / "run")}
+    distill(DistillConfig(**settings))
+    assert shapes == [(7, 4), (7, 4), (1, 4), (7, 4), (7, 4), (1, 4), (7, 4), (3, 4)], "shards of 3, 3 and 2 images"
+    tables = [pq.read_table(next(folder.glob("data/ipc_2/*.parquet"))) for folder in (run, tmp_path / "run")]
+    assert_same(*tables)
     monkeypatch.setattr("decoct.distilled.dataset.decode_logits", decode)
     distilled = load_distilled(run, 2)
     assert decoded == [] and distilled.slots.codes.dtype == torch.uint8
