@@ -70,7 +70,7 @@ def plan_distill(config: DistillConfig) -> dict[str, Any]:
     """What `distill` would compute and about how long it would take; nothing is written."""
     config = with_held_out(config)
     images, teacher, accelerator, teacher_accuracy = _open(config)
-    validation_images(config, teacher)
+    validation = validation_images(config, teacher)
     if config.method == "igds":
         from decoct.synthesis.sampled import plan_sampled
 
@@ -78,7 +78,7 @@ def plan_distill(config: DistillConfig) -> dict[str, Any]:
     else:
         from decoct.synthesis.real import plan_selection
 
-        plan = plan_selection(config, images, teacher, accelerator)
+        plan = plan_selection(config, images, teacher, accelerator, validation)
     close(accelerator)
     return {**plan, "teacher_accuracy": round(teacher_accuracy, 3)}
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -42,10 +43,12 @@ from decoct.synthesis.run import (
 )
 from decoct.synthesis.selection import draw_candidates
 from decoct.synthesis.tiles import Mosaics, SelectionSettings, Tile, cut_mosaics, images_of, select_tiles
-from decoct.synthesis.tune import SELECTIONS, best_of, plan_trials, run_trials, tuning_images
+from decoct.synthesis.tune import SELECTIONS, best_of, plan_trials, run_trials, steps_of, too_short, tuning_budget
 from decoct.training.forgetting import check_forgetting_events, forgetting_scores
 
 __all__ = ["InfoUtil", "candidates_of", "distill_images", "forward_passes", "heatmaps_of", "plan_selection", "score"]
+
+logger = logging.getLogger(__name__)
 
 READ_AT_ONCE = 16  # images that a thread decodes before it takes others
 
@@ -157,9 +160,10 @@ def tuned_selections(
         scores: Score shards of the candidates, with features.
     """
     selecting = values_for(SelectionSettings, config)
-    trials = plan_trials(
-        config.ipc, run.teacher.spec.num_classes, tuning_images(config.tune_budget, run.teacher, images)
-    )
+    classes, budget = run.teacher.spec.num_classes, tuning_budget(config.tune_budget, run.teacher, images)
+    trials = plan_trials(config.ipc, classes, budget, len(validation))
+    if run.accelerator.is_main_process and (warning := too_short(trials, classes)):
+        logger.warning(warning)
     precision = config.mixed_precision
     found = run_trials(
         trials, scores, candidates, validation, selecting, run.label_teachers, precision, run.accelerator, run.shards
@@ -330,7 +334,11 @@ def with_heatmaps(tiles: list[list[Tile]], heatmaps: Mapping[int, list[list[floa
 
 
 def plan_selection(
-    config: DistillConfig, images: Dataset, teacher: Classifier, accelerator: Accelerator
+    config: DistillConfig,
+    images: Dataset,
+    teacher: Classifier,
+    accelerator: Accelerator,
+    validation: Dataset | None = None,
 ) -> dict[str, Any]:
     """What `--dry_run` shows: images, forward passes, and the seconds they take at the measured throughput."""
     candidates = candidates_of(config, images, teacher)
@@ -347,24 +355,33 @@ def plan_selection(
         "forward_passes": passes,
         "images_per_second": round(per_second),
         "estimated_seconds": round(sum(passes.values()) / per_second / accelerator.num_processes, 1),
-        **({"tuning": plan_tuning(config, teacher, len(images), per_second)} if config.tune else {}),
+        **({"tuning": plan_tuning(config, teacher, len(images), len(validation), per_second)} if validation else {}),
         "label_bytes": label_bytes(distilled, spec.num_classes, values_for(StoredLabels, config)),
         "output_dir": config.output_dir,
     }
 
 
-def plan_tuning(config: DistillConfig, teacher: Classifier, images: int, per_second: float) -> dict[str, Any]:
+def plan_tuning(
+    config: DistillConfig, teacher: Classifier, images: int, validation: int, per_second: float
+) -> dict[str, Any]:
     """The students that `tune` trains, the images they see, and about how long that takes.
 
     Args:
         images: Of the training split.
+        validation: Images that each student is measured on.
         per_second: Images of the teacher's forward pass.
     """
     classes = teacher.spec.num_classes
-    trials = plan_trials(config.ipc, classes, tuning_images(config.tune_budget, teacher, images))
+    trials = plan_trials(config.ipc, classes, tuning_budget(config.tune_budget, teacher, images), validation)
     seen = sum(trial.ipc * classes * trial.epochs for trial in trials)
-    # A student's step, its teacher's forward pass included, takes about four forward passes.
-    return {"students": len(trials), "images_seen": seen, "estimated_seconds": round(4 * seen / per_second, 1)}
+    passes = 4 * seen + len(trials) * validation
+    return {
+        "students": len(trials),
+        "steps": {str(ipc): steps for ipc, steps in steps_of(trials, classes).items()},
+        "images_seen": seen,
+        "estimated_seconds": round(passes / per_second, 1),
+        **({"note": note} if (note := too_short(trials, classes)) else {}),
+    }
 
 
 def forward_passes(config: DistillConfig, candidates: int, classes: int) -> dict[str, int]:

@@ -22,21 +22,23 @@ from decoct.models.classifier import Classifier
 from decoct.models.zoo import architecture_of, build_classifier
 from decoct.run.shards import run_shards
 from decoct.synthesis.tiles import SelectionSettings, cut_mosaics, images_of, select_tiles
-from decoct.training.protocols import epoch_count, load_protocol
+from decoct.training.protocols import entry_of, epoch_count, load_protocol, steps_per_epoch
 from decoct.training.student import train_student
 
-__all__ = ["SELECTIONS", "Trial", "best_of", "plan_trials", "run_trials", "tuning_images"]
+__all__ = ["SELECTIONS", "Trial", "best_of", "plan_trials", "run_trials", "steps_of", "too_short", "tuning_budget"]
 
 RANDOM = "random images"
 # What is tried; of equal accuracies the earlier one is taken.
 SELECTIONS: dict[str, dict[str, Any]] = {
     RANDOM: {"selection": "random"},
+    "k-center of the easiest 3x": {"selection": "k_center", "utility_order": "lowest", "pool_factor": 3.0},
     "easiest": {"selection": "top", "utility_order": "lowest"},
     "coverage of the easier tenth": {"selection": "coverage", "utility_order": "lowest", "pool_share": 0.1},
     "coverage of the easier half": {"selection": "coverage", "utility_order": "lowest", "pool_share": 0.5},
     "coverage of all": {"selection": "coverage", "utility_order": "lowest", "pool_share": 1.0},
 }
 PROTOCOL = "strong_kd"
+FEWEST = 0.2  # of the protocol's steps, below which a warning says that a trial is short
 RESULTS = Features({"ipc": Value("int64"), "selection": Value("string"), "accuracy": Value("float64")})
 
 
@@ -49,21 +51,45 @@ class Trial:
     epochs: int
 
 
-def plan_trials(ipcs: Sequence[int], classes: int, images_seen: int) -> list[Trial]:
-    """The trials of all IPCs, which together see at most as many images as are said, or one epoch each.
+def plan_trials(ipcs: Sequence[int], classes: int, budget: int, validation: int) -> list[Trial]:
+    """The trials of all IPCs, which together cost at most as many forward passes as are said, or one epoch each.
 
     None is longer than the protocol's training.
 
     Args:
-        images_seen: Shared out evenly over the trials.
+        budget: From `tuning_budget`, shared out evenly over the trials. An image that a student is trained on costs
+            four passes, the teacher's among them, one that it is measured on one.
+        validation: Images that each student is measured on.
     """
-    share, protocol = images_seen // (len(ipcs) * len(SELECTIONS)), load_protocol(PROTOCOL)
+    share, protocol = (budget // (len(ipcs) * len(SELECTIONS)) - validation) // 4, load_protocol(PROTOCOL)
 
     def epochs(ipc: int) -> int:
         count = ipc * classes
         return min(max(1, share // count), epoch_count(protocol, ipc, classes, count))
 
     return [Trial(ipc, name, epochs(ipc)) for ipc in ipcs for name in SELECTIONS]
+
+
+def steps_of(trials: Sequence[Trial], classes: int) -> dict[int, int]:
+    """Steps that the students of each IPC are trained for."""
+    protocol = load_protocol(PROTOCOL)
+    return {each.ipc: each.epochs * steps_per_epoch(protocol, each.ipc, classes, each.ipc * classes) for each in trials}
+
+
+def too_short(trials: Sequence[Trial], classes: int) -> str:
+    """A warning that names trials too short to tell selections apart, empty where none is."""
+    protocol = load_protocol(PROTOCOL)
+    short = [
+        f"{steps} of {entry_of(protocol.steps, ipc):,} at IPC {ipc}"
+        for ipc, steps in steps_of(trials, classes).items()
+        if steps < FEWEST * entry_of(protocol.steps, ipc)
+    ]
+    return (
+        f"The students that tune trains take few of the steps that {PROTOCOL} has ({', '.join(short)}), which tells "
+        "apart selections that differ by several points, and no others: raise --tune_budget for longer trainings."
+        if short
+        else ""
+    )
 
 
 def run_trials(
@@ -79,8 +105,9 @@ def run_trials(
 ) -> dict[int, dict[str, float]]:
     """The accuracy of every trial's student on the validation images, by IPC and selection.
 
-    Students are labelled by the teacher while they are trained, under `strong_kd`, and all start from the same weights;
-    processes share them, and a rerun takes up those that are done.
+    Students are labelled by the teacher while they are trained, under `strong_kd`, and all start from the same weights:
+    stored mixed views are as many as an image is seen in a short training, so that to store them would gain nothing.
+    Processes share the students, and a rerun takes up those that are done.
 
     Args:
         scores: Score shards of the candidates (`decoct.synthesis.real.score`), with features.
@@ -129,11 +156,11 @@ def best_of(accuracies: Mapping[str, float], images: int) -> str:
     return best if accuracies[best] - accuracies[RANDOM] > math.sqrt(sum(variances)) else RANDOM
 
 
-def tuning_images(budget: float, teacher: Classifier, images: int) -> int:
-    """Images that all trials see together; one costs four forward passes, and the teacher's three.
+def tuning_budget(share: float, teacher: Classifier, images: int) -> int:
+    """Forward passes that all trials may cost together; an image that a network is trained on costs three.
 
     Args:
-        budget: As a share of what the teacher's training cost; of a teacher that does not say for how many epochs it
+        share: Of what the teacher's training cost; of a teacher that does not say for how many epochs it
             was trained, these are the default.
         images: Of the training split.
     """
@@ -141,7 +168,7 @@ def tuning_images(budget: float, teacher: Classifier, images: int) -> int:
     files = [each / "training.json" for each in (folder, folder.parent)]
     records = [read_object(file) for file in files if file.is_file()]
     epochs = next((record["config"]["epochs"] for record in records if "config" in record), TeacherConfig.epochs)
-    return round(3 / 4 * budget * epochs * images)
+    return round(3 * share * epochs * images)
 
 
 def student_of(teacher: Classifier) -> str:

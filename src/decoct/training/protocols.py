@@ -29,6 +29,7 @@ __all__ = [
     "own_settings",
     "protocol_names",
     "schedule",
+    "steps_per_epoch",
     "student_name",
 ]
 
@@ -272,10 +273,14 @@ def epoch_count(protocol: Protocol, ipc: int, classes: int, images: int) -> int:
     """Epochs of training on a set; of a protocol with `steps`, the fewest that have as many."""
     if protocol.steps is None:
         return entry_of(protocol.epochs, ipc)
+    return math.ceil(entry_of(protocol.steps, ipc) / steps_per_epoch(protocol, ipc, classes, images))
+
+
+def steps_per_epoch(protocol: Protocol, ipc: int, classes: int, images: int) -> int:
+    """Batches that an epoch of a set has."""
     size = batch_size(protocol, ipc, classes, images)
     # Batch norm cannot be trained on a last batch of one image, which is left out.
-    steps = max(1, images // size if images % size <= 1 else math.ceil(images / size))
-    return math.ceil(entry_of(protocol.steps, ipc) / steps)
+    return max(1, images // size if images % size <= 1 else math.ceil(images / size))
 
 
 def learning_rate(protocol: Protocol, epoch: int, epochs: int, architecture: str | None = None) -> float:

@@ -13,7 +13,7 @@ from decoct.config import TeacherConfig
 from decoct.pages.describe import describe
 from decoct.synthesis import tune as tuning
 from decoct.synthesis.distill import distill, plan_distill
-from decoct.synthesis.tune import SELECTIONS, best_of, plan_trials, tuning_images
+from decoct.synthesis.tune import SELECTIONS, best_of, plan_trials, steps_of, too_short, tuning_budget
 from decoct.training.teacher import train_teacher
 
 
@@ -98,23 +98,34 @@ def test_a_rerun_takes_up_the_students_that_are_trained(tuned, monkeypatch):
 
 
 def test_all_trials_together_see_what_the_budget_allows(cautious, config):
-    trials = plan_trials([1, 10], classes=10, images_seen=100_000)
-    assert sum(trial.ipc * 10 * trial.epochs for trial in trials) == 100_000
-    assert {trial.epochs for trial in plan_trials([1], 10, 10**9)} == {3000}  # as long as the protocol trains
-    assert {trial.epochs for trial in plan_trials([1, 10], 10, 1)} == {1}
+    trials = plan_trials([1, 10], classes=10, budget=12 * (4 * 10_000 + 500), validation=500)
+    assert {(trial.ipc, trial.epochs) for trial in trials} == {(1, 1000), (10, 100)}, "and each is measured"
+    assert steps_of(trials, 10) == {1: 1000, 10: 400}
+    assert {trial.epochs for trial in plan_trials([1], 10, 10**9, 500)} == {3000}  # as long as the protocol trains
+    assert {trial.epochs for trial in plan_trials([1, 10], 10, 1, 500)} == {1}
     plan = plan_distill(config(teacher=str(cautious), tune=True, tune_budget=1.0))
     assert plan["tuning"]["students"] == 2 * len(SELECTIONS)
-    assert plan["tuning"]["images_seen"] <= 2 * 72  # epochs of the teacher, and images
+    assert plan["tuning"]["images_seen"] == 6 * (4 + 12), "an epoch each, where the budget has no more"
+    assert plan["tuning"]["steps"] == {"1": 1, "3": 1} and "--tune_budget" in plan["tuning"]["note"]
+
+
+def test_too_short_trainings_are_named_with_the_remedy(tuned, caplog):
+    long = plan_trials([1, 10], 10, 10**9, 500)
+    assert too_short(long, 10) == ""
+    assert "10 of 3,000 at IPC 1)" in too_short([*plan_trials([1], 10, 6 * 400, 0), long[-1]], 10)
+    distill(tuned)
+    (warning,) = [each.message for each in caplog.records if "tune" in each.message]
+    assert "1 of 3,000 at IPC 1" in warning and "raise --tune_budget" in warning
 
 
 def test_the_budget_is_a_share_of_the_teachers_training(cautious, trained_teacher):
     from decoct.models.zoo import load_classifier
 
-    assert tuning_images(0.1, load_classifier(cautious), 72) == round(0.075 * 2 * 72)
-    assert tuning_images(0.1, load_classifier(trained_teacher / "epoch_2"), 96) == round(0.075 * 6 * 96)
+    assert tuning_budget(0.1, load_classifier(cautious), 72) == round(0.3 * 2 * 72)
+    assert tuning_budget(0.1, load_classifier(trained_teacher / "epoch_2"), 96) == round(0.3 * 6 * 96)
     in_memory = load_classifier(cautious)
     in_memory.name = "user/teacher"
-    assert tuning_images(0.1, in_memory, 100) == round(0.075 * TeacherConfig.epochs * 100)
+    assert tuning_budget(0.1, in_memory, 100) == round(0.3 * TeacherConfig.epochs * 100)
 
 
 def test_random_images_stay_unless_they_are_beaten_by_a_standard_error():
