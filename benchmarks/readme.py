@@ -159,8 +159,8 @@ def training_section(results: Path) -> str:
     parts = []
     for (dataset, ipc), members in sorted(grouped(read(results / "strong_kd.json"), "dataset", "ipc").items()):
         rows = [
-            [training, accuracy(each), f"{mean_of(each, 'seconds'):.0f}"]
-            for (training,), each in best_first(grouped(members, "training"))
+            [training + setting.removeprefix("random"), accuracy(each), f"{mean_of(each, 'seconds'):.0f}"]
+            for (training, setting), each in best_first(grouped(members, "training", "setting"))
         ]
         parts.append(f"{dataset}, IPC {ipc}, random images:")
         parts.append(table(["training", "accuracy %", "seconds"], rows))
