@@ -69,9 +69,11 @@ def headline_section(results: Path) -> str:
             if row.method == "InfoUtil" and is_same_task(row, dataset, student)
             for ipc, (mean, _) in row.accuracy.items()
         }
-        rows = []
+        rows, early = [], ""
         for (ipc, teacher), members in sorted(grouped(records, "ipc", "teacher_accuracy").items()):
             ours, random = beside_random(members)
+            if epoch_of := members[0].get("label_teacher"):
+                early += f" At {ipc} that is the teacher at its {epoch_of.replace('_', ' ')} (`--label_teacher`)."
             if ours and random:
                 size, pictures = (
                     statistics.median(record[name] for record in ours) for name in ("bytes", "image_bytes")
@@ -95,7 +97,7 @@ def headline_section(results: Path) -> str:
             f"{dataset}, {split} split; student {student}, protocol `{protocol}`, labels `{labels}`, {epoch} epoch, "
             f"{precision}. Random images have the same labels, teacher and training. Mean ± standard deviation over "
             "seeds (their number), each with its own candidates, draw and student. The teacher's accuracy is that of "
-            "the network that labelled. The seconds are those of `decoct distill` on one core of a processor, the "
+            f"the network that labelled.{early} The seconds are those of `decoct distill` on one core of a processor, the "
             "teacher's training not among them. InfoUtil's own numbers are of another recipe, whose teacher labels "
             "throughout the training."
         )
