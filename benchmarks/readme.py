@@ -97,8 +97,8 @@ def headline_section(results: Path) -> str:
             f"{dataset}, {split} split; student {student}, protocol `{protocol}`, labels `{labels}`, {epoch} epoch, "
             f"{precision}. Random images have the same labels, teacher and training. Mean ± standard deviation over "
             "seeds (their number), each with its own candidates, draw and student. The teacher's accuracy is that of "
-            f"the network that labelled.{early} The seconds are those of `decoct distill` on one core of a processor, the "
-            "teacher's training not among them. InfoUtil's own numbers are of another recipe, whose teacher labels "
+            f"the network that labelled.{early} The seconds are those of `decoct distill` on one core of a processor, "
+            "the teacher's training not among them. InfoUtil's own numbers are of another recipe, whose teacher labels "
             "throughout the training."
         )
     return "\n\n".join(parts) or NO_RECORDS

@@ -15,7 +15,7 @@ from decoct.cli import main
 from decoct.config import DistillConfig, EvaluateConfig, TeacherConfig, WholeConfig
 from decoct.models.zoo import build_classifier
 from decoct.run.folder import write_json
-from decoct.whole import format_plan, look_at, make_plan, plan_whole, whole_steps
+from decoct.whole import format_outcome, format_plan, look_at, make_plan, plan_whole, whole_steps
 
 
 @pytest.fixture(scope="module")
@@ -161,3 +161,14 @@ def test_one_command_ends_with_a_table_a_report_and_how_to_load_and_publish(
     monkeypatch.setattr("decoct.demo._launch", lambda step: pytest.fail("runs again"))
     run("whole", words)
     assert printed.splitlines()[-1] in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("accuracy", "told"), [(0.3, True), (0.6, False)])
+def test_students_that_guess_are_told_beside_the_table(accuracy, told, tmp_path, monkeypatch):
+    monkeypatch.setattr("decoct.whole.format_evaluation", lambda records: "a table")
+    write_json(tmp_path / "distilled" / "manifest.json", {"ipcs": [1, 10], "label_names": list("abcd")})
+    record = {"student": "convnet3", "ipc": 10, "accuracy_mean": accuracy}
+    write_json(tmp_path / "distilled" / "results.json", [{**record, "ipc": 1, "accuracy_mean": 0.25}, record])
+    text = format_outcome(tmp_path)
+    assert ("The best student, convnet3 at IPC 10, recognises 30.0% of the images" in text) == told
+    assert ("where chance is 25.0%" in text) == told and "a table" in text

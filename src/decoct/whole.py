@@ -27,6 +27,7 @@ from decoct.evaluation.evaluate import format_evaluation
 from decoct.files import read_json
 from decoct.methods import method_name
 from decoct.models.cached import fitting_classifiers
+from decoct.models.chance import UNLEARNED, weakness
 from decoct.models.zoo import build_classifier, load_classifier
 from decoct.run.processes import close, device_name, open_accelerator
 from decoct.training.protocols import epoch_count, load_protocol
@@ -330,11 +331,15 @@ def minutes(seconds: float) -> str:
 def format_outcome(folder: Path) -> str:
     """The table, the report, and how to load and publish the sets."""
     distilled = folder / "distilled"
-    ipc = max(read_json(distilled / "manifest.json")["ipcs"])
+    manifest, records = (read_json(distilled / f"{name}.json") for name in ("manifest", "results"))
+    ipc, best = max(manifest["ipcs"]), max(records, key=lambda record: record["accuracy_mean"])
+    subject, what = f"The best student, {best['student']} at IPC {best['ipc']},", "the images that it is measured on"
+    fault = weakness(best["accuracy_mean"], len(manifest["label_names"]), subject, what, UNLEARNED)
     return "\n".join(
         [
-            format_evaluation(read_json(distilled / "results.json")),
+            format_evaluation(records),
             "",
+            *([fault, ""] if fault else []),
             f"See      {(distilled / 'report.html').resolve()}",
             f'Load     load_dataset("{distilled}", "ipc_{ipc}", split="train")',
             f"Publish  decoct publish {distilled} --push_to_hub USER/{folder.name}",

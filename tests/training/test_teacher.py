@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from worlds import coloured, contents, encoded
+from worlds import coloured, contents, encoded, labelled
 
 from decoct.config import TeacherConfig
 from decoct.files import read_json
@@ -177,3 +177,15 @@ def test_forty_images_need_no_batch_size(tmp_path):
     record = train_teacher(config)
     assert record["config"]["batch_size"] == read_json(output / "run.json")["batch_size"] == 40
     assert load_classifier(output).spec.label_names == ("blue", "green", "red")
+
+
+def test_a_teacher_that_guesses_on_new_images_is_told(config, tmp_path, caplog):
+    """One whose labels say nothing can know its training images, and so pass every later check."""
+    (tmp_path / "data").mkdir()
+    for split, rows in (("train", 40), ("test", 20)):
+        images = encoded(coloured(range(rows)))  # of three colours in turn, and labels of two classes
+        labelled(images, [row % 2 for row in range(rows)], "ab").to_parquet(tmp_path / f"data/{split}.parquet")
+    train_teacher(config(dataset=str(tmp_path / "data"), epochs=1, save_epochs=[]))
+    (warning,) = [each.message for each in caplog.records if "The teacher recognises" in each.message]
+    assert "of 20 images that it has not seen, where chance is 50.0% and at least 75.0%" in warning
+    assert "look at their labels" in warning and "--label_map" not in warning

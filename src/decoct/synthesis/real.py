@@ -188,10 +188,14 @@ def candidates_of(config: DistillConfig, images: Dataset, teacher: Classifier) -
     limit = config.candidates_per_class
     for name, count in zip(names, class_counts(images), strict=True):
         if min(count, limit or count) < needed:
-            found = f"{count} images" if limit is None or count < limit else f"{limit} (candidates_per_class)"
+            found, remedy = f"{limit} (candidates_per_class)", "or raise --candidates_per_class (0: all images)"
+            if count < needed:
+                share = config.validation_fraction
+                held_out = f", {share:g} of each class being held out (validation_fraction)" if share else ""
+                found, remedy = f"{count} images{held_out}", "or add images of the class"
             raise ValueError(
                 f"Class {name!r} must have at least {needed} candidates for {config.tiles_per_image} tiles x IPC "
-                f"{max(config.ipc)}. Got {found}. Lower --ipc, or raise --candidates_per_class (0: all images)."
+                f"{max(config.ipc)}. Got {found}. Lower --ipc, {remedy}."
             )
     if config.utility == "forgetting":
         check_forgetting_events(teacher.name, images)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from decoct.config import TeacherConfig
 from decoct.data.loading import load_train_and_eval, measure_spec
 from decoct.data.tensors import PixelDataset
 from decoct.models.accuracy import accuracy
+from decoct.models.chance import UNLEARNED, weakness
 from decoct.models.classifier import Classifier
 from decoct.models.zoo import build_classifier
 from decoct.run.files import named_errors
@@ -40,6 +42,8 @@ from decoct.training.loop import (
 )
 
 __all__ = ["plan_teacher", "train_teacher"]
+
+logger = logging.getLogger(__name__)
 
 NETWORK_FILES = ("training.json", "config.json", "model*.safetensors*", "convnet.py", "resnet.py", "vgg.py")
 WRITTEN = (
@@ -147,6 +151,11 @@ def _train(
     history = train_epochs(accelerator, model, optimizer, dataset, config, folder, loss_of, schedule, after_epoch)
     made = provenance(config, images, spec, accelerator.device)
     record = {"accuracy": history[-1]["accuracy"], "epochs": history, **made}
+    what = f"{len(eval_pixels):,} images that it has not seen"
+    if accelerator.is_main_process and (
+        fault := weakness(record["accuracy"], spec.num_classes, "The teacher", what, UNLEARNED)
+    ):
+        logger.warning(fault)
 
     def save() -> None:
         write_forgetting_events(folder, forgetting, images, config.epochs)

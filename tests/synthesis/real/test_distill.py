@@ -198,7 +198,9 @@ def test_a_class_with_too_few_candidates_is_named(config, tmp_path, sample_part)
     few = images.select([row for row, label in enumerate(images["label"][:]) if label != 2 or row % 2])
     few.to_parquet(tmp_path / "few.parquet")
     kept = few["label"][:].count(2)
-    with pytest.raises(ValueError, match=f"Class 'Pullover' must have at least 20 candidates .*Got {kept} images"):
+    with pytest.raises(
+        ValueError, match=f"Class 'Pullover' must have at least 20 candidates .*Got {kept} images. Lower --ipc, or add"
+    ):
         distill(config(dataset=str(tmp_path / "few.parquet"), ipc=[20], candidates_per_class=0))
     assert not (tmp_path / "run").exists()
 
