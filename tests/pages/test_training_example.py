@@ -87,6 +87,8 @@ def test_mixed_views_are_those_of_decoct(kind, runs, top_k_set):
         views = mixed_views(image, torch.tensor([slot]), seed=0, count=20, side=28, smallest_area=0.08)
         expected = mixed_pixels(distilled.images, image, views)[0]
         assert torch.allclose(made["mixed"](row, slot) * std + mean, expected, atol=1e-5)
+    assert made["codes"].dtype == torch.uint8 and made["scales"].dtype == torch.float16, "as they are stored"
+    assert made.get("kept", torch.empty(0, dtype=torch.uint16)).dtype == torch.uint16
     images, slots = made["views"]
     assert len(images) > 10 and torch.allclose(made["logits"], distilled.slots.logits(images, slots, 4))
 

@@ -364,7 +364,6 @@ def _array(dataset: Dataset, column: str, dtype: torch.dtype) -> Tensor | None:
     """A column of equally shaped arrays as one tensor; None if it is absent or has no rows per image."""
     if column not in dataset.column_names:
         return None
-    # Otherwise `datasets` makes all whole numbers int64.
-    stored: dict[torch.dtype, Any] = {torch.uint8: {"dtype": np.uint8}, torch.int32: {"dtype": np.int32}}
-    array = np.asarray(dataset.select_columns([column]).with_format("numpy", **stored.get(dtype, {}))[:][column])
+    # As it is stored: without the argument `datasets` makes of each code eight bytes, one value at a time.
+    array = np.asarray(dataset.select_columns([column]).with_format("numpy", dtype=None)[:][column])
     return torch.from_numpy(array).to(dtype) if array.dtype != object and array.ndim == 3 and array.shape[1] else None
