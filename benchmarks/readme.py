@@ -159,12 +159,13 @@ def bytes_section(results: Path) -> str:
 def training_section(results: Path) -> str:
     """The recommended protocol, one setting changed at a time, the best first."""
     parts = []
-    for (dataset, ipc), members in sorted(grouped(read(results / "strong_kd.json"), "dataset", "ipc").items()):
+    records = grouped(read(results / "strong_kd.json"), "dataset", "ipc", "labels")
+    for (dataset, ipc, labels), members in sorted(records.items()):
         rows = [
             [training + setting.removeprefix("random"), accuracy(each), f"{mean_of(each, 'seconds'):.0f}"]
             for (training, setting), each in best_first(grouped(members, "training", "setting"))
         ]
-        parts.append(f"{dataset}, IPC {ipc}, random images:")
+        parts.append(f"{dataset}, IPC {ipc}, random images, labels `{labels}`:")
         parts.append(table(["training", "accuracy %", "seconds"], rows))
         parts.append(choice_conditions(members))
     return "\n\n".join(parts) or NO_RECORDS

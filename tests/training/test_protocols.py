@@ -328,6 +328,11 @@ def test_unknown_protocols_and_fields_are_errors(tmp_path):
         ("learning_rates", 0.1, "positive numbers by architecture"),
         ("many_classes", "lots", "a positive whole number, or null"),
         ("shuffle_tiles", "never", "true or false"),
+        ("rand_augment", [2], "two whole numbers"),
+        ("rand_augment", [15, 10], "up to 14 and 29"),
+        ("rand_augment", [2, 30], "up to 14 and 29"),
+        ("rand_augment", [0, 10], "two whole numbers"),
+        ("rand_augment", [2, 10.5], "two whole numbers"),
     ],
 )
 def test_values_that_no_protocol_can_have_name_the_field(tmp_path, field, value, words):

@@ -117,6 +117,25 @@ def test_colours_change_only_where_the_protocol_says():
     assert (lit.flatten(2).std(dim=2) < 1e-6).all() and len(lit[:, 0, 0, 0].unique()) == len(grey)
 
 
+@pytest.mark.parametrize("channels", [1, 3])
+def test_rand_augment_changes_what_the_teacher_is_shown_and_stored_views_never(channels):
+    distilled = make_set(ipc=6)
+    distilled = dataclasses.replace(distilled, images=distilled.images[:, :channels])
+    plain = dataclasses.replace(load_protocol("rded_kd"), cutmix_probability=0.0)
+    changed = dataclasses.replace(plain, rand_augment=(2, 10))
+
+    def pixels(protocol, labels, epoch=0):
+        return collect(StudentBatches(distilled, protocol, labels, seed=0, device=CPU), epoch)[0]
+
+    before, after = pixels(plain, "online"), pixels(changed, "online")
+    assert after.shape == before.shape and not torch.allclose(after, before, atol=0.05)
+    assert 0 <= after.min() and after.max() <= 1
+    torch.manual_seed(1)
+    assert torch.equal(pixels(changed, "online"), after) and torch.initial_seed() == 1
+    assert not torch.equal(pixels(changed, "online", 1) - pixels(plain, "online", 1), after - before)
+    assert torch.equal(pixels(changed, "views"), pixels(plain, "views"))
+
+
 def test_cutmix_comes_as_often_as_its_probability():
     distilled = make_set(ipc=6)
     half = dataclasses.replace(load_protocol("igds_adam"), cutmix_probability=0.5, batch_sizes={1: 18})

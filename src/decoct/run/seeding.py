@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -10,7 +12,7 @@ import numpy as np
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["item_seed", "numpy_generator", "torch_generator"]
+__all__ = ["item_seed", "numpy_generator", "seeded", "torch_generator"]
 
 
 def item_seed(run_seed: int, stage: str, *item: int | str) -> int:
@@ -29,3 +31,13 @@ def torch_generator(run_seed: int, stage: str, *item: int | str) -> torch.Genera
     import torch
 
     return torch.Generator().manual_seed(item_seed(run_seed, stage, *item))
+
+
+@contextlib.contextmanager
+def seeded(run_seed: int, stage: str, *item: int | str) -> Iterator[None]:
+    """Seeds torch's global generator for a library that knows no other, and restores it afterwards."""
+    import torch
+
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+        torch.manual_seed(item_seed(run_seed, stage, *item))
+        yield

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 
 import numpy as np
 import torch
+from kornia.augmentation.auto import RandAugment
 from kornia.color import rgb_to_grayscale
 from torch import Tensor
 
@@ -18,6 +20,7 @@ __all__ = [
     "cutmix",
     "cutmix_box",
     "jitter_colors",
+    "rand_augment",
     "shuffle_tiles",
     "tile_orders",
     "tile_shares",
@@ -124,6 +127,26 @@ def jitter_colors(pixels: Tensor, shares: Tensor, orders: Tensor) -> Tensor:
         target = torch.where(change == 2, grey, torch.where(change == 1, grey.mean(dim=(2, 3), keepdim=True), 0.0))
         pixels = pixels.lerp(target.expand_as(pixels), shares.gather(1, change[:, None])[:, 0])
     return pixels
+
+
+def rand_augment(pixels: Tensor, operations: int, magnitude: int) -> Tensor:
+    """Images after a few random operations, by torch's global generator (RandAugment, Cubuk et al., 2020).
+
+    All images of a batch have the same operations, and signs of their own.
+
+    Args:
+        pixels: `(batch, channels, side, side)` in [0, 1], grey or RGB.
+        operations: How many of Kornia's fourteen, each at most once.
+        magnitude: Of each, above 0 and below 30.
+    """
+    changed = rand_augmentation(operations, magnitude)(pixels.expand(-1, 3, -1, -1))
+    return changed if pixels.shape[1] == 3 else rgb_to_grayscale(changed)
+
+
+@lru_cache(maxsize=8)
+def rand_augmentation(operations: int, magnitude: int) -> RandAugment:
+    """Kornia's module, which takes long to make."""
+    return RandAugment(operations, magnitude)
 
 
 def add_lighting(pixels: Tensor, strengths: Tensor) -> Tensor:

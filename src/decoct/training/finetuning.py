@@ -18,8 +18,8 @@ from decoct.data.tensors import PixelDataset
 from decoct.models.classifier import Classifier
 from decoct.models.zoo import build_classifier
 from decoct.run.precision import autocast
-from decoct.run.seeding import item_seed
-from decoct.training.loop import EpochBatches, require_finite_losses, seeded, warmup_cosine
+from decoct.run.seeding import item_seed, seeded
+from decoct.training.loop import EpochBatches, require_finite_losses, warmup_cosine
 
 __all__ = ["MOMENTUM", "WEIGHT_DECAY", "fine_tune", "replace_head"]
 

@@ -6,7 +6,6 @@ random state beyond the checkpoint, and equals the uninterrupted one bit for bit
 
 from __future__ import annotations
 
-import contextlib
 import json
 import logging
 import math
@@ -31,7 +30,7 @@ from decoct.files import read_object
 from decoct.run.files import named_errors
 from decoct.run.folder import check_folder, claim_folder, identity_of
 from decoct.run.processes import close
-from decoct.run.seeding import item_seed, torch_generator
+from decoct.run.seeding import torch_generator
 from decoct.run.versions import installed_versions
 
 __all__ = [
@@ -42,7 +41,6 @@ __all__ = [
     "parameter_groups",
     "provenance",
     "require_finite_losses",
-    "seeded",
     "steps_per_epoch",
     "train_epochs",
     "warmup_cosine",
@@ -105,14 +103,6 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, An
         {"params": [p for p in parameters if p.ndim > 1], "weight_decay": weight_decay},
         {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
     ]
-
-
-@contextlib.contextmanager
-def seeded(seed: int, stage: str, *item: int) -> Iterator[None]:
-    """Seeds torch's global generator for a library that knows no other, and restores it afterwards."""
-    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
-        torch.manual_seed(item_seed(seed, stage, *item))
-        yield
 
 
 def train_epochs(

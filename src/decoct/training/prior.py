@@ -26,7 +26,7 @@ from decoct.run.files import named_errors
 from decoct.run.folder import json_text, write_json
 from decoct.run.lock import writes_alone
 from decoct.run.processes import close, open_accelerator
-from decoct.run.seeding import torch_generator
+from decoct.run.seeding import seeded, torch_generator
 from decoct.training.loop import (
     check_training,
     claim_training,
@@ -34,7 +34,6 @@ from decoct.training.loop import (
     finish_training,
     parameter_groups,
     provenance,
-    seeded,
     steps_per_epoch,
     train_epochs,
 )

@@ -79,6 +79,8 @@ class Protocol:
         loss: Of soft labels: `kl`, the KL divergence at the temperature, or `squared`, the squared error of the logits
             after their mean is taken off; hard labels have the cross-entropy.
         hard_weight: Weight of the cross-entropy with the hard labels that is added to the loss of soft labels.
+        rand_augment: Number and magnitude of RandAugment's operations (`[2, 10]`), after the crops; null: none. Stored
+            views are replayed without.
 
     Raises:
         ValueError: For a value outside these ranges; names the protocol and the field.
@@ -117,6 +119,7 @@ class Protocol:
     ema_warmup: bool = False
     loss: str = "kl"
     hard_weight: float = 0.0
+    rand_augment: tuple[int, int] | None = None
 
     def __post_init__(self) -> None:
         self._require(isinstance(self.name, str) and bool(self.name), "name", "a word", self.name)
@@ -173,6 +176,10 @@ class Protocol:
         self._require(
             self.optimizer == "sgd" or self.betas is not None, "betas", f"given for {self.optimizer}", self.betas
         )
+        operations = self.rand_augment
+        known = _are_two(operations) and all(map(_is_whole, operations or ())) and (operations or (0,))[0] <= 14
+        known = operations is None or (known and operations[1] < 30)
+        self._require(known, "rand_augment", "two whole numbers, up to 14 and 29, or null", operations)
         fractions = all(re.fullmatch(r"\d+/[1-9]\d*", text) and 0 < Fraction(text) < 1 for text in self.milestones)
         self._require(fractions, "milestones", "fractions of the epochs, such as 2/3", list(self.milestones))
         rate = self.matrix_learning_rate

@@ -14,7 +14,7 @@ from decoct.data.crops import random_resized_boxes
 from decoct.data.mixed_views import MixedViews, mixed_pixels, mixed_views
 from decoct.data.spec import ImageSpec
 from decoct.distilled.dataset import DistilledSet, Slots
-from decoct.run.seeding import numpy_generator, torch_generator
+from decoct.run.seeding import numpy_generator, seeded, torch_generator
 from decoct.training.augment import (
     add_lighting,
     color_jitter_choices,
@@ -22,6 +22,7 @@ from decoct.training.augment import (
     cutmix,
     cutmix_box,
     jitter_colors,
+    rand_augment,
     shuffle_tiles,
     tile_orders,
     tile_shares,
@@ -58,7 +59,8 @@ class StudentBatches:
     """The mixed batches of each epoch, with their labels.
 
     Random choices are drawn for all images at once in index order, from generators seeded by (seed, stage, epoch), so
-    that an image's augmentation does not depend on the batch it falls in; CutMix has one box a step, as in RDED.
+    that an image's augmentation does not depend on the batch it falls in; CutMix has one box a step, as in RDED, and
+    RandAugment its operations.
 
     Args:
         distilled: Moved to the device as a whole.
@@ -115,11 +117,14 @@ class StudentBatches:
         choices = self._draw(epoch)
         permutation = torch.randperm(count, generator=torch_generator(self.seed, "student-order", epoch))
         mixing = numpy_generator(self.seed, "student-cutmix", epoch)
-        for rows in permutation.to(self.device).split(self.size):
+        for step, rows in enumerate(permutation.to(self.device).split(self.size)):
             if self.drop_single and len(rows) == 1:
                 continue
             hard = self._hard_target(rows, choices)
             pixels, target = self._pixels(rows, choices), self._target(rows, choices, hard)
+            if self.protocol.rand_augment is not None and choices.views is None:
+                with seeded(self.seed, "student-rand-augment", epoch, step):
+                    pixels = rand_augment(pixels, *self.protocol.rand_augment)
             if self.mixing and (self.mixing >= 1 or mixing.random() < self.mixing):
                 box = cutmix_box(mixing, side, self.protocol.cutmix_alpha)
                 partners = torch.from_numpy(mixing.permutation(len(rows))).to(self.device)

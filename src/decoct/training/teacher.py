@@ -27,6 +27,7 @@ from decoct.run.folder import write_json
 from decoct.run.lock import writes_alone
 from decoct.run.precision import lay_out
 from decoct.run.processes import close, open_accelerator
+from decoct.run.seeding import seeded
 from decoct.training.forgetting import FORGETTING_FILE, ForgettingEvents, write_forgetting_events
 from decoct.training.loop import (
     EpochBatches,
@@ -36,7 +37,6 @@ from decoct.training.loop import (
     finish_training,
     parameter_groups,
     provenance,
-    seeded,
     steps_per_epoch,
     train_epochs,
 )
