@@ -216,3 +216,18 @@ def test_a_network_too_deep_for_the_images_names_the_deepest():
 def test_a_network_without_an_output_per_label_is_an_error():
     with pytest.raises(ValueError, match="linear layer with 3 outputs"):
         Classifier(torch.nn.Linear(4, 5), spec())
+
+
+@pytest.mark.parametrize(("capability", "layout"), [("AVX2", torch.contiguous_format), ("AVX512", torch.channels_last)])
+def test_a_narrow_resnet_gets_pixels_in_the_layout_of_its_weights(capability, layout, monkeypatch):
+    """Which on some processors must not be channels last: its strided 1x1 convolutions would destroy memory."""
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
+    sizes = {"embedding_size": 4, "hidden_sizes": [4, 8], "depths": [1, 1], "layer_type": "basic"}
+    classifier = Classifier(ResNetForImageClassification(ResNetConfig(num_labels=3, **sizes)), spec(16))
+    pixels = torch.rand(2, 3, 16, 16)
+    strided = [each for each in classifier.modules() if isinstance(each, torch.nn.Conv2d) and each.stride == (2, 2)]
+    for tensor in (classifier.normalised(pixels), *(each.weight for each in strided if each.kernel_size != (1, 1))):
+        assert tensor.is_contiguous(memory_format=layout)
+        assert layout is torch.channels_last or not tensor.is_contiguous(memory_format=torch.channels_last)
+    classifier(pixels).sum().backward()
+    assert all(torch.isfinite(weight.grad).all() for weight in classifier.parameters())
