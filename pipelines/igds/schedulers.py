@@ -24,6 +24,7 @@ __all__ = [
     "check_guidance",
     "check_scheduler",
     "clean_coefficients",
+    "is_flow",
     "level",
     "prediction_steps",
     "sample_scale",
@@ -72,7 +73,7 @@ class PredictionSteps(NamedTuple):
     shift: Tensor
 
 
-def _is_flow(scheduler: SchedulerMixin) -> bool:
+def is_flow(scheduler: SchedulerMixin) -> bool:
     """Whether samples are `(1 - noise) * image + noise * noise image`."""
     return type(scheduler).__name__.startswith("FlowMatch") or bool(scheduler.config.get("use_flow_sigmas"))
 
@@ -103,7 +104,7 @@ def check_scheduler(scheduler: SchedulerMixin, channels: int | None = None) -> N
     kind = _prediction_type(scheduler)
     if kind not in PREDICTIONS:
         raise ValueError(f"prediction_type of the scheduler must be one of {list(PREDICTIONS)}. Got {kind!r} ({name}).")
-    if (kind == "flow_prediction") != _is_flow(scheduler):
+    if (kind == "flow_prediction") != is_flow(scheduler):
         raise ValueError(
             f"use_flow_sigmas of {name} must be True where it predicts the flow, and only there. Got {kind!r} with "
             f"use_flow_sigmas={scheduler.config.get('use_flow_sigmas')}."
@@ -141,7 +142,7 @@ def level(scheduler: SchedulerMixin, index: int) -> tuple[float, float]:
         alpha = float(scheduler.alphas_cumprod[int(scheduler.timesteps[index])])
         return alpha**0.5, (1 - alpha) ** 0.5
     sigma = float(sigmas[index])
-    if _is_flow(scheduler):
+    if is_flow(scheduler):
         return 1 - sigma, sigma
     if _is_edm(scheduler) or not hasattr(scheduler, "_sigma_to_alpha_sigma_t"):
         return 1.0, sigma
@@ -151,7 +152,7 @@ def level(scheduler: SchedulerMixin, index: int) -> tuple[float, float]:
 def sample_scale(scheduler: SchedulerMixin, index: int) -> float:
     """What the sample before step `index` is divided by to have the scale of DDPM's; exactly 1 where it has it."""
     signal, noise = level(scheduler, index)
-    return (1 + noise**2) ** 0.5 if signal == 1 and not _is_flow(scheduler) else 1.0
+    return (1 + noise**2) ** 0.5 if signal == 1 and not is_flow(scheduler) else 1.0
 
 
 def clean_coefficients(scheduler: SchedulerMixin, index: int) -> tuple[float, float]:
@@ -172,11 +173,16 @@ def clean_coefficients(scheduler: SchedulerMixin, index: int) -> tuple[float, fl
     return 1 / (signal + noise), -noise / (signal + noise)
 
 
-def with_timesteps(scheduler: SchedulerMixin, steps: int) -> SchedulerMixin:
-    """A copy that is about to take `steps` reverse steps."""
+def with_timesteps(scheduler: SchedulerMixin, steps: int, **options: Any) -> SchedulerMixin:
+    """A copy that is about to take `steps` reverse steps.
+
+    Args:
+        **options: Of its `set_timesteps`; `sigmas` stand in the place of the number of steps.
+    """
     scheduler = _fresh_copy(scheduler)
-    shifted = scheduler.config.get("use_dynamic_shifting")
-    scheduler.set_timesteps(steps, **({"mu": 1.0} if shifted else {}))
+    if scheduler.config.get("use_dynamic_shifting") and "mu" in inspect.signature(scheduler.set_timesteps).parameters:
+        options = {"mu": 1.0, **options}
+    scheduler.set_timesteps(**({} if "sigmas" in options else {"num_inference_steps": steps}), **options)
     return scheduler
 
 

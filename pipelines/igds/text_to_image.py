@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import inspect
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from diffusers import DiffusionPipeline, ModelMixin, SchedulerMixin
 from torch import Tensor, nn
@@ -19,7 +21,7 @@ from transformers import PreTrainedModel
 from .guidance import InformationGuidance, as_estimate, check_estimator, class_names, frozen_copy, information_terms
 from .pipeline import IGDSPipelineOutput
 from .reverse import check_labels, label_ids
-from .schedulers import check_guidance, check_scheduler, with_timesteps
+from .schedulers import TRIAL_STEPS, check_guidance, check_scheduler, is_flow, with_timesteps
 
 __all__ = ["TEXT_TO_IMAGE", "TextToImagePrior", "in_passes"]
 
@@ -31,6 +33,7 @@ TEXT_TO_IMAGE = (
     "PixArtAlphaPipeline",
     "PixArtSigmaPipeline",
 )
+FLOWS = ("StableDiffusion3Pipeline", "FluxPipeline")
 WITHOUT_BATCH = ("img_ids", "txt_ids")  # Flux: positions, the same for all images
 
 
@@ -48,7 +51,7 @@ class TextToImagePrior:
 
     Raises:
         ValueError: for another pipeline, an estimator without normalisation or not of colour images, a scheduler that
-            cannot be guided, or prompts that are not one per class.
+            cannot be guided or that the pipeline cannot use, or prompts that are not one per class.
     """
 
     def __init__(
@@ -80,6 +83,7 @@ class TextToImagePrior:
                     f"Got one for {estimator.config.num_channels}."
                 )
         check_scheduler(pipeline.scheduler)
+        _as_sampled(pipeline, TRIAL_STEPS)
         self.pipeline, self.estimator, self.prompts = pipeline, estimator, list(prompts)
         self.guidance_vae, self.image_size = guidance_vae, image_size
 
@@ -110,9 +114,13 @@ class TextToImagePrior:
         self.estimator.to(device)  # type: ignore[arg-type]
         return self
 
-    def check_guidance(self, guide_on: str, num_inference_steps: int) -> None:
-        """Raises ValueError, with the remedy, if the scheduler does not carry guidance of that kind."""
-        check_guidance(with_timesteps(self.scheduler, num_inference_steps), guide_on)
+    def check_guidance(self, guide_on: str, num_inference_steps: int, **options: Any) -> None:
+        """Raises ValueError, with the remedy, if the scheduler does not carry guidance of that kind.
+
+        Args:
+            **options: Of its `step`, such as `eta`.
+        """
+        check_guidance(_as_sampled(self.pipeline, num_inference_steps), guide_on, **options)
 
     def __call__(
         self,
@@ -165,6 +173,9 @@ class TextToImagePrior:
             softplus=softplus,
             vae=self.guidance_vae,
         )
+        # Before text encoders run; another schedule than the pipeline's own is checked in its first step.
+        if guidance_scale > 0 and not {"timesteps", "sigmas"} & options.keys():
+            self.check_guidance(guide_on, num_inference_steps, **{"eta": options["eta"]} if "eta" in options else {})
         if self.image_size is not None:
             options = {"height": self.image_size, "width": self.image_size, **options}
         if classifier_free_guidance_scale is not None:
@@ -190,6 +201,38 @@ class TextToImagePrior:
             targets = torch.tensor(labels, device=images.device)
             terms = information_terms(images.float() * 2 - 1, targets, estimate, temperature, estimator_micro_batch)
         return IGDSPipelineOutput(images, *terms)
+
+
+def _as_sampled(pipeline: DiffusionPipeline, steps: int) -> SchedulerMixin:
+    """A copy of a pipeline's scheduler, with timesteps as the pipeline's own call sets them.
+
+    Raises:
+        ValueError: If the pipeline cannot use the scheduler.
+    """
+    scheduler, name = pipeline.scheduler, type(pipeline).__name__
+    options: dict[str, Any] = {}
+    shifted, flows = scheduler.config.get("use_dynamic_shifting"), name in FLOWS
+    if name == "FluxPipeline" or (flows and shifted):
+        options["mu"] = 1.0  # follows from the size of the images, and is about 0.5 to 1.15
+    if name == "FluxPipeline" and not scheduler.config.get("use_flow_sigmas"):
+        options["sigmas"] = np.linspace(1.0, 1 / steps, steps)
+    unknown = sorted(options.keys() - inspect.signature(scheduler.set_timesteps).parameters.keys())
+    wrong = ""
+    if flows and not is_flow(scheduler):
+        wrong = "which is not of flows"
+    elif unknown:
+        wrong = f"whose set_timesteps takes no {' and no '.join(unknown)}"
+    elif not flows and shifted:
+        wrong = "with use_dynamic_shifting, whose shift this pipeline does not know"
+    elif not flows and not hasattr(scheduler, "init_noise_sigma"):
+        wrong = "which does not say how noisy samples start"
+    if wrong:
+        usual = "FlowMatchEulerDiscreteScheduler" if flows else "DDIMScheduler"
+        raise ValueError(
+            f"scheduler must be one that {name} can use. Got {type(scheduler).__name__}, {wrong}: take {usual}, or "
+            "the one that the pipeline was published with."
+        )
+    return with_timesteps(scheduler, steps, **options)
 
 
 @contextlib.contextmanager

@@ -17,6 +17,8 @@ from diffusers import (
     DPMSolverMultistepScheduler,
     EDMEulerScheduler,
     FlowMatchEulerDiscreteScheduler,
+    PNDMScheduler,
+    StableDiffusionPipeline,
     UniPCMultistepScheduler,
 )
 from PIL import Image
@@ -158,6 +160,10 @@ def test_in_python_a_pipeline_keeps_what_it_has_settled(config, image_folder, tm
     ):
         with pytest.raises(ValueError, match=f"^{name} must be set where the pipeline is made.*Got {value!r} beside a"):
             IGDS(prior.pipeline, teacher, estimator=estimator, prompt="a {label}", **{name: value}, **options)
+    parts = {**prior.pipeline.components, "scheduler": PNDMScheduler.from_config(prior.scheduler.config)}
+    stock = StableDiffusionPipeline(**parts, requires_safety_checker=False)
+    with pytest.raises(ValueError, match="guide_on must be 'prediction' for PNDMScheduler.*Got 'sample': change it"):
+        IGDS(stock, teacher, estimator=estimator, prompt="a {label}", guide_on="sample", **options)
     prior.pipeline.scheduler = DDIMScheduler.from_config(prior.scheduler.config, timestep_spacing="trailing")
     with pytest.raises(ValueError, match="which differs in\n  prior: .*DDIMScheduler"):
         IGDS(prior, teacher, **options).distill(images, ipc=1, output_dir=tmp_path / "run")

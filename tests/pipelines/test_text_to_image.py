@@ -12,11 +12,15 @@ from diffusers import (
     DiTPipeline,
     DPMSolverMultistepScheduler,
     EulerDiscreteScheduler,
+    FlowMatchEulerDiscreteScheduler,
+    FlowMatchHeunDiscreteScheduler,
     PNDMScheduler,
     StableDiffusionImg2ImgPipeline,
+    UniPCMultistepScheduler,
 )
 from text_to_image import FAMILIES, build
 
+from decoct.pipelines.igds import text_to_image as module
 from decoct.pipelines.igds.guidance import InformationGuidance, information_gradient
 from decoct.pipelines.igds.reverse import decode_latents, unpacked_latents
 from decoct.pipelines.igds.text_to_image import TextToImagePrior
@@ -276,6 +280,54 @@ def test_what_cannot_be_guided_is_refused(make_prior, make_estimator, make_dit, 
     wrong = torch.zeros(3, 16, 64)
     with pytest.raises(ValueError, match=r"Got StableDiffusionPipeline, whose latents are \(3, 16, 64\)"):
         unpacked_latents(prior.pipeline, wrong, None)
+
+
+@pytest.mark.parametrize(
+    ("family", "kind", "options", "message"),
+    [
+        ("stable_diffusion", FlowMatchEulerDiscreteScheduler, {}, "does not say how noisy samples start: take DDIM"),
+        ("pixart", UniPCMultistepScheduler, {"use_dynamic_shifting": True}, "with use_dynamic_shifting, whose shift"),
+        ("stable_diffusion_3", EulerDiscreteScheduler, {}, "which is not of flows: take FlowMatchEulerDiscrete"),
+        ("flux", DDIMScheduler, {}, "which is not of flows: take FlowMatchEulerDiscreteScheduler"),
+        ("flux", FlowMatchHeunDiscreteScheduler, {}, "whose set_timesteps takes no mu and no sigmas: take FlowMatch"),
+    ],
+)
+def test_a_scheduler_that_the_stock_pipeline_cannot_use_is_refused_when_it_is_loaded(
+    make_prior, make_estimator, family, kind, options, message
+):
+    pipeline = make_prior(family).pipeline
+    own = pipeline.scheduler
+    try:
+        pipeline.scheduler = kind.from_config(own.config, **options)
+        name = type(pipeline).__name__
+        with pytest.raises(ValueError, match=f"one that {name} can use. Got {kind.__name__}, .*{message}") as refused:
+            TextToImagePrior(pipeline, make_estimator(), PROMPTS)
+        assert "\n" not in str(refused.value)
+    finally:
+        pipeline.scheduler = own
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_scheduler_is_measured_with_the_timesteps_of_the_call(make_prior, seeded, monkeypatch, family):
+    """But for the shift of flows, which follows from the size of the images."""
+    prior, measured = make_prior(family), []
+    monkeypatch.setattr(module, "check_guidance", lambda scheduler, *_: measured.append(scheduler))
+    prior(LABELS, **options_of(family, seeded))
+    assert len(measured) == 1 and len(measured[0].timesteps) == len(prior.scheduler.timesteps)
+    shift = 0.4 if family == "flux" else 0.0
+    torch.testing.assert_close(measured[0].timesteps, prior.scheduler.timesteps, rtol=shift, atol=0)
+
+
+def test_guidance_that_is_not_carried_is_refused_before_anything_runs(make_prior, seeded, monkeypatch):
+    prior = make_prior("stable_diffusion")
+    own = prior.pipeline.scheduler
+    monkeypatch.setattr(prior.pipeline, "encode_prompt", None)
+    try:
+        prior.pipeline.scheduler = PNDMScheduler.from_config(own.config)
+        with pytest.raises(ValueError, match="Got PNDMScheduler, whose step .* carries.*DDIMScheduler.from_config"):
+            prior(LABELS, **{**options_of("", seeded), "num_inference_steps": 10})
+    finally:
+        prior.pipeline.scheduler = own
 
 
 def test_the_scheduler_may_be_exchanged(make_prior, seeded):

@@ -232,7 +232,7 @@ class IGDS:
 
     Raises:
         ValueError: For an option that there is not, that has another type or range, or that the pipeline has settled,
-            and a pipeline of diffusers without what it needs, or that cannot be guided.
+            and a pipeline of diffusers without what it needs, or whose scheduler does not carry the guidance.
     """
 
     def __init__(
@@ -261,7 +261,7 @@ class IGDS:
             own = inspect.signature(pipeline.pipeline.__call__).parameters["guidance_scale"].default
             prompted = {"guide_on": "prediction", "classifier_free_guidance_scale": own}
         self.options = {**names, **prompted, "teacher": teacher.name, **options, "method": "igds"}
-        with_options(self.options, options)
+        _check_guidance(pipeline, values_for(SamplingSettings, with_options(self.options, options)))
 
     def distill(self, images: Dataset, ipc: int, output_dir: str | Path | None = None) -> Dataset:
         """The distilled dataset of one IPC, with the columns of the run folder.
@@ -299,8 +299,11 @@ def distill_samples(
             another configuration.
     """
     spec = teacher.spec
-    pipeline = pipeline or open_pipeline(values_for(PriorSettings, config))
     settings = values_for(SamplingSettings, config)
+    if pipeline is None:
+        pipeline = open_pipeline(values_for(PriorSettings, config), settings)
+    else:
+        _check_guidance(pipeline, settings)  # its scheduler may have been exchanged
     check_source(images, config.dataset, teacher, config.tile_rows)
     check_pipeline(pipeline, settings, teacher, config.prior, config.estimator)
     run = DistillRun(config, teacher, accelerator)
@@ -333,20 +336,39 @@ def distill_samples(
     )
 
 
-def open_pipeline(settings: PriorSettings) -> GuidedPrior:
-    """A prior with an estimator and a scheduler; one of text with the prompts of the estimator's classes."""
+def open_pipeline(settings: PriorSettings, sampling: SamplingSettings) -> GuidedPrior:
+    """A prior with an estimator and a scheduler; one of text with the prompts of the estimator's classes.
+
+    Raises:
+        ValueError: As `load_pipeline` and `load_text_to_image`, or if the scheduler does not carry the guidance; the
+            options that help are named.
+    """
     estimator = load_estimator(settings.estimator)
+    pipeline: GuidedPrior
     if settings.prompt is None and settings.prompts is None:
-        return load_pipeline(settings.prior, estimator, settings.scheduler, settings.prior_variant)
-    return load_text_to_image(
-        settings.prior,
-        estimator,
-        prompts_of(settings.prompt, settings.prompts, label_names(estimator)),
-        settings.scheduler,
-        settings.guidance_vae,
-        settings.prior_image_size,
-        settings.prior_variant,
-    )
+        pipeline = load_pipeline(settings.prior, estimator, settings.scheduler, settings.prior_variant)
+    else:
+        pipeline = load_text_to_image(
+            settings.prior,
+            estimator,
+            prompts_of(settings.prompt, settings.prompts, label_names(estimator)),
+            settings.scheduler,
+            settings.guidance_vae,
+            settings.prior_image_size,
+            settings.prior_variant,
+        )
+    try:
+        _check_guidance(pipeline, sampling)
+    except ValueError as error:
+        other = "" if sampling.guide_on == "prediction" else " As options: --guide_on prediction, or --scheduler ddim."
+        raise ValueError(f"{error}{other}") from error
+    return pipeline
+
+
+def _check_guidance(pipeline: GuidedPrior, settings: SamplingSettings) -> None:
+    """Raises ValueError, with the remedy, if the prior's scheduler does not carry the guidance that is asked for."""
+    if settings.guidance_scale > 0:
+        pipeline.check_guidance(settings.guide_on, settings.sampling_steps)
 
 
 def asked_for(pipeline: GuidedPrior) -> dict[str, Any]:
@@ -363,8 +385,6 @@ def check_pipeline(
 ) -> None:
     """Raises ValueError if label names, channels or sizes of teacher, estimator and prior do not agree.
 
-    Likewise if the prior's scheduler does not carry the guidance.
-
     Args:
         prior, estimator: Their names.
     """
@@ -374,20 +394,9 @@ def check_pipeline(
     found = label_names(pipeline.estimator)
     check_label_names(spec.label_names, found, teacher.name, f"the estimator {estimator}")
     check_prior(pipeline, spec, settings.prior_classes, settings.classifier_free_guidance_scale, prior)
-    if settings.guidance_scale > 0:
-        check_guidance(pipeline, settings.guide_on, settings.sampling_steps)
     trained_on = None if isinstance(pipeline, TextToImagePrior) else prior_label_names(prior)
     if trained_on is not None and not settings.prior_classes:
         check_label_names(spec.label_names, trained_on, teacher.name, f"the prior {prior}")
-
-
-def check_guidance(pipeline: GuidedPrior, guide_on: str, steps: int) -> None:
-    """Raises ValueError, with the options that help, if the prior's scheduler does not carry the guidance."""
-    try:
-        pipeline.check_guidance(guide_on, steps)
-    except ValueError as error:
-        other = "" if guide_on == "prediction" else " As options: --guide_on prediction, or --scheduler ddim."
-        raise ValueError(f"{error}{other}") from error
 
 
 class SampledTiles:
@@ -461,8 +470,8 @@ def plan_sampled(
 ) -> dict[str, Any]:
     """What `--dry_run` shows: samples, passes, and the seconds they take at the measured speed of a step."""
     spec = teacher.spec
-    pipeline = open_pipeline(values_for(PriorSettings, config)).to(accelerator.device)
     settings = values_for(SamplingSettings, config)
+    pipeline = open_pipeline(values_for(PriorSettings, config), settings).to(accelerator.device)
     check_source(images, config.dataset, teacher, config.tile_rows)
     check_pipeline(pipeline, settings, teacher, config.prior, config.estimator)
     DistillRun(config, teacher, accelerator).check(images, **sampler_networks(config, pipeline))
