@@ -18,6 +18,7 @@ from torch import Tensor
 
 __all__ = [
     "SERVED",
+    "NotCarried",
     "PredictionSteps",
     "carried_by_predictions",
     "carried_by_samples",
@@ -58,7 +59,11 @@ PREDICTIONS = ("epsilon", "sample", "v_prediction", "flow_prediction")
 TOLERANCE = 0.05  # of a change of a sample: what may be lost or gained on the way
 TRIAL_STEPS = 4
 LEAST_SHARE = 0.1  # of what the steps beside it carry: a step that carries less cannot be guided
-REMEDY = "pipe.scheduler = {}.from_config(pipe.scheduler.config)"
+REMEDY = "pipe.scheduler = {}.from_config(pipe.scheduler.config{})"
+
+
+class NotCarried(ValueError):
+    """A scheduler loses the guidance, or adds to it: another one, or another `guide_on`, helps."""
 
 
 class PredictionSteps(NamedTuple):
@@ -71,6 +76,14 @@ class PredictionSteps(NamedTuple):
     of_sample: Tensor
     of_output: Tensor
     shift: Tensor
+
+
+def _remedy(scheduler: SchedulerMixin) -> str:
+    """Another scheduler of the same noise schedule, which carries guidance of every kind."""
+    if is_flow(scheduler):
+        shift = ", shift=pipe.scheduler.config.flow_shift" if "flow_shift" in scheduler.config else ""
+        return REMEDY.format("FlowMatchEulerDiscreteScheduler", shift)
+    return REMEDY.format("EDMEulerScheduler" if _is_edm(scheduler) else "DDIMScheduler", "")
 
 
 def is_flow(scheduler: SchedulerMixin) -> bool:
@@ -99,7 +112,7 @@ def check_scheduler(scheduler: SchedulerMixin, channels: int | None = None) -> N
         raise ValueError(
             "scheduler must be one of `schedulers.SERVED`, such as DDIMScheduler, EulerDiscreteScheduler, "
             f"UniPCMultistepScheduler or FlowMatchEulerDiscreteScheduler. Got {name}: "
-            f"{REMEDY.format('DDIMScheduler')}, or load another prior, if this one has no such noise schedule."
+            f"{REMEDY.format('DDIMScheduler', '')}, or load another prior, if this one has no such noise schedule."
         )
     kind = _prediction_type(scheduler)
     if kind not in PREDICTIONS:
@@ -254,17 +267,16 @@ def prediction_steps(scheduler: SchedulerMixin, **options: Any) -> PredictionSte
         **options: Of its `step`, such as `eta`.
 
     Raises:
-        ValueError: If some step carries no change of its prediction, or one of the other sign.
+        NotCarried: If some step carries no change of its prediction, or one of the other sign.
     """
     carried = carried_by_predictions(scheduler, **options)
     beside = torch.cat([carried[:1], carried, carried[-1:]])
     share = carried / ((beside[:-2] + beside[2:]) / 2).clamp_min(1e-6)
     if not bool((share >= LEAST_SHARE).all()):
         step = int((~(share >= LEAST_SHARE)).nonzero()[0])
-        raise ValueError(
+        raise NotCarried(
             f"scheduler must carry guidance of every prediction. Got {type(scheduler).__name__}, whose step {step} of "
-            f"{len(carried)} carries {float(share[step]):.2f} times what the steps beside it do: "
-            f"{REMEDY.format('DDIMScheduler')}, or EulerDiscreteScheduler, or DPMSolverMultistepScheduler."
+            f"{len(carried)} carries {float(share[step]):.2f} times what the steps beside it do: {_remedy(scheduler)}."
         )
     indices = range(len(carried))
     coefficients = torch.tensor([clean_coefficients(scheduler, index) for index in indices])
@@ -273,7 +285,7 @@ def prediction_steps(scheduler: SchedulerMixin, **options: Any) -> PredictionSte
 
 
 def check_guidance(scheduler: SchedulerMixin, guide_on: str, **options: Any) -> None:
-    """Raises ValueError, with the remedy, if a scheduler does not carry the guidance.
+    """Raises NotCarried, a ValueError that names the remedy, if a scheduler does not carry the guidance.
 
     Args:
         scheduler: With timesteps, before its first step.
@@ -285,8 +297,8 @@ def check_guidance(scheduler: SchedulerMixin, guide_on: str, **options: Any) -> 
         return
     carried = carried_by_samples(scheduler, **options)
     if not bool(((carried - 1).abs() <= TOLERANCE).all()):
-        raise ValueError(
+        raise NotCarried(
             f"guide_on must be 'prediction' for {type(scheduler).__name__}, which carries between "
             f"{float(carried.min()):.2f} and {float(carried.max()):.2f} of a change of a sample to the last step. "
-            f"Got {guide_on!r}: change it, or {REMEDY.format('DDIMScheduler')}."
+            f"Got {guide_on!r}: change it, or {_remedy(scheduler)}."
         )

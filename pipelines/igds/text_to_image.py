@@ -217,7 +217,6 @@ def _as_sampled(pipeline: DiffusionPipeline, steps: int) -> SchedulerMixin:
     if name == "FluxPipeline" and not scheduler.config.get("use_flow_sigmas"):
         options["sigmas"] = np.linspace(1.0, 1 / steps, steps)
     unknown = sorted(options.keys() - inspect.signature(scheduler.set_timesteps).parameters.keys())
-    wrong = ""
     if flows and not is_flow(scheduler):
         wrong = "which is not of flows"
     elif unknown:
@@ -226,13 +225,16 @@ def _as_sampled(pipeline: DiffusionPipeline, steps: int) -> SchedulerMixin:
         wrong = "with use_dynamic_shifting, whose shift this pipeline does not know"
     elif not flows and not hasattr(scheduler, "init_noise_sigma"):
         wrong = "which does not say how noisy samples start"
-    if wrong:
-        usual = "FlowMatchEulerDiscreteScheduler" if flows else "DDIMScheduler"
-        raise ValueError(
-            f"scheduler must be one that {name} can use. Got {type(scheduler).__name__}, {wrong}: take {usual}, or "
-            "the one that the pipeline was published with."
-        )
-    return with_timesteps(scheduler, steps, **options)
+    else:
+        try:
+            return with_timesteps(scheduler, steps, **options)
+        except AssertionError:  # solvers of flows have no other words for it
+            wrong = "which takes a shift (mu) with use_dynamic_shifting and an exponential time_shift_type alone"
+    usual = "FlowMatchEulerDiscreteScheduler" if flows else "DDIMScheduler"
+    raise ValueError(
+        f"scheduler must be one that {name} can use. Got {type(scheduler).__name__}, {wrong}: take {usual}, or "
+        "the one that the pipeline was published with."
+    )
 
 
 @contextlib.contextmanager

@@ -13,6 +13,7 @@ from diffusers import (
     DDIMScheduler,
     DDPMPipeline,
     DDPMScheduler,
+    DEISMultistepScheduler,
     DiTPipeline,
     DPMSolverMultistepScheduler,
     EDMEulerScheduler,
@@ -32,6 +33,8 @@ from decoct.igds.loading import build_estimator
 from decoct.igds.prior import load_text_to_image, with_scheduler
 from decoct.synthesis.distill import distill, plan_distill
 from decoct.synthesis.sampled import IGDS
+
+FLOW = {"use_flow_sigmas": True, "prediction_type": "flow_prediction", "use_dynamic_shifting": True}
 
 
 @pytest.fixture
@@ -93,9 +96,9 @@ def test_a_text_to_image_prior_makes_classes_by_their_names(config, tmp_path):
     with pytest.raises(ValueError, match="prompt must be given for a text-to-image prior.*a StableDiffusionPipeline"):
         distill(config())
     options = {"prompt": "a photo of a {label}", "sampling_steps": 3, "micro_batch": 1}
-    with pytest.raises(ValueError, match="Got PNDMScheduler, whose step .* carries"):
+    with pytest.raises(ValueError, match="Got PNDMScheduler, whose step .* carries.*As options: --scheduler ddim.$"):
         distill(config(**{**options, "sampling_steps": 10}))
-    assert not (tmp_path / "run" / "data").exists()
+    assert not (tmp_path / "run").exists()
     plan_distill(config(**{**options, "sampling_steps": 10}, guidance_scale=0.0))  # the prior alone, as it comes
     manifest = distill(config(scheduler="ddim", **options))
     assert_distilled(tmp_path / "run")
@@ -134,6 +137,26 @@ def test_a_pipeline_of_diffusers_distills_in_python(config, image_folder, tmp_pa
     igds = IGDS(flux, teacher, estimator=estimator, **options)
     rows = igds.distill(decoct.load_images(str(image_folder)), ipc=1)
     assert len(rows) == 3 and rows[0]["image"].size == (16, 16)
+
+
+@pytest.mark.parametrize(
+    ("family", "options", "message"),
+    [
+        (
+            "stable_diffusion",
+            {"solver_order": 3},
+            "pipe.scheduler = DDIM.* As options: --guide_on sample, or --sch.* ddim",
+        ),
+        ("flux", FLOW, r"pipe.scheduler = FlowMatchEulerDiscreteScheduler.*shift=pipe.scheduler.config.flow_shift\)"),
+    ],
+)
+def test_the_options_that_help_are_named_and_no_others(config, tmp_path, family, options, message):
+    """Flows have no noise schedule that DDIM knows."""
+    pipeline = text_to_image.build(family, tmp_path / "tokenizer")
+    pipeline.scheduler = DEISMultistepScheduler.from_config(pipeline.scheduler.config, **options)
+    pipeline.save_pretrained(tmp_path / "prior")
+    with pytest.raises(ValueError, match=f"must carry guidance of every prediction.*: {message}.$"):
+        distill(config(prompt="a {label}", sampling_steps=20))
 
 
 def test_in_python_a_pipeline_keeps_what_it_has_settled(config, image_folder, tmp_path):

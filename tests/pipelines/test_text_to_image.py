@@ -9,6 +9,7 @@ import torch
 from diffusers import (
     AutoencoderTiny,
     DDIMScheduler,
+    DEISMultistepScheduler,
     DiTPipeline,
     DPMSolverMultistepScheduler,
     EulerDiscreteScheduler,
@@ -26,6 +27,9 @@ from decoct.pipelines.igds.reverse import decode_latents, unpacked_latents
 from decoct.pipelines.igds.text_to_image import TextToImagePrior
 
 LABELS, PROMPTS, STEPS = [0, 1, 1], ["a photo of a cat", "a photo of a dog", "a tree"], 3
+
+
+FLOW = {"use_flow_sigmas": True, "prediction_type": "flow_prediction", "use_dynamic_shifting": False}
 
 
 @pytest.fixture(scope="module")
@@ -290,6 +294,7 @@ def test_what_cannot_be_guided_is_refused(make_prior, make_estimator, make_dit, 
         ("stable_diffusion_3", EulerDiscreteScheduler, {}, "which is not of flows: take FlowMatchEulerDiscrete"),
         ("flux", DDIMScheduler, {}, "which is not of flows: take FlowMatchEulerDiscreteScheduler"),
         ("flux", FlowMatchHeunDiscreteScheduler, {}, "whose set_timesteps takes no mu and no sigmas: take FlowMatch"),
+        ("flux", DEISMultistepScheduler, FLOW, "which takes a shift .mu. with use_dynamic_shifting and an exp"),
     ],
 )
 def test_a_scheduler_that_the_stock_pipeline_cannot_use_is_refused_when_it_is_loaded(

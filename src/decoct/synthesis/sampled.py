@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import hashlib
@@ -24,6 +25,7 @@ from decoct.config import DistillConfig, values_for
 from decoct.data.loading import check_label_names
 from decoct.data.mosaic import compose
 from decoct.data.spec import ImageSpec
+from decoct.files import one_line
 from decoct.igds.estimator import VariationalEstimator
 from decoct.igds.information import default_beta
 from decoct.igds.loading import label_names, load_estimator
@@ -36,10 +38,12 @@ from decoct.igds.prior import (
     prior_fingerprint,
     prior_label_names,
     prompts_of,
+    with_scheduler,
 )
 from decoct.models.classifier import Classifier, fingerprint_of
 from decoct.models.throughput import throughput
 from decoct.pipelines.igds.pipeline import IGDSPipeline
+from decoct.pipelines.igds.schedulers import NotCarried
 from decoct.pipelines.igds.text_to_image import TextToImagePrior
 from decoct.run.finite import require_finite
 from decoct.run.precision import autocast
@@ -359,16 +363,38 @@ def open_pipeline(settings: PriorSettings, sampling: SamplingSettings) -> Guided
         )
     try:
         _check_guidance(pipeline, sampling)
-    except ValueError as error:
-        other = "" if sampling.guide_on == "prediction" else " As options: --guide_on prediction, or --scheduler ddim."
-        raise ValueError(f"{error}{other}") from error
+    except NotCarried as error:
+        remedies = _remedies(pipeline, sampling)
+        raise ValueError(f"{error} As options: {', or '.join(remedies)}." if remedies else str(error)) from error
     return pipeline
+
+
+def _remedies(pipeline: GuidedPrior, settings: SamplingSettings) -> list[str]:
+    """The options with which a prior's scheduler, or another, carries the guidance that its own does not."""
+    found = []
+    for place in ("prediction", "sample"):
+        with contextlib.suppress(NotCarried):
+            pipeline.check_guidance(place, settings.sampling_steps)
+            found.append(f"--guide_on {place}")
+    with contextlib.suppress(ValueError):
+        with_scheduler(pipeline.scheduler, "ddim")
+        found.append("--scheduler ddim")
+    return found
 
 
 def _check_guidance(pipeline: GuidedPrior, settings: SamplingSettings) -> None:
     """Raises ValueError, with the remedy, if the prior's scheduler does not carry the guidance that is asked for."""
-    if settings.guidance_scale > 0:
+    if settings.guidance_scale == 0:
+        return
+    try:
         pipeline.check_guidance(settings.guide_on, settings.sampling_steps)
+    except NotCarried:
+        raise
+    except ValueError as error:
+        raise ValueError(
+            f"sampling_steps must be a number of steps that the prior's {type(pipeline.scheduler).__name__} can take. "
+            f"Got {settings.sampling_steps}: {one_line(error)}"
+        ) from error
 
 
 def asked_for(pipeline: GuidedPrior) -> dict[str, Any]:
