@@ -20,6 +20,7 @@ from diffusers import DiffusionPipeline, SchedulerMixin
 from diffusers.callbacks import PipelineCallback
 from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from .reverse import check_labels, clean_prediction, decode_latents, label_ids, unpacked_latents
@@ -291,7 +292,8 @@ class InformationGuidance(PipelineCallback):
         softplus: Guide with `Softplus` in place of `ReLU`.
         vae: Decodes the latents in place of the pipeline's own VAE: a small one of the same latents, such as
             `AutoencoderTiny`, makes the guidance cheap.
-        image_size: Height and width of the images, where a pipeline that packs its latents makes them not square.
+        image_size: Height and width of the images, for a callback of a pipeline that packs its latents; while it is
+            `attached`, the guidance knows them.
     """
 
     ignore_for_config = ["estimator", "vae"]
@@ -335,6 +337,7 @@ class InformationGuidance(PipelineCallback):
         self._copied: nn.Module | None = None  # what `_vae` is a copy of
         self._checked: tuple[Any, Any] | None = None
         self._steps: PredictionSteps | None = None
+        self._image_size = image_size
 
     @property
     def tensor_inputs(self) -> list[str]:
@@ -450,13 +453,30 @@ class InformationGuidance(PipelineCallback):
             return result
 
         scheduler.step = guided_step
+        told = self._told_sizes(pipeline)
         try:
             yield
         finally:
+            if told is not None:
+                told.remove()
+            self._image_size = self.config.image_size
             if wrapped:
                 scheduler.step = step
             else:
                 del scheduler.step
+
+    def _told_sizes(self, pipeline: DiffusionPipeline) -> RemovableHandle | None:
+        """Has a pipeline that packs its latents tell the size of its images, which it does by the tokens' positions."""
+        if type(pipeline).__name__ != "FluxPipeline":
+            return None
+
+        def told(network: nn.Module, args: tuple[Any, ...], options: dict[str, Any]) -> None:
+            tokens = options["img_ids"]  # of each, its row and column, after a number that says nothing here
+            columns = int((tokens[:, 1] == 0).sum())  # exact in half precision as well, unlike the last position
+            side = 2 * pipeline.vae_scale_factor
+            self._image_size = (len(tokens) // columns * side, columns * side)
+
+        return pipeline.transformer.register_forward_pre_hook(told, with_kwargs=True)
 
     def is_guided(self, step_index: int, steps: int) -> bool:
         """Whether step `step_index` of `steps`, counted from 0, lies in the guidance interval."""
@@ -524,7 +544,7 @@ class InformationGuidance(PipelineCallback):
         """The gradient through the VAE; in passes of other sizes than the estimator's, it is pulled back by itself."""
 
         def unpacked(part: Tensor) -> Tensor:
-            return unpacked_latents(pipeline, part, self.config.image_size)
+            return unpacked_latents(pipeline, part, self._image_size)
 
         size = self.config.vae_micro_batch
         if size in (None, self.config.micro_batch):

@@ -7,7 +7,6 @@ every saved pipeline.
 from __future__ import annotations
 
 import inspect
-import math
 import operator
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -146,10 +145,10 @@ def unpacked_latents(pipeline: Any, latents: Tensor, size: tuple[int, int] | Non
     Args:
         pipeline: Any; of those that pack their latents into a sequence, Flux is known.
         latents: Of that pipeline, while it samples.
-        size: Height and width of the images, in pixels; None: square ones.
+        size: Height and width of the images, in pixels, which packed latents do not tell; None if they are not known.
 
     Raises:
-        ValueError: If the latents have another form than the pipeline's VAE decodes.
+        ValueError: If the latents have another form than the pipeline's VAE decodes, or their size is not known.
     """
     name, vae = type(pipeline).__name__, pipeline.vae
     if not isinstance(vae, AutoencoderKL | AutoencoderTiny):
@@ -158,15 +157,14 @@ def unpacked_latents(pipeline: Any, latents: Tensor, size: tuple[int, int] | Non
             f"{type(vae).__name__}."
         )
     if latents.ndim == 3 and name == "FluxPipeline":
-        side = math.isqrt(latents.shape[1]) * 2 * pipeline.vae_scale_factor
-        height, width = size or (side, side)
         factor = 2 * pipeline.vae_scale_factor
-        if (height // factor) * (width // factor) != latents.shape[1]:
+        if size is None or (size[0] // factor) * (size[1] // factor) != latents.shape[1]:
             raise ValueError(
-                f"image_size must be (height, width) of the images where they are not square. Got {size} for "
-                f"{latents.shape[1]} packed latents."
+                f"image_size must be (height, width) of the images for a callback of {name}, which packs its latents. "
+                f"Got {size} for {latents.shape[1]} packed latents: give it, or sample in "
+                "`with guidance.attached(pipeline):`, which knows the size."
             )
-        latents = pipeline._unpack_latents(latents, height, width, pipeline.vae_scale_factor)
+        latents = pipeline._unpack_latents(latents, *size, pipeline.vae_scale_factor)
     if latents.ndim != 4 or latents.shape[1] != vae.config.latent_channels:
         raise ValueError(
             f"A pipeline must sample latents of shape (batch, {vae.config.latent_channels}, height, width), as its VAE "

@@ -21,8 +21,9 @@ from diffusers import (
 )
 from text_to_image import FAMILIES, build
 
+from decoct.pipelines.igds import guidance as guiding
 from decoct.pipelines.igds import text_to_image as module
-from decoct.pipelines.igds.guidance import InformationGuidance, information_gradient
+from decoct.pipelines.igds.guidance import InformationGuidance, decoded, information_gradient
 from decoct.pipelines.igds.reverse import decode_latents, unpacked_latents
 from decoct.pipelines.igds.text_to_image import TextToImagePrior
 
@@ -91,6 +92,26 @@ def test_packed_latents_are_those_that_are_decoded(make_prior, seeded):
         unpacked_latents(prior.pipeline, packed, None)
     expected = prior.vae.decode(latents / 0.3611 + 0.1159).sample
     torch.testing.assert_close(decode_latents(prior.vae, latents), expected)
+
+
+@pytest.mark.parametrize("micro_batch", [None, 1])
+def test_images_of_flux_need_not_be_square(make_prior, make_estimator, seeded, monkeypatch, micro_batch):
+    """4 x 16 tokens are as many as 8 x 8."""
+    prior, seen = make_prior("flux"), []
+    monkeypatch.setattr(
+        guiding, "decoded", lambda vae, latents: seen.append(latents.shape[1:]) or decoded(vae, latents)
+    )
+    size = {"height": 16, "width": 64}
+    guided = prior(LABELS, guidance_scale=2.0, beta=0.0, micro_batch=micro_batch, **size, **options_of("flux", seeded))
+    plain = prior(LABELS, guidance_scale=0.0, **size, **options_of("flux", seeded))
+    assert guided.images.shape == (3, 3, 16, 64) and guided.prototype.sum() > plain.prototype.sum()
+    assert set(seen) == {(4, 8, 32)}
+    assert not prior.pipeline.transformer._forward_pre_hooks
+    guidance = InformationGuidance(estimator=make_estimator(), class_labels=LABELS)
+    with pytest.raises(
+        ValueError, match=r"image_size must be \(height, width\).*callback of FluxPipeline.*Got None for 64"
+    ):
+        prior.pipeline(PROMPTS, callback_on_step_end=guidance, **size, **options_of("flux", seeded))
 
 
 def test_a_small_vae_decodes_for_the_guidance(make_prior, seeded):
