@@ -350,8 +350,8 @@ class InformationGuidance(PipelineCallback):
         """Changes `callback_kwargs["latents"]`, of shape `(batch, channels, height, width)`, where the step is guided.
 
         Raises:
-            ValueError: if there is not one label per image, or no tensor to guide on, or the scheduler does not carry
-                the guidance, or the gradient is not finite.
+            ValueError: if there is not one label per image, or no tensor to guide on, or the pipeline started late, or
+                the scheduler does not carry the guidance, or the gradient is not finite.
         """
         steps = getattr(pipeline, "num_timesteps", len(pipeline.scheduler.timesteps))
         if not self.is_guided(step_index, steps):
@@ -361,6 +361,7 @@ class InformationGuidance(PipelineCallback):
                 "guide_on must be 'sample' for a callback, which comes after the prediction. Got 'prediction': sample "
                 "in `with guidance.attached(pipeline):` instead of passing the callback."
             )
+        _check_timestep(pipeline, step_index, timesteps)
         if self._checked is None or self._checked[0] is not pipeline or self._checked[1] is not pipeline.scheduler:
             check_scheduler(pipeline.scheduler)
             check_guidance(with_timesteps(pipeline.scheduler, steps), self.config.guide_on)
@@ -427,12 +428,7 @@ class InformationGuidance(PipelineCallback):
             taken = index + 1
             if self.config.guidance_scale == 0:
                 return step(model_output, timestep, sample, *args, **options)
-            if float(timestep) != float(scheduler.timesteps[index]):
-                raise ValueError(
-                    f"{type(pipeline).__name__} must take every timestep of its scheduler, from the first. "
-                    f"Got {float(timestep):g} where {float(scheduler.timesteps[index]):g} is due: pipelines that start "
-                    "from an image start late, and cannot be guided."
-                )
+            _check_timestep(pipeline, index, timestep)
             measured = {"eta": options["eta"]} if "eta" in options else {}
             on_prediction = self.config.guide_on == "prediction"
             if index == 0 and on_prediction:
@@ -578,6 +574,17 @@ def _autocast(images: Tensor) -> torch.autocast:
     """Passes of half-precision samples run in their precision, with the gradient in float32."""
     half = images.dtype in (torch.float16, torch.bfloat16)
     return torch.autocast(images.device.type, dtype=images.dtype if half else None, enabled=half)
+
+
+def _check_timestep(pipeline: DiffusionPipeline, step_index: int, timestep: Any) -> None:
+    """Raises ValueError if a pipeline takes another timestep than that of its scheduler which is due."""
+    due = float(pipeline.scheduler.timesteps[step_index])
+    if float(timestep) != due:
+        raise ValueError(
+            f"{type(pipeline).__name__} must take every timestep of its scheduler, from the first. "
+            f"Got {float(timestep):g} where {due:g} is due: pipelines that start from an image start late, and cannot "
+            "be guided; take the text-to-image pipeline of the same components."
+        )
 
 
 def _with_sample(result: Any, sample: Tensor) -> Any:

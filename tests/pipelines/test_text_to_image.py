@@ -17,6 +17,7 @@ from diffusers import (
     FlowMatchHeunDiscreteScheduler,
     PNDMScheduler,
     StableDiffusionImg2ImgPipeline,
+    StableDiffusionInpaintPipeline,
     UniPCMultistepScheduler,
 )
 from text_to_image import FAMILIES, build
@@ -190,7 +191,7 @@ def test_a_callback_knows_the_scale_of_the_samples(make_prior, make_estimator):
     latents = torch.randn(3, 4, 8, 8, generator=torch.Generator().manual_seed(0))
     guidance = InformationGuidance(estimator=estimator, class_labels=LABELS, guidance_scale=1.0, softplus=False)
     pipeline._num_timesteps = 4
-    moved = guidance(pipeline, 1, 0, {"latents": scale * latents})["latents"]
+    moved = guidance(pipeline, 1, pipeline.scheduler.timesteps[1], {"latents": scale * latents})["latents"]
 
     def estimate(part: torch.Tensor) -> Any:
         pixels = decode_latents(pipeline.vae, part) / 2 + 0.5
@@ -211,7 +212,10 @@ def test_a_callback_follows_the_pipeline_it_is_used_with(make_prior, make_estima
         pipeline.scheduler.set_timesteps(4)
         pipeline._num_timesteps = 4
         fresh = InformationGuidance(estimator=make_estimator(), class_labels=LABELS, guidance_scale=1.0)
-        moved[family], expected = (each(pipeline, 1, 0, {"latents": latents})["latents"] for each in (guidance, fresh))
+        moved[family], expected = (
+            each(pipeline, 1, pipeline.scheduler.timesteps[1], {"latents": latents})["latents"]
+            for each in (guidance, fresh)
+        )
         assert torch.equal(moved[family], expected)
     assert not torch.equal(moved["stable_diffusion"], moved["stable_diffusion_3"])
 
@@ -238,6 +242,11 @@ def test_an_attached_guidance_knows_where_a_call_stands(make_prior, make_estimat
     late = StableDiffusionImg2ImgPipeline(**components, requires_safety_checker=False)
     with pytest.raises(ValueError, match="Img2ImgPipeline must take every timestep"), guidance.attached(late):
         late(**options, image=fresh, strength=0.5)
+    with pytest.raises(ValueError, match="Img2ImgPipeline must take every timestep.*take the text-to-image pipeline"):
+        late(**options, image=fresh, strength=0.5, callback_on_step_end=guidance)
+    masked = StableDiffusionInpaintPipeline(**components, requires_safety_checker=False)
+    with pytest.raises(ValueError, match="InpaintPipeline must take every timestep"):
+        masked(**options, image=fresh, mask_image=fresh[:, :1], strength=0.5, callback_on_step_end=guidance)
     with guidance.attached(pipeline):
         with guidance.attached(pipeline):
             pass
@@ -251,11 +260,11 @@ def test_a_callback_checks_another_scheduler_of_its_pipeline(make_prior, make_es
     pipeline = make_prior("stable_diffusion").pipeline
     pipeline._num_timesteps = 4
     pipeline.scheduler.set_timesteps(4)
-    guidance(pipeline, 1, 0, {"latents": latents})
+    guidance(pipeline, 1, pipeline.scheduler.timesteps[1], {"latents": latents})
     pipeline.scheduler = DPMSolverMultistepScheduler.from_config(pipeline.scheduler.config)
     pipeline.scheduler.set_timesteps(4)
     with pytest.raises(ValueError, match="guide_on must be 'prediction' for DPMSolverMultistepScheduler"):
-        guidance(pipeline, 1, 0, {"latents": latents})
+        guidance(pipeline, 1, pipeline.scheduler.timesteps[1], {"latents": latents})
 
 
 def test_options_reach_the_stock_pipeline(make_prior, seeded):
