@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 from transformers import PreTrainedConfig, PreTrainedModel
 
-from .reverse import check_labels, clean_prediction, decode_latents, label_ids, unpacked_latents
+from .reverse import check_labels, clean_prediction, decode_latents, ids_by_name, label_ids, unpacked_latents
 from .schedulers import (
     PredictionSteps,
     check_guidance,
@@ -249,9 +249,9 @@ def decoded(vae: nn.Module, latents: Tensor) -> Tensor:
         return decode_latents(vae, latents.to(vae.dtype))
 
 
-def class_names(estimator: PreTrainedModel) -> dict[str, int]:
-    """The class id of each class name of an estimator."""
-    return {str(name): int(label) for label, name in estimator.config.id2label.items()}
+def class_names(estimator: PreTrainedModel) -> dict[str, list[int]]:
+    """The class ids of each class name of an estimator."""
+    return ids_by_name(estimator.config.id2label)
 
 
 def check_estimator(estimator: PreTrainedModel) -> None:

@@ -22,7 +22,7 @@ from diffusers import (
 from torch import nn
 
 from decoct.igds.prior import load_pipeline
-from decoct.pipelines.igds.guidance import frozen_copy
+from decoct.pipelines.igds.guidance import InformationGuidance, frozen_copy
 from decoct.pipelines.igds.pipeline import IGDSPipeline
 
 LABELS = [0, 1, 1]
@@ -118,6 +118,28 @@ def test_classes_by_name(make_dit, make_unet, make_estimator):
             sample(unet, wrong)
     with pytest.raises(ValueError, match=r"all names or all ids .*Got both: \[1, 'class 1'\]"):
         sample(pipeline, [1, "class 1"])
+
+
+def test_a_name_of_several_classes_is_refused_with_their_ids(make_dit, make_estimator, tmp_path):
+    """ImageNet has `crane` and `maillot` twice."""
+    names = {0: "crane", 1: "crane, heron", 2: "class 1, class 1"}
+    pipeline = IGDSPipeline(DDIMScheduler(), None, *make_dit(), make_estimator(), id2label=names)
+    pipeline.save_pretrained(tmp_path)
+    for each in (pipeline, load_pipeline(tmp_path, None), IGDSPipeline.from_pipe(pipeline)):
+        assert each.get_label_ids(["heron", "class 1"]) == [1, 2] and each.labels == {"heron": 1, "class 1": 2}
+        with pytest.raises(
+            ValueError, match=r"must be ids where several classes of the prior.*Got 'crane', .* \[0, 1\]"
+        ):
+            each.get_label_ids("crane")
+    with pytest.raises(ValueError, match=r"several classes of the prior .*Got 'crane', which is \[0, 1\]."):
+        sample(pipeline, [1, 1], prior_class_labels=["crane", "heron"])
+    estimator = make_estimator()
+    estimator.config.id2label = {0: "cat", 1: "dog", 2: "cat"}
+    pipeline.estimator = estimator
+    with pytest.raises(ValueError, match=r"several classes of the estimator .*Got 'cat', which is \[0, 2\]."):
+        sample(pipeline, ["dog", "cat"], prior_class_labels=[0, 1])
+    with pytest.raises(ValueError, match=r"several classes of the estimator .*Got 'cat', which is \[0, 2\]."):
+        InformationGuidance(estimator=estimator, class_labels=["cat"])
 
 
 def test_class_names_are_saved_with_the_pipeline(make_dit, make_estimator, tmp_path):
