@@ -51,7 +51,8 @@ class TextToImagePrior:
 
     Raises:
         ValueError: for another pipeline, an estimator without normalisation or not of colour images, a scheduler that
-            cannot be guided or that the pipeline cannot use, or prompts that are not one per class.
+            cannot be guided or that the pipeline cannot use, prompts that are not one per class, or a size of images
+            that the pipeline does not make.
     """
 
     def __init__(
@@ -84,6 +85,8 @@ class TextToImagePrior:
                 )
         check_scheduler(pipeline.scheduler)
         _as_sampled(pipeline, TRIAL_STEPS)
+        if image_size is not None:
+            _check_size(pipeline, image_size)
         self.pipeline, self.estimator, self.prompts = pipeline, estimator, list(prompts)
         self.guidance_vae, self.image_size = guidance_vae, image_size
 
@@ -201,6 +204,29 @@ class TextToImagePrior:
             targets = torch.tensor(labels, device=images.device)
             terms = information_terms(images.float() * 2 - 1, targets, estimate, temperature, estimator_micro_batch)
         return IGDSPipelineOutput(images, *terms)
+
+
+def _check_size(pipeline: DiffusionPipeline, side: int) -> None:
+    """Raises ValueError, with the nearest side, for images that a pipeline's own call refuses or makes of another size.
+
+    PixArt takes any: it makes images of the nearest size that it was trained on, and resizes them.
+    """
+    name, most = type(pipeline).__name__, None
+    if name.startswith("PixArt"):
+        return
+    step = 8
+    if name == "FluxPipeline":
+        step = 2 * pipeline.vae_scale_factor
+    elif name == "StableDiffusion3Pipeline":
+        step = pipeline.vae_scale_factor * pipeline.patch_size
+        most = step * pipeline.transformer.config.pos_embed_max_size
+    if side % step or side < step or side > (most or side):
+        sides = {max(step, side // step * step), (side // step + 1) * step}
+        nearest = sorted({min(each, most or each) for each in sides})
+        raise ValueError(
+            f"image_size must be a multiple of {step}{f' up to {most}' if most else ''} for {name}. Got {side}: the "
+            f"nearest is {' or '.join(map(str, nearest))}."
+        )
 
 
 def _as_sampled(pipeline: DiffusionPipeline, steps: int) -> SchedulerMixin:

@@ -284,6 +284,21 @@ def test_options_reach_the_stock_pipeline(make_prior, seeded):
     assert torch.equal(large.images, expected.images)
 
 
+@pytest.mark.parametrize(
+    ("family", "side", "message"),
+    [
+        ("stable_diffusion", 9, "a multiple of 8 for StableDiffusionPipeline. Got 9: the nearest is 8 or 16."),
+        ("stable_diffusion_xl", 3, "a multiple of 8 for StableDiffusionXLPipeline. Got 3: the nearest is 8."),
+        ("stable_diffusion_3", 17, "a multiple of 2 up to 192 for .* Got 17: the nearest is 16 or 18."),
+        ("stable_diffusion_3", 400, "a multiple of 2 up to 192 for .* Got 400: the nearest is 192."),
+        ("flux", 18, "a multiple of 4 for FluxPipeline. Got 18: the nearest is 16 or 20."),
+    ],
+)
+def test_a_size_that_the_pipeline_does_not_make_is_refused_when_it_is_loaded(make_prior, family, side, message):
+    with pytest.raises(ValueError, match=f"image_size must be {message}"):
+        make_prior(family, image_size=side)
+
+
 def test_images_that_a_safety_checker_blacks_out_are_refused(make_prior, seeded, monkeypatch):
     prior = make_prior("stable_diffusion")
     check = lambda image, device, dtype: (image, [False, True, False])  # noqa: E731
