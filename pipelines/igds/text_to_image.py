@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from diffusers import DiffusionPipeline, ModelMixin, SchedulerMixin
 from torch import Tensor, nn
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from .guidance import InformationGuidance, as_estimate, check_estimator, class_names, frozen_copy, information_terms
 from .pipeline import IGDSPipelineOutput
@@ -50,9 +50,9 @@ class TextToImagePrior:
         image_size: Side of the images, in pixels. Default: the pipeline's own.
 
     Raises:
-        ValueError: for another pipeline, an estimator without normalisation or not of colour images, a scheduler that
-            cannot be guided or that the pipeline cannot use, prompts that are not one per class, or a size of images
-            that the pipeline does not make.
+        ValueError: for another pipeline, tokenizers without vocabulary or length, an estimator without normalisation or
+            not of colour images, a scheduler that cannot be guided or that the pipeline cannot use, prompts that are
+            not one per class, or a size of images that the pipeline does not make.
     """
 
     def __init__(
@@ -83,6 +83,7 @@ class TextToImagePrior:
                     f"estimator must take images of {vae.config.out_channels} channels, as the prior makes them. "
                     f"Got one for {estimator.config.num_channels}."
                 )
+        _check_tokenizers(pipeline)
         check_scheduler(pipeline.scheduler)
         _as_sampled(pipeline, TRIAL_STEPS)
         if image_size is not None:
@@ -204,6 +205,29 @@ class TextToImagePrior:
             targets = torch.tensor(labels, device=images.device)
             terms = information_terms(images.float() * 2 - 1, targets, estimate, temperature, estimator_micro_batch)
         return IGDSPipelineOutput(images, *terms)
+
+
+def _check_tokenizers(pipeline: DiffusionPipeline) -> None:
+    """Raises ValueError for tokenizers that know no words, or do not know how many their text encoder takes.
+
+    A folder that is missing, or lacks files, is loaded as such by transformers, without a word.
+    """
+    for name, tokenizer in pipeline.components.items():
+        if not isinstance(tokenizer, PreTrainedTokenizerBase):
+            continue
+        words = set(tokenizer.get_vocab()) - set(tokenizer.all_special_tokens)
+        if len(words) < 2:  # T5's has the mark of a space
+            raise ValueError(
+                f"{name} of the prior must have its vocabulary. Got {type(tokenizer).__name__} without words: check "
+                f"the prior's folder {name!r}."
+            )
+        encoder = getattr(pipeline, name.replace("tokenizer", "text_encoder"), None)
+        most = None if encoder is None else getattr(encoder.config, "max_position_embeddings", None)
+        if most is not None and tokenizer.model_max_length > most:
+            raise ValueError(
+                f"model_max_length of the prior's {name} must be at most {most}, what its text encoder takes. "
+                f"Got {tokenizer.model_max_length}: check tokenizer_config.json in the prior's folder {name!r}."
+            )
 
 
 def _check_size(pipeline: DiffusionPipeline, side: int) -> None:
