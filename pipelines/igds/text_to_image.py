@@ -23,7 +23,7 @@ from .pipeline import IGDSPipelineOutput
 from .reverse import check_labels, label_ids
 from .schedulers import TRIAL_STEPS, check_guidance, check_scheduler, is_flow, with_timesteps
 
-__all__ = ["TEXT_TO_IMAGE", "TextToImagePrior", "in_passes"]
+__all__ = ["TEXT_TO_IMAGE", "FlaggedImages", "TextToImagePrior", "in_passes"]
 
 TEXT_TO_IMAGE = (
     "StableDiffusionPipeline",
@@ -35,6 +35,23 @@ TEXT_TO_IMAGE = (
 )
 FLOWS = ("StableDiffusion3Pipeline", "FluxPipeline")
 WITHOUT_BATCH = ("img_ids", "txt_ids")  # Flux: positions, the same for all images
+
+
+class FlaggedImages(ValueError):
+    """A prior's safety checker blacked images out.
+
+    Args:
+        rows: Of the batch.
+        prompts: Of all images of the batch.
+    """
+
+    def __init__(self, rows: Sequence[int], prompts: Sequence[str]) -> None:
+        self.rows, self.prompts = list(rows), [prompts[row] for row in rows]
+        found = ", ".join(f"image {row} ({prompts[row]!r})" for row in rows)
+        super().__init__(
+            f"The prior's safety checker must pass all images, since it blacks them out. Got {found}: change the "
+            "prompt or the seed, or load the pipeline without its safety_checker."
+        )
 
 
 class TextToImagePrior:
@@ -108,8 +125,9 @@ class TextToImagePrior:
 
     @property
     def networks(self) -> dict[str, nn.Module]:
-        """What the images depend on, by the names of the components."""
-        return {name: part for name, part in self.pipeline.components.items() if isinstance(part, nn.Module)}
+        """What the images depend on, by the names of the components; a safety checker makes none."""
+        parts = self.pipeline.components
+        return {name: part for name, part in parts.items() if isinstance(part, nn.Module) and name != "safety_checker"}
 
     def to(self, device: torch.device | str) -> TextToImagePrior:
         """Moves pipeline and estimator, unless the pipeline is offloaded and moves itself."""
@@ -155,8 +173,9 @@ class TextToImagePrior:
             Images in [0, 1] of shape `(batch, channels, height, width)`, with both estimates of each.
 
         Raises:
-            ValueError: for settings out of range, unknown classes, a scheduler that does not carry the guidance,
-                guidance that is not finite, and images that the pipeline's safety checker blacked out.
+            ValueError: for settings out of range, unknown classes, a scheduler that does not carry the guidance, and
+                guidance that is not finite.
+            FlaggedImages: for images that the pipeline's safety checker blacked out, a ValueError.
         """
         if micro_batch is not None and micro_batch < 1:
             raise ValueError(f"micro_batch must be at least 1. Got {micro_batch}.")
@@ -184,9 +203,10 @@ class TextToImagePrior:
             options = {"height": self.image_size, "width": self.image_size, **options}
         if classifier_free_guidance_scale is not None:
             options["guidance_scale"] = classifier_free_guidance_scale
+        prompts = [self.prompts[label] for label in labels]
         with guidance.attached(self.pipeline), in_passes(self.prior, micro_batch):
             output = self.pipeline(
-                prompt=[self.prompts[label] for label in labels],
+                prompt=prompts,
                 num_inference_steps=num_inference_steps,
                 generator=generator,
                 output_type="pt",
@@ -194,11 +214,7 @@ class TextToImagePrior:
             )
         flagged = getattr(output, "nsfw_content_detected", None) or []
         if any(flagged):
-            found = sorted({self.prompts[label] for label, flag in zip(labels, flagged, strict=True) if flag})
-            raise ValueError(
-                f"The prior's safety checker must pass all images, since it blacks them out. Got images of {found}: "
-                "change the prompt or the seed, or load the pipeline without its safety_checker."
-            )
+            raise FlaggedImages([row for row, flag in enumerate(flagged) if flag], prompts)
         images = output.images
         with torch.no_grad():
             estimate = as_estimate(frozen_copy(self.estimator).to(images.device))

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import text_to_image
+from datasets import load_dataset
 from diffusers import (
     AutoencoderTiny,
     DDIMScheduler,
@@ -23,6 +26,7 @@ from diffusers import (
     UniPCMultistepScheduler,
 )
 from PIL import Image
+from torch import nn
 
 import decoct
 from decoct.arguments import parse_config
@@ -30,7 +34,9 @@ from decoct.config import DistillConfig
 from decoct.distilled.dataset import load_distilled
 from decoct.files import read_json
 from decoct.igds.loading import build_estimator
-from decoct.igds.prior import load_text_to_image, with_scheduler
+from decoct.igds.prior import load_text_to_image, prior_fingerprint, with_scheduler
+from decoct.pipelines.igds.text_to_image import TextToImagePrior
+from decoct.run.seeding import item_seed
 from decoct.synthesis.distill import distill, plan_distill
 from decoct.synthesis.sampled import IGDS
 
@@ -120,6 +126,54 @@ def test_a_text_to_image_prior_makes_classes_by_their_names(config, tmp_path):
     assert load_text_to_image(tmp_path / "half", estimator, names, "ddim", variant="fp16").prompts == names
     with pytest.raises(ValueError, match="prior must be a text-to-image pipeline of diffusers.*cannot be loaded"):
         load_text_to_image(tmp_path / "half", estimator, names, "ddim")
+
+
+@pytest.fixture
+def checked(config, tmp_path, monkeypatch):
+    """A run with a prior whose safety checker flags what `flags` says, by the number of images it was shown before."""
+    text_to_image.build("stable_diffusion", tmp_path / "tokenizer").save_pretrained(tmp_path / "prior")
+    flags: list[Callable[[int], list[bool]]] = []
+    seen: list[int] = []
+
+    def check(self: Any, image: Any, device: Any, dtype: Any) -> tuple[Any, list[bool]]:
+        seen.append(len(image))
+        return image, flags[0](len(seen) - 1)[: len(image)]
+
+    monkeypatch.setattr(StableDiffusionPipeline, "run_safety_checker", check)
+    return flags, seen, functools.partial(config, prompt="a {label}", scheduler="ddim")
+
+
+def test_tiles_that_a_safety_checker_blacks_out_have_another_seed(checked, tmp_path, caplog):
+    flags, seen, make = checked
+    flags.append(lambda call: [False, call in (1, 2)])  # the second tile of the second class, twice
+    distill(make())
+    assert_distilled(tmp_path / "run")
+    assert seen == [2] * 5
+    tiles = [row["tiles"][0]["seed"] for row in load_dataset(str(tmp_path / "run"), "ipc_2", split="train")]
+    expected = [item_seed(0, "sample", label, number) for label in range(3) for number in range(2)]
+    expected[3] = item_seed(0, "sample", 1, 1, 2)
+    assert tiles == expected
+    assert caplog.text.count("blacked out tiles [1] of class 1 ('a ") == 2
+
+
+def test_a_safety_checker_does_not_identify_a_prior(make_estimator, tmp_path):
+    pipeline = text_to_image.build("stable_diffusion", tmp_path)
+    prior = TextToImagePrior(pipeline, make_estimator(), ["a", "b", "c"])
+    without = prior_fingerprint(prior)
+    pipeline.safety_checker = nn.Linear(1, 1)
+    assert "safety_checker" in pipeline.components and prior_fingerprint(prior) == without
+
+
+def test_a_run_goes_on_without_a_safety_checker_that_passes_nothing(checked, tmp_path):
+    flags, seen, make = checked
+    flags.append(lambda call: [call > 0] * 2)
+    with pytest.raises(ValueError, match=r"images of class 1. Got tiles \[0, 1\] blacked out with each of 10 seeds: "):
+        distill(make())
+    assert len(seen) == 11
+    flags[0] = lambda call: [False] * 2
+    distill(make())  # the first class is kept
+    assert_distilled(tmp_path / "run")
+    assert len(seen) == 13
 
 
 def test_a_pipeline_of_diffusers_distills_in_python(config, image_folder, tmp_path):

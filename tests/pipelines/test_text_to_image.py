@@ -26,7 +26,7 @@ from decoct.pipelines.igds import guidance as guiding
 from decoct.pipelines.igds import text_to_image as module
 from decoct.pipelines.igds.guidance import InformationGuidance, decoded, information_gradient
 from decoct.pipelines.igds.reverse import decode_latents, unpacked_latents
-from decoct.pipelines.igds.text_to_image import TextToImagePrior
+from decoct.pipelines.igds.text_to_image import FlaggedImages, TextToImagePrior
 
 LABELS, PROMPTS, STEPS = [0, 1, 1], ["a photo of a cat", "a photo of a dog", "a tree"], 3
 
@@ -303,8 +303,9 @@ def test_images_that_a_safety_checker_blacks_out_are_refused(make_prior, seeded,
     prior = make_prior("stable_diffusion")
     check = lambda image, device, dtype: (image, [False, True, False])  # noqa: E731
     monkeypatch.setattr(prior.pipeline, "run_safety_checker", check)
-    with pytest.raises(ValueError, match="safety checker must pass all images.*a photo of a dog"):
+    with pytest.raises(FlaggedImages, match=r"must pass all images.*Got image 1 \('a photo of a dog'\): ") as flagged:
         prior(LABELS, **options_of("", seeded))
+    assert flagged.value.rows == [1]
 
 
 def test_what_cannot_be_guided_is_refused(make_prior, make_estimator, make_dit, seeded):

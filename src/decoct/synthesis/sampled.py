@@ -7,9 +7,11 @@ import dataclasses
 import functools
 import hashlib
 import inspect
+import logging
 import math
 import time
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -44,7 +46,7 @@ from decoct.models.classifier import Classifier, fingerprint_of
 from decoct.models.throughput import throughput
 from decoct.pipelines.igds.pipeline import IGDSPipeline
 from decoct.pipelines.igds.schedulers import NotCarried
-from decoct.pipelines.igds.text_to_image import TextToImagePrior
+from decoct.pipelines.igds.text_to_image import FlaggedImages, TextToImagePrior
 from decoct.run.finite import require_finite
 from decoct.run.precision import autocast
 from decoct.run.seeding import item_seed
@@ -77,6 +79,8 @@ __all__ = [
     "sample_chunk",
 ]
 
+logger = logging.getLogger(__name__)
+
 SAMPLES = Features(
     {
         "label": Value("int64"),
@@ -88,6 +92,7 @@ SAMPLES = Features(
     }
 )
 CHUNKS_HELD = 8
+TRIES = 10  # seeds of a tile that a safety checker is shown
 IN_MEMORY = "in memory"  # what is given in Python, by name
 # Options of a command that opens a prior; a pipeline that is given has been opened.
 SETTLED = ("scheduler", "prior_variant", "prior_image_size", "guidance_vae")
@@ -173,14 +178,46 @@ def betas_of(ipcs: Sequence[int], beta: float | None) -> dict[int, float]:
 def sample_chunk(pipeline: GuidedPrior, chunk: Chunk, settings: SamplingSettings, side: int) -> Dataset:
     """Samples the tiles of a chunk, each from a generator of its own seed.
 
+    Where a prior's safety checker blacks out tiles, the chunk is sampled again, with other seeds of those.
+
     Args:
         side: Of the tiles, in pixels; samples of another size are resized (bilinear, antialiased).
 
     Returns:
         Columns of `SAMPLES`: PNG bytes, the seeds and both estimates, in nats, of the samples.
+
+    Raises:
+        ValueError: If pixels or estimates are not finite, or tiles were blacked out again and again.
     """
+    flagged: Counter[int] = Counter()
+    while True:
+        try:
+            return _sampled_once(pipeline, chunk, settings, side, flagged)
+        except FlaggedImages as error:
+            tiles = [chunk.first + row for row in error.rows]
+            flagged.update(tiles)
+            if lost := [tile for tile in tiles if flagged[tile] >= TRIES]:
+                raise ValueError(
+                    f"The prior's safety checker must pass the images of class {chunk.label}. Got tiles {lost} blacked "
+                    f"out with each of {TRIES} seeds: give the class another prompt than {error.prompts[0]!r}, in a "
+                    "YAML file --prompts, with --overwrite; or go on with the same command and no checker, as a prior "
+                    'in a folder does whose model_index.json has "safety_checker": [null, null].'
+                ) from error
+            logger.warning(
+                "The prior's safety checker blacked out tiles %s of class %d (%r): sampled again with other seeds.",
+                tiles, chunk.label, error.prompts[0],
+            )  # fmt: skip
+
+
+def _sampled_once(
+    pipeline: GuidedPrior, chunk: Chunk, settings: SamplingSettings, side: int, flagged: Mapping[int, int]
+) -> Dataset:
+    """`sample_chunk`, where tiles that were `flagged` so many times before have a further seed."""
     numbers = range(chunk.first, chunk.end)
-    seeds = [item_seed(settings.seed, "sample", chunk.label, number) for number in numbers]
+    seeds = [
+        item_seed(settings.seed, "sample", chunk.label, number, *([flagged[number]] if flagged[number] else []))
+        for number in numbers
+    ]
     options: dict[str, Any] = {}
     if not isinstance(pipeline, TextToImagePrior):
         options = {"output_type": "pt"}
