@@ -30,7 +30,7 @@ from torch import nn
 
 import decoct
 from decoct.arguments import parse_config
-from decoct.config import DistillConfig
+from decoct.config import DistillConfig, SampleConfig
 from decoct.distilled.dataset import load_distilled
 from decoct.files import read_json
 from decoct.igds.loading import build_estimator
@@ -39,6 +39,7 @@ from decoct.pipelines.igds.text_to_image import TextToImagePrior
 from decoct.run.seeding import item_seed
 from decoct.synthesis.distill import distill, plan_distill
 from decoct.synthesis.sampled import IGDS
+from decoct.synthesis.samples import draw_samples, plan_samples
 
 FLOW = {"use_flow_sigmas": True, "prediction_type": "flow_prediction", "use_dynamic_shifting": True}
 
@@ -126,6 +127,22 @@ def test_a_text_to_image_prior_makes_classes_by_their_names(config, tmp_path):
     assert load_text_to_image(tmp_path / "half", estimator, names, "ddim", variant="fp16").prompts == names
     with pytest.raises(ValueError, match="prior must be a text-to-image pipeline of diffusers.*cannot be loaded"):
         load_text_to_image(tmp_path / "half", estimator, names, "ddim")
+
+
+def test_samples_over_beta_of_a_text_to_image_prior(config, tmp_path):
+    text_to_image.build("stable_diffusion", tmp_path / "tokenizer").save_pretrained(tmp_path / "prior")
+    words = f"--prior {tmp_path / 'prior'} --estimator {config().estimator} --scheduler ddim --sampling_steps 2 "
+    words += f"--betas 0 2 --images_per_class 2 --guidance_scale 2 --output_dir {tmp_path / 'out'} --prompt"
+    made = parse_config(SampleConfig, [*words.split(), "a photo of a {label}"])
+    assert plan_samples(made)["prior_passes"] == 2 * 3 * 2 * 2
+    record = draw_samples(made)
+    names = decoct.load_images(config().dataset).features["label"].names
+    assert record["prompts"] == [f"a photo of a {name}" for name in names]
+    assert record["config"]["guide_on"] == "prediction" and set(record["betas"]) == {"0", "2"}
+    assert Image.open(tmp_path / "out" / "samples.png").width > 100
+    assert draw_samples(made) == record
+    with pytest.raises(ValueError, match="which differs in\n.*prompt"):
+        draw_samples(dataclasses.replace(made, prompt="a {label}"))
 
 
 @pytest.fixture

@@ -105,13 +105,20 @@ def test_other_schedulers_are_refused_by_name(name):
         check_scheduler(kind.__new__(kind))
 
 
-def test_the_record_has_every_scheduler():
+def test_the_record_has_every_scheduler_and_what_is_measured_today(benchmark):
     records = json.loads((ROOT / "benchmarks" / "results" / "schedulers.json").read_text("utf-8"))
     assert {record["scheduler"] for record in records} == set(NAMES)
     for record in records:
         for place in ("sample", "prediction"):
             assert all(0.95 <= share <= 1.05 for share in record[place].get("shares", []))
             assert ("shares" in record[place]) != ("refused" in record[place])
+    recorded = {(record["scheduler"], *record["options"]): record for record in records}
+    for name, options, scheduler in benchmark.configurations():
+        # Refusals by name are quick; of the others, some.
+        again = not isinstance(scheduler, Exception) and name not in SERVED
+        if again or (not options and name in ("DDIMScheduler", "DPMSolverMultistepScheduler")):
+            measured = benchmark.measure(scheduler)
+            assert {place: recorded[(name, *options)][place] for place in measured} == measured
 
 
 @pytest.mark.parametrize(

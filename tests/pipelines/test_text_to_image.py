@@ -20,7 +20,7 @@ from diffusers import (
     StableDiffusionInpaintPipeline,
     UniPCMultistepScheduler,
 )
-from text_to_image import FAMILIES, build
+from text_to_image import FAMILIES, build, vae
 
 from decoct.pipelines.igds import guidance as guiding
 from decoct.pipelines.igds import text_to_image as module
@@ -52,7 +52,7 @@ def make_prior(make_estimator, tmp_path_factory) -> Any:
 
 def options_of(family: str, seeded: Any) -> dict[str, Any]:
     """PixArt resizes images of this size otherwise."""
-    extra = {"use_resolution_binning": False} if family == "pixart" else {}
+    extra = {"use_resolution_binning": False} if family.startswith("pixart") else {}
     return {"num_inference_steps": STEPS, "generator": seeded(3), **extra}
 
 
@@ -171,14 +171,36 @@ def test_attention_kwargs_are_left_alone(make_prior, seeded, monkeypatch):
     assert seen and all(each == {"ignored": 1} for each in seen) and given == {"ignored": 1}
 
 
-def test_half_precision(make_prior, seeded):
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision(make_prior, seeded, dtype):
+    """The VAE of SDXL overflows in float16, and says so (`force_upcast`)."""
     prior = make_prior("stable_diffusion_xl")
     try:
-        prior.pipeline.to(dtype=torch.bfloat16)
-        guided = prior(LABELS, **options_of("", seeded))
-        assert guided.images.dtype == torch.bfloat16 and torch.isfinite(guided.images).all()
+        prior.pipeline.to(dtype=dtype)
+        guided = prior(LABELS, guidance_scale=2.0, beta=0.0, **options_of("", seeded))
+        plain = prior(LABELS, guidance_scale=0.0, **options_of("", seeded))
+        assert guided.images.dtype == plain.images.dtype and torch.isfinite(guided.images).all()
+        assert guided.prototype.sum() > plain.prototype.sum()
     finally:
         prior.pipeline.to(dtype=torch.float32)
+
+
+@pytest.mark.parametrize(
+    ("upcast", "half", "runs_in"),
+    [
+        (True, torch.float16, torch.float32),
+        (True, torch.bfloat16, torch.bfloat16),
+        (False, torch.float16, torch.float16),
+        (False, torch.bfloat16, torch.bfloat16),
+    ],
+)
+def test_a_vae_that_overflows_in_float16_guides_in_float32(upcast, half, runs_in):
+    decoder, seen = vae(4, force_upcast=upcast), []
+    decoder.decoder.conv_in.register_forward_hook(lambda layer, inputs, output: seen.append(output.dtype))
+    latents = torch.randn(1, 4, 4, 4, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad(), torch.autocast("cpu", dtype=half):
+        image = decoded(decoder, latents)
+    assert seen == [runs_in] and torch.isfinite(image).all()
 
 
 def test_a_callback_knows_the_scale_of_the_samples(make_prior, make_estimator):
