@@ -264,8 +264,9 @@ def _check_size(pipeline: DiffusionPipeline, side: int) -> None:
         sides = {max(step, side // step * step), (side // step + 1) * step}
         nearest = sorted({min(each, most or each) for each in sides})
         raise ValueError(
-            f"image_size must be a multiple of {step}{f' up to {most}' if most else ''} for {name}. Got {side}: the "
-            f"nearest is {' or '.join(map(str, nearest))}."
+            f"image_size of the prior (--prior_image_size) must be a multiple of {step}"
+            f"{f' up to {most}' if most else ''} for {name}. Got {side}: the nearest is "
+            f"{' or '.join(map(str, nearest))}."
         )
 
 

@@ -105,7 +105,9 @@ def test_a_text_to_image_prior_makes_classes_by_their_names(config, tmp_path):
     options = {"prompt": "a photo of a {label}", "sampling_steps": 3, "micro_batch": 1}
     with pytest.raises(ValueError, match="Got PNDMScheduler, whose step .* carries.*As options: --scheduler ddim.$"):
         distill(config(**{**options, "sampling_steps": 10}))
-    with pytest.raises(ValueError, match="image_size must be a multiple of 8 .*Got 9: the nearest is 8 or 16."):
+    with pytest.raises(
+        ValueError, match="--prior_image_size. must be a multiple of 8 .*Got 9: the nearest is 8 or 16."
+    ):
         distill(config(**options, scheduler="ddim", prior_image_size=9))
     assert not (tmp_path / "run").exists()
     plan_distill(config(**{**options, "sampling_steps": 10}, guidance_scale=0.0))  # the prior alone, as it comes

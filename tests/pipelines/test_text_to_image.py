@@ -317,7 +317,7 @@ def test_options_reach_the_stock_pipeline(make_prior, seeded):
     ],
 )
 def test_a_size_that_the_pipeline_does_not_make_is_refused_when_it_is_loaded(make_prior, family, side, message):
-    with pytest.raises(ValueError, match=f"image_size must be {message}"):
+    with pytest.raises(ValueError, match=f"image_size of the prior .--prior_image_size. must be {message}"):
         make_prior(family, image_size=side)
 
 
