@@ -33,6 +33,8 @@ TEXT_TO_IMAGE = (
     "PixArtAlphaPipeline",
     "PixArtSigmaPipeline",
 )
+# Sizes of latents for which PixArt brings images of any size to the nearest that it was trained on, and back.
+BINNED = {"PixArtAlphaPipeline": (32, 64, 128), "PixArtSigmaPipeline": (32, 64, 128, 256)}
 FLOWS = ("StableDiffusion3Pipeline", "FluxPipeline")
 WITHOUT_BATCH = ("img_ids", "txt_ids")  # Flux: positions, the same for all images
 
@@ -201,6 +203,8 @@ class TextToImagePrior:
             self.check_guidance(guide_on, num_inference_steps, **{"eta": options["eta"]} if "eta" in options else {})
         if self.image_size is not None:
             options = {"height": self.image_size, "width": self.image_size, **options}
+        if type(self.pipeline).__name__ in BINNED and not _is_binned(self.pipeline):
+            options = {"use_resolution_binning": False, **options}
         if classifier_free_guidance_scale is not None:
             options["guidance_scale"] = classifier_free_guidance_scale
         prompts = [self.prompts[label] for label in labels]
@@ -221,6 +225,11 @@ class TextToImagePrior:
             targets = torch.tensor(labels, device=images.device)
             terms = information_terms(images.float() * 2 - 1, targets, estimate, temperature, estimator_micro_batch)
         return IGDSPipelineOutput(images, *terms)
+
+
+def _is_binned(pipeline: DiffusionPipeline) -> bool:
+    """Whether a PixArt takes images of any size; its own call fails where it should and has no sizes of training."""
+    return pipeline.transformer.config.sample_size in BINNED[type(pipeline).__name__]
 
 
 def _check_tokenizers(pipeline: DiffusionPipeline) -> None:
@@ -247,12 +256,9 @@ def _check_tokenizers(pipeline: DiffusionPipeline) -> None:
 
 
 def _check_size(pipeline: DiffusionPipeline, side: int) -> None:
-    """Raises ValueError, with the nearest side, for images that a pipeline's own call refuses or makes of another size.
-
-    PixArt takes any: it makes images of the nearest size that it was trained on, and resizes them.
-    """
+    """Raises ValueError, with the nearest side, for a side that a pipeline refuses, or makes another of."""
     name, most = type(pipeline).__name__, None
-    if name.startswith("PixArt"):
+    if name in BINNED and _is_binned(pipeline):
         return
     step = 8
     if name == "FluxPipeline":

@@ -72,6 +72,24 @@ def test_unguided_is_the_stock_pipeline_and_guidance_raises_the_prototype(make_p
     assert torch.equal(again.images, stock), "guidance leaves nothing behind"
 
 
+@pytest.mark.parametrize("family", ["pixart", "pixart_alpha"])
+def test_a_pixart_of_another_size_than_the_published_makes_its_own(make_prior, seeded, family):
+    """Its own call fails then, unless it is told so; those of the published sizes take any size of images."""
+    prior = make_prior(family)
+    images = [
+        prior(LABELS, num_inference_steps=2, generator=seeded(3), **options).images
+        for options in ({}, {"use_resolution_binning": False})
+    ]
+    assert torch.equal(*images) and images[0].shape == (3, 3, 16, 16)
+    transformer = prior.prior
+    own = transformer.config.sample_size
+    try:
+        transformer.register_to_config(sample_size=64)
+        assert make_prior(family, image_size=9).image_size == 9
+    finally:
+        transformer.register_to_config(sample_size=own)
+
+
 @pytest.mark.parametrize("family", ["stable_diffusion_xl", "flux"])
 def test_both_ways_into_the_sampling_agree(make_prior, seeded, family):
     """Euler's steps are of first order: what enters the prediction moves the next sample as far."""
@@ -313,6 +331,7 @@ def test_options_reach_the_stock_pipeline(make_prior, seeded):
         ("stable_diffusion_xl", 3, "a multiple of 8 for StableDiffusionXLPipeline. Got 3: the nearest is 8."),
         ("stable_diffusion_3", 17, "a multiple of 2 up to 192 for .* Got 17: the nearest is 16 or 18."),
         ("stable_diffusion_3", 400, "a multiple of 2 up to 192 for .* Got 400: the nearest is 192."),
+        ("pixart", 9, "a multiple of 8 for PixArtSigmaPipeline. Got 9: the nearest is 8 or 16."),
         ("flux", 18, "a multiple of 4 for FluxPipeline. Got 18: the nearest is 16 or 20."),
     ],
 )
