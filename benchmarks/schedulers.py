@@ -68,7 +68,7 @@ def noise_free_output(scheduler: Any, sample: Any, signal: float, noise: float) 
     ]
 
 
-def shares(scheduler: Any, guide_on: str, steps: int = STEPS) -> list[float]:
+def shares(scheduler: Any, guide_on: str, steps: int = STEPS, size: float = 0.1) -> list[float]:
     """For each step, how much of a guidance of that step alone arrives, through `InformationGuidance` itself.
 
     Raises:
@@ -95,7 +95,7 @@ def shares(scheduler: Any, guide_on: str, steps: int = STEPS) -> list[float]:
     check_scheduler(scheduler)
     spec = ImageSpec(8, 1, (0.5,), (0.5,), ("a", "b"))
     estimator = build_estimator("resnet10_w4", spec, 4)
-    kick = Kick(estimator=estimator, class_labels=[0], guide_on=guide_on, guidance_scale=0.1)
+    kick = Kick(estimator=estimator, class_labels=[0], guide_on=guide_on, guidance_scale=size)
 
     def sampled(step: int) -> float:
         ready = with_timesteps(scheduler, steps)
@@ -113,7 +113,7 @@ def shares(scheduler: Any, guide_on: str, steps: int = STEPS) -> list[float]:
 
     ready, plain = with_timesteps(scheduler, steps), sampled(-1)
     ideals = [
-        0.1 * sample_scale(ready, index + 1) / level(ready, index + 1)[0] for index in range(len(ready.timesteps))
+        size * sample_scale(ready, index + 1) / level(ready, index + 1)[0] for index in range(len(ready.timesteps))
     ]
     return [(sampled(index) - plain) / ideal for index, ideal in enumerate(ideals)]
 

@@ -9,11 +9,13 @@ from typing import Any
 import torch
 from diffusers import (
     AutoencoderKL,
+    DDIMScheduler,
     DPMSolverMultistepScheduler,
     EulerDiscreteScheduler,
     FlowMatchEulerDiscreteScheduler,
     FluxPipeline,
     FluxTransformer2DModel,
+    PixArtAlphaPipeline,
     PixArtSigmaPipeline,
     PixArtTransformer2DModel,
     PNDMScheduler,
@@ -120,6 +122,14 @@ def stable_diffusion(folder: Path) -> StableDiffusionPipeline:
     )
 
 
+def stable_diffusion_2(folder: Path) -> StableDiffusionPipeline:
+    """As Stable Diffusion 2.1 at 768 px, which predicts the velocity."""
+    pipeline = stable_diffusion(folder)
+    options = {"prediction_type": "v_prediction", "clip_sample": False, "set_alpha_to_one": False}
+    pipeline.scheduler = DDIMScheduler.from_config(pipeline.scheduler.config, **options)
+    return pipeline
+
+
 def stable_diffusion_xl(folder: Path) -> StableDiffusionXLPipeline:
     tokenizer = clip_tokenizer(folder)
     return StableDiffusionXLPipeline(
@@ -189,6 +199,10 @@ def flux(folder: Path) -> FluxPipeline:
     return pipeline
 
 
+def pixart_alpha(folder: Path) -> PixArtAlphaPipeline:
+    return PixArtAlphaPipeline(**pixart(folder).components)
+
+
 def pixart(folder: Path) -> PixArtSigmaPipeline:
     return PixArtSigmaPipeline(
         tokenizer=t5_tokenizer(),
@@ -211,7 +225,8 @@ def pixart(folder: Path) -> PixArtSigmaPipeline:
     )
 
 
-FAMILIES = {each.__name__: each for each in (stable_diffusion, stable_diffusion_xl, stable_diffusion_3, flux, pixart)}
+ALL = (stable_diffusion, stable_diffusion_2, stable_diffusion_xl, stable_diffusion_3, flux, pixart, pixart_alpha)
+FAMILIES = {each.__name__: each for each in ALL}
 
 
 def build(family: str, folder: Path) -> Any:

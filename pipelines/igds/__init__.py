@@ -2,6 +2,6 @@
 
 from .guidance import InformationGuidance
 from .pipeline import IGDSPipeline, IGDSPipelineOutput
-from .text_to_image import TextToImagePrior
+from .text_to_image import FlaggedImages, TextToImagePrior
 
-__all__ = ["IGDSPipeline", "IGDSPipelineOutput", "InformationGuidance", "TextToImagePrior"]
+__all__ = ["FlaggedImages", "IGDSPipeline", "IGDSPipelineOutput", "InformationGuidance", "TextToImagePrior"]

@@ -20,9 +20,10 @@ from diffusers import DiffusionPipeline, SchedulerMixin
 from diffusers.callbacks import PipelineCallback
 from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 from transformers import PreTrainedConfig, PreTrainedModel
 
-from .reverse import check_labels, clean_prediction, decode_latents, label_ids, unpacked_latents
+from .reverse import check_labels, clean_prediction, decode_latents, ids_by_name, label_ids, unpacked_latents
 from .schedulers import (
     PredictionSteps,
     check_guidance,
@@ -248,9 +249,9 @@ def decoded(vae: nn.Module, latents: Tensor) -> Tensor:
         return decode_latents(vae, latents.to(vae.dtype))
 
 
-def class_names(estimator: PreTrainedModel) -> dict[str, int]:
-    """The class id of each class name of an estimator."""
-    return {str(name): int(label) for label, name in estimator.config.id2label.items()}
+def class_names(estimator: PreTrainedModel) -> dict[str, list[int]]:
+    """The class ids of each class name of an estimator."""
+    return ids_by_name(estimator.config.id2label)
 
 
 def check_estimator(estimator: PreTrainedModel) -> None:
@@ -291,7 +292,8 @@ class InformationGuidance(PipelineCallback):
         softplus: Guide with `Softplus` in place of `ReLU`.
         vae: Decodes the latents in place of the pipeline's own VAE: a small one of the same latents, such as
             `AutoencoderTiny`, makes the guidance cheap.
-        image_size: Height and width of the images, where a pipeline that packs its latents makes them not square.
+        image_size: Height and width of the images, for a callback of a pipeline that packs its latents; while it is
+            `attached`, the guidance knows them.
     """
 
     ignore_for_config = ["estimator", "vae"]
@@ -335,6 +337,7 @@ class InformationGuidance(PipelineCallback):
         self._copied: nn.Module | None = None  # what `_vae` is a copy of
         self._checked: tuple[Any, Any] | None = None
         self._steps: PredictionSteps | None = None
+        self._image_size = image_size
 
     @property
     def tensor_inputs(self) -> list[str]:
@@ -347,8 +350,8 @@ class InformationGuidance(PipelineCallback):
         """Changes `callback_kwargs["latents"]`, of shape `(batch, channels, height, width)`, where the step is guided.
 
         Raises:
-            ValueError: if there is not one label per image, or no tensor to guide on, or the scheduler does not carry
-                the guidance, or the gradient is not finite.
+            ValueError: if there is not one label per image, or no tensor to guide on, or the pipeline started late, or
+                the scheduler does not carry the guidance, or the gradient is not finite.
         """
         steps = getattr(pipeline, "num_timesteps", len(pipeline.scheduler.timesteps))
         if not self.is_guided(step_index, steps):
@@ -358,6 +361,7 @@ class InformationGuidance(PipelineCallback):
                 "guide_on must be 'sample' for a callback, which comes after the prediction. Got 'prediction': sample "
                 "in `with guidance.attached(pipeline):` instead of passing the callback."
             )
+        _check_timestep(pipeline, step_index, timesteps)
         if self._checked is None or self._checked[0] is not pipeline or self._checked[1] is not pipeline.scheduler:
             check_scheduler(pipeline.scheduler)
             check_guidance(with_timesteps(pipeline.scheduler, steps), self.config.guide_on)
@@ -424,12 +428,7 @@ class InformationGuidance(PipelineCallback):
             taken = index + 1
             if self.config.guidance_scale == 0:
                 return step(model_output, timestep, sample, *args, **options)
-            if float(timestep) != float(scheduler.timesteps[index]):
-                raise ValueError(
-                    f"{type(pipeline).__name__} must take every timestep of its scheduler, from the first. "
-                    f"Got {float(timestep):g} where {float(scheduler.timesteps[index]):g} is due: pipelines that start "
-                    "from an image start late, and cannot be guided."
-                )
+            _check_timestep(pipeline, index, timestep)
             measured = {"eta": options["eta"]} if "eta" in options else {}
             on_prediction = self.config.guide_on == "prediction"
             if index == 0 and on_prediction:
@@ -450,13 +449,30 @@ class InformationGuidance(PipelineCallback):
             return result
 
         scheduler.step = guided_step
+        told = self._told_sizes(pipeline)
         try:
             yield
         finally:
+            if told is not None:
+                told.remove()
+            self._image_size = self.config.image_size
             if wrapped:
                 scheduler.step = step
             else:
                 del scheduler.step
+
+    def _told_sizes(self, pipeline: DiffusionPipeline) -> RemovableHandle | None:
+        """Has a pipeline that packs its latents tell the size of its images, which it does by the tokens' positions."""
+        if type(pipeline).__name__ != "FluxPipeline":
+            return None
+
+        def told(network: nn.Module, args: tuple[Any, ...], options: dict[str, Any]) -> None:
+            tokens = options["img_ids"]  # of each, its row and column, after a number that says nothing here
+            columns = int((tokens[:, 1] == 0).sum())  # exact in half precision as well, unlike the last position
+            side = 2 * pipeline.vae_scale_factor
+            self._image_size = (len(tokens) // columns * side, columns * side)
+
+        return pipeline.transformer.register_forward_pre_hook(told, with_kwargs=True)
 
     def is_guided(self, step_index: int, steps: int) -> bool:
         """Whether step `step_index` of `steps`, counted from 0, lies in the guidance interval."""
@@ -524,7 +540,7 @@ class InformationGuidance(PipelineCallback):
         """The gradient through the VAE; in passes of other sizes than the estimator's, it is pulled back by itself."""
 
         def unpacked(part: Tensor) -> Tensor:
-            return unpacked_latents(pipeline, part, self.config.image_size)
+            return unpacked_latents(pipeline, part, self._image_size)
 
         size = self.config.vae_micro_batch
         if size in (None, self.config.micro_batch):
@@ -558,6 +574,17 @@ def _autocast(images: Tensor) -> torch.autocast:
     """Passes of half-precision samples run in their precision, with the gradient in float32."""
     half = images.dtype in (torch.float16, torch.bfloat16)
     return torch.autocast(images.device.type, dtype=images.dtype if half else None, enabled=half)
+
+
+def _check_timestep(pipeline: DiffusionPipeline, step_index: int, timestep: Any) -> None:
+    """Raises ValueError if a pipeline takes another timestep than that of its scheduler which is due."""
+    due = float(pipeline.scheduler.timesteps[step_index])
+    if float(timestep) != due:
+        raise ValueError(
+            f"{type(pipeline).__name__} must take every timestep of its scheduler, from the first. "
+            f"Got {float(timestep):g} where {due:g} is due: pipelines that start from an image start late, and cannot "
+            "be guided; take the text-to-image pipeline of the same components."
+        )
 
 
 def _with_sample(result: Any, sample: Tensor) -> Any:

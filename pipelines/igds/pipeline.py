@@ -41,6 +41,7 @@ from .reverse import (
     check_labels,
     class_entries,
     decode_latents,
+    ids_by_name,
     label_ids,
     latent_shape,
     predict,
@@ -109,9 +110,7 @@ class IGDSPipeline(DiffusionPipeline):
         check_scheduler(scheduler, self.prior.config.in_channels)
         if id2label is not None:
             self.register_to_config(id2label=id2label)
-        self.labels = {
-            name.strip(): int(label) for label, names in (id2label or {}).items() for name in names.split(",")
-        }
+        self._named = ids_by_name(id2label or {}, ",")
         self._interrupt = False
 
     @classmethod
@@ -137,7 +136,7 @@ class IGDSPipeline(DiffusionPipeline):
         named: dict[int, str] = {}
         for name, label in getattr(pipeline, "labels", {}).items():
             named[label] = f"{named[label]}, {name}" if label in named else name
-        if named:
+        if named and "id2label" not in pipeline.config:
             kwargs.setdefault("id2label", named)
         absent = {name: None for name in COMPONENTS if name not in pipeline.components}
         return super().from_pipe(pipeline, **{**absent, **kwargs})
@@ -146,15 +145,20 @@ class IGDSPipeline(DiffusionPipeline):
         """The prior's class ids of names of its classes (as `DiTPipeline`'s), or the estimator's if it has no names.
 
         Raises:
-            ValueError: for a name that is unknown.
+            ValueError: for a name that is unknown, or that several classes have.
         """
         names = [label] if isinstance(label, str) else list(label)
         return label_ids(names, *self._named_classes())
 
-    def _named_classes(self) -> tuple[dict[str, int], str]:
+    @property
+    def labels(self) -> dict[str, int]:
+        """The prior's class id of each name that one class has, as `DiTPipeline.labels`."""
+        return {name: ids[0] for name, ids in self._named.items() if len(ids) == 1}
+
+    def _named_classes(self) -> tuple[dict[str, list[int]], str]:
         """Class ids by name of the prior, or of the estimator where the prior has no names, and whose they are."""
-        if self.labels or self.estimator is None:
-            return self.labels, "prior"
+        if self._named or self.estimator is None:
+            return self._named, "prior"
         return class_names(self.estimator), "estimator"
 
     @property
@@ -312,14 +316,14 @@ class IGDSPipeline(DiffusionPipeline):
 
     def _class_ids(self, class_labels: Any, prior_class_labels: Any) -> tuple[list[int], list[int], bool]:
         """The estimator's id of each image, the prior's, and whether the latter were chosen by themselves."""
-        own = class_names(self.estimator) if self.estimator is not None else self.labels
+        own = class_names(self.estimator) if self.estimator is not None else self._named
         labels = label_ids(class_labels, own, "prior" if self.estimator is None else "estimator")
         if prior_class_labels is not None:
             return labels, label_ids(prior_class_labels, *self._named_classes()), True
         named = [label for label in class_labels if isinstance(label, str)]
-        if named and len(named) == len(labels) and self.labels:
-            return labels, label_ids(named, self.labels, "prior"), True
-        if named and len(named) != len(labels) and self.labels:
+        if named and len(named) == len(labels) and self._named:
+            return labels, label_ids(named, self._named, "prior"), True
+        if named and len(named) != len(labels) and self._named:
             raise ValueError(
                 "class_labels must be all names or all ids where prior and estimator number their classes apart. "
                 f"Got both: {list(class_labels)}."

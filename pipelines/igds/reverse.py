@@ -7,7 +7,6 @@ every saved pipeline.
 from __future__ import annotations
 
 import inspect
-import math
 import operator
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -34,6 +33,7 @@ __all__ = [
     "class_entries",
     "clean_prediction",
     "decode_latents",
+    "ids_by_name",
     "label_ids",
     "latent_shape",
     "predict",
@@ -42,16 +42,29 @@ __all__ = [
 ]
 
 
-def label_ids(labels: Sequence[int | str] | Tensor, ids: Mapping[str, int], owner: str) -> list[int]:
+def ids_by_name(id2label: Mapping[Any, str], separator: str | None = None) -> dict[str, list[int]]:
+    """The class ids that each name has: usually one, but ImageNet's cranes are birds and machines.
+
+    Args:
+        separator: Stands between the names of a class where it has several.
+    """
+    found: dict[str, list[int]] = {}
+    for label, text in id2label.items():
+        for name in dict.fromkeys([text] if separator is None else map(str.strip, text.split(separator))):
+            found.setdefault(str(name), []).append(int(label))
+    return found
+
+
+def label_ids(labels: Sequence[int | str] | Tensor, ids: Mapping[str, Sequence[int]], owner: str) -> list[int]:
     """Class ids of labels that are ids, or names of classes.
 
     Args:
         labels: A list, a tuple or a tensor; a string alone is none of them.
-        ids: The class id of each name, of `owner`.
+        ids: The class ids of each name, of `owner`.
 
     Raises:
         ValueError: for a string or number in place of a list, for entries that are neither whole numbers nor names, and
-            for a name that `owner` does not know.
+            for a name that `owner` does not know, or has for several classes.
     """
     if isinstance(labels, str):
         raise ValueError(f"class_labels must be a list, one entry per image. Got {labels!r}: write [{labels!r}].")
@@ -62,8 +75,14 @@ def label_ids(labels: Sequence[int | str] | Tensor, ids: Mapping[str, int], owne
     if unknown:
         some = list(ids)[:10]
         raise ValueError(f"class_labels must be ids, or names of classes of the {owner}, as {some}. Got {unknown}.")
+    several = {label: list(ids[label]) for label in given if isinstance(label, str) and len(ids[label]) > 1}
+    if several:
+        raise ValueError(
+            f"class_labels must be ids where several classes of the {owner} have the same name. "
+            f"Got {', '.join(f'{name!r}, which is {numbers}' for name, numbers in several.items())}."
+        )
     try:
-        return [ids[label] if isinstance(label, str) else operator.index(label) for label in given]
+        return [ids[label][0] if isinstance(label, str) else operator.index(label) for label in given]
     except TypeError:
         raise ValueError(f"class_labels must be whole numbers, or names of classes. Got {list(given)}.") from None
 
@@ -146,10 +165,10 @@ def unpacked_latents(pipeline: Any, latents: Tensor, size: tuple[int, int] | Non
     Args:
         pipeline: Any; of those that pack their latents into a sequence, Flux is known.
         latents: Of that pipeline, while it samples.
-        size: Height and width of the images, in pixels; None: square ones.
+        size: Height and width of the images, in pixels, which packed latents do not tell; None if they are not known.
 
     Raises:
-        ValueError: If the latents have another form than the pipeline's VAE decodes.
+        ValueError: If the latents have another form than the pipeline's VAE decodes, or their size is not known.
     """
     name, vae = type(pipeline).__name__, pipeline.vae
     if not isinstance(vae, AutoencoderKL | AutoencoderTiny):
@@ -158,15 +177,14 @@ def unpacked_latents(pipeline: Any, latents: Tensor, size: tuple[int, int] | Non
             f"{type(vae).__name__}."
         )
     if latents.ndim == 3 and name == "FluxPipeline":
-        side = math.isqrt(latents.shape[1]) * 2 * pipeline.vae_scale_factor
-        height, width = size or (side, side)
         factor = 2 * pipeline.vae_scale_factor
-        if (height // factor) * (width // factor) != latents.shape[1]:
+        if size is None or (size[0] // factor) * (size[1] // factor) != latents.shape[1]:
             raise ValueError(
-                f"image_size must be (height, width) of the images where they are not square. Got {size} for "
-                f"{latents.shape[1]} packed latents."
+                f"image_size must be (height, width) of the images for a callback of {name}, which packs its latents. "
+                f"Got {size} for {latents.shape[1]} packed latents: give it, or sample in "
+                "`with guidance.attached(pipeline):`, which knows the size."
             )
-        latents = pipeline._unpack_latents(latents, height, width, pipeline.vae_scale_factor)
+        latents = pipeline._unpack_latents(latents, *size, pipeline.vae_scale_factor)
     if latents.ndim != 4 or latents.shape[1] != vae.config.latent_channels:
         raise ValueError(
             f"A pipeline must sample latents of shape (batch, {vae.config.latent_channels}, height, width), as its VAE "

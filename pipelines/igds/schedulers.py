@@ -18,12 +18,14 @@ from torch import Tensor
 
 __all__ = [
     "SERVED",
+    "NotCarried",
     "PredictionSteps",
     "carried_by_predictions",
     "carried_by_samples",
     "check_guidance",
     "check_scheduler",
     "clean_coefficients",
+    "is_flow",
     "level",
     "prediction_steps",
     "sample_scale",
@@ -57,7 +59,11 @@ PREDICTIONS = ("epsilon", "sample", "v_prediction", "flow_prediction")
 TOLERANCE = 0.05  # of a change of a sample: what may be lost or gained on the way
 TRIAL_STEPS = 4
 LEAST_SHARE = 0.1  # of what the steps beside it carry: a step that carries less cannot be guided
-REMEDY = "pipe.scheduler = {}.from_config(pipe.scheduler.config)"
+REMEDY = "pipe.scheduler = {}.from_config(pipe.scheduler.config{})"
+
+
+class NotCarried(ValueError):
+    """A scheduler loses the guidance, or adds to it: another one, or another `guide_on`, helps."""
 
 
 class PredictionSteps(NamedTuple):
@@ -72,7 +78,15 @@ class PredictionSteps(NamedTuple):
     shift: Tensor
 
 
-def _is_flow(scheduler: SchedulerMixin) -> bool:
+def _remedy(scheduler: SchedulerMixin) -> str:
+    """Another scheduler of the same noise schedule, which carries guidance of every kind."""
+    if is_flow(scheduler):
+        shift = ", shift=pipe.scheduler.config.flow_shift" if "flow_shift" in scheduler.config else ""
+        return REMEDY.format("FlowMatchEulerDiscreteScheduler", shift)
+    return REMEDY.format("EDMEulerScheduler" if _is_edm(scheduler) else "DDIMScheduler", "")
+
+
+def is_flow(scheduler: SchedulerMixin) -> bool:
     """Whether samples are `(1 - noise) * image + noise * noise image`."""
     return type(scheduler).__name__.startswith("FlowMatch") or bool(scheduler.config.get("use_flow_sigmas"))
 
@@ -98,12 +112,12 @@ def check_scheduler(scheduler: SchedulerMixin, channels: int | None = None) -> N
         raise ValueError(
             "scheduler must be one of `schedulers.SERVED`, such as DDIMScheduler, EulerDiscreteScheduler, "
             f"UniPCMultistepScheduler or FlowMatchEulerDiscreteScheduler. Got {name}: "
-            f"{REMEDY.format('DDIMScheduler')}, or load another prior, if this one has no such noise schedule."
+            f"{REMEDY.format('DDIMScheduler', '')}, or load another prior, if this one has no such noise schedule."
         )
     kind = _prediction_type(scheduler)
     if kind not in PREDICTIONS:
         raise ValueError(f"prediction_type of the scheduler must be one of {list(PREDICTIONS)}. Got {kind!r} ({name}).")
-    if (kind == "flow_prediction") != _is_flow(scheduler):
+    if (kind == "flow_prediction") != is_flow(scheduler):
         raise ValueError(
             f"use_flow_sigmas of {name} must be True where it predicts the flow, and only there. Got {kind!r} with "
             f"use_flow_sigmas={scheduler.config.get('use_flow_sigmas')}."
@@ -141,7 +155,7 @@ def level(scheduler: SchedulerMixin, index: int) -> tuple[float, float]:
         alpha = float(scheduler.alphas_cumprod[int(scheduler.timesteps[index])])
         return alpha**0.5, (1 - alpha) ** 0.5
     sigma = float(sigmas[index])
-    if _is_flow(scheduler):
+    if is_flow(scheduler):
         return 1 - sigma, sigma
     if _is_edm(scheduler) or not hasattr(scheduler, "_sigma_to_alpha_sigma_t"):
         return 1.0, sigma
@@ -151,7 +165,7 @@ def level(scheduler: SchedulerMixin, index: int) -> tuple[float, float]:
 def sample_scale(scheduler: SchedulerMixin, index: int) -> float:
     """What the sample before step `index` is divided by to have the scale of DDPM's; exactly 1 where it has it."""
     signal, noise = level(scheduler, index)
-    return (1 + noise**2) ** 0.5 if signal == 1 and not _is_flow(scheduler) else 1.0
+    return (1 + noise**2) ** 0.5 if signal == 1 and not is_flow(scheduler) else 1.0
 
 
 def clean_coefficients(scheduler: SchedulerMixin, index: int) -> tuple[float, float]:
@@ -172,11 +186,16 @@ def clean_coefficients(scheduler: SchedulerMixin, index: int) -> tuple[float, fl
     return 1 / (signal + noise), -noise / (signal + noise)
 
 
-def with_timesteps(scheduler: SchedulerMixin, steps: int) -> SchedulerMixin:
-    """A copy that is about to take `steps` reverse steps."""
+def with_timesteps(scheduler: SchedulerMixin, steps: int, **options: Any) -> SchedulerMixin:
+    """A copy that is about to take `steps` reverse steps.
+
+    Args:
+        **options: Of its `set_timesteps`; `sigmas` stand in the place of the number of steps.
+    """
     scheduler = _fresh_copy(scheduler)
-    shifted = scheduler.config.get("use_dynamic_shifting")
-    scheduler.set_timesteps(steps, **({"mu": 1.0} if shifted else {}))
+    if scheduler.config.get("use_dynamic_shifting") and "mu" in inspect.signature(scheduler.set_timesteps).parameters:
+        options = {"mu": 1.0, **options}
+    scheduler.set_timesteps(**({} if "sigmas" in options else {"num_inference_steps": steps}), **options)
     return scheduler
 
 
@@ -248,17 +267,16 @@ def prediction_steps(scheduler: SchedulerMixin, **options: Any) -> PredictionSte
         **options: Of its `step`, such as `eta`.
 
     Raises:
-        ValueError: If some step carries no change of its prediction, or one of the other sign.
+        NotCarried: If some step carries no change of its prediction, or one of the other sign.
     """
     carried = carried_by_predictions(scheduler, **options)
     beside = torch.cat([carried[:1], carried, carried[-1:]])
     share = carried / ((beside[:-2] + beside[2:]) / 2).clamp_min(1e-6)
     if not bool((share >= LEAST_SHARE).all()):
         step = int((~(share >= LEAST_SHARE)).nonzero()[0])
-        raise ValueError(
+        raise NotCarried(
             f"scheduler must carry guidance of every prediction. Got {type(scheduler).__name__}, whose step {step} of "
-            f"{len(carried)} carries {float(share[step]):.2f} times what the steps beside it do: "
-            f"{REMEDY.format('DDIMScheduler')}, or EulerDiscreteScheduler, or DPMSolverMultistepScheduler."
+            f"{len(carried)} carries {float(share[step]):.2f} times what the steps beside it do: {_remedy(scheduler)}."
         )
     indices = range(len(carried))
     coefficients = torch.tensor([clean_coefficients(scheduler, index) for index in indices])
@@ -267,7 +285,7 @@ def prediction_steps(scheduler: SchedulerMixin, **options: Any) -> PredictionSte
 
 
 def check_guidance(scheduler: SchedulerMixin, guide_on: str, **options: Any) -> None:
-    """Raises ValueError, with the remedy, if a scheduler does not carry the guidance.
+    """Raises NotCarried, a ValueError that names the remedy, if a scheduler does not carry the guidance.
 
     Args:
         scheduler: With timesteps, before its first step.
@@ -279,8 +297,8 @@ def check_guidance(scheduler: SchedulerMixin, guide_on: str, **options: Any) -> 
         return
     carried = carried_by_samples(scheduler, **options)
     if not bool(((carried - 1).abs() <= TOLERANCE).all()):
-        raise ValueError(
+        raise NotCarried(
             f"guide_on must be 'prediction' for {type(scheduler).__name__}, which carries between "
             f"{float(carried.min()):.2f} and {float(carried.max()):.2f} of a change of a sample to the last step. "
-            f"Got {guide_on!r}: change it, or {REMEDY.format('DDIMScheduler')}."
+            f"Got {guide_on!r}: change it, or {_remedy(scheduler)}."
         )

@@ -8,20 +8,22 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import inspect
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from diffusers import DiffusionPipeline, ModelMixin, SchedulerMixin
 from torch import Tensor, nn
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from .guidance import InformationGuidance, as_estimate, check_estimator, class_names, frozen_copy, information_terms
 from .pipeline import IGDSPipelineOutput
 from .reverse import check_labels, label_ids
-from .schedulers import check_guidance, check_scheduler, with_timesteps
+from .schedulers import TRIAL_STEPS, check_guidance, check_scheduler, is_flow, with_timesteps
 
-__all__ = ["TEXT_TO_IMAGE", "TextToImagePrior", "in_passes"]
+__all__ = ["TEXT_TO_IMAGE", "FlaggedImages", "TextToImagePrior", "in_passes"]
 
 TEXT_TO_IMAGE = (
     "StableDiffusionPipeline",
@@ -31,7 +33,27 @@ TEXT_TO_IMAGE = (
     "PixArtAlphaPipeline",
     "PixArtSigmaPipeline",
 )
+# Sizes of latents for which PixArt brings images of any size to the nearest that it was trained on, and back.
+BINNED = {"PixArtAlphaPipeline": (32, 64, 128), "PixArtSigmaPipeline": (32, 64, 128, 256)}
+FLOWS = ("StableDiffusion3Pipeline", "FluxPipeline")
 WITHOUT_BATCH = ("img_ids", "txt_ids")  # Flux: positions, the same for all images
+
+
+class FlaggedImages(ValueError):
+    """A prior's safety checker blacked images out.
+
+    Args:
+        rows: Of the batch.
+        prompts: Of all images of the batch.
+    """
+
+    def __init__(self, rows: Sequence[int], prompts: Sequence[str]) -> None:
+        self.rows, self.prompts = list(rows), [prompts[row] for row in rows]
+        found = ", ".join(f"image {row} ({prompts[row]!r})" for row in rows)
+        super().__init__(
+            f"The prior's safety checker must pass all images, since it blacks them out. Got {found}: change the "
+            "prompt or the seed, or load the pipeline without its safety_checker."
+        )
 
 
 class TextToImagePrior:
@@ -47,8 +69,9 @@ class TextToImagePrior:
         image_size: Side of the images, in pixels. Default: the pipeline's own.
 
     Raises:
-        ValueError: for another pipeline, an estimator without normalisation or not of colour images, a scheduler that
-            cannot be guided, or prompts that are not one per class.
+        ValueError: for another pipeline, tokenizers without vocabulary or length, an estimator without normalisation or
+            not of colour images, a scheduler that cannot be guided or that the pipeline cannot use, prompts that are
+            not one per class, or a size of images that the pipeline does not make.
     """
 
     def __init__(
@@ -79,7 +102,11 @@ class TextToImagePrior:
                     f"estimator must take images of {vae.config.out_channels} channels, as the prior makes them. "
                     f"Got one for {estimator.config.num_channels}."
                 )
+        _check_tokenizers(pipeline)
         check_scheduler(pipeline.scheduler)
+        _as_sampled(pipeline, TRIAL_STEPS)
+        if image_size is not None:
+            _check_size(pipeline, image_size)
         self.pipeline, self.estimator, self.prompts = pipeline, estimator, list(prompts)
         self.guidance_vae, self.image_size = guidance_vae, image_size
 
@@ -100,8 +127,9 @@ class TextToImagePrior:
 
     @property
     def networks(self) -> dict[str, nn.Module]:
-        """What the images depend on, by the names of the components."""
-        return {name: part for name, part in self.pipeline.components.items() if isinstance(part, nn.Module)}
+        """What the images depend on, by the names of the components; a safety checker makes none."""
+        parts = self.pipeline.components
+        return {name: part for name, part in parts.items() if isinstance(part, nn.Module) and name != "safety_checker"}
 
     def to(self, device: torch.device | str) -> TextToImagePrior:
         """Moves pipeline and estimator, unless the pipeline is offloaded and moves itself."""
@@ -110,9 +138,13 @@ class TextToImagePrior:
         self.estimator.to(device)  # type: ignore[arg-type]
         return self
 
-    def check_guidance(self, guide_on: str, num_inference_steps: int) -> None:
-        """Raises ValueError, with the remedy, if the scheduler does not carry guidance of that kind."""
-        check_guidance(with_timesteps(self.scheduler, num_inference_steps), guide_on)
+    def check_guidance(self, guide_on: str, num_inference_steps: int, **options: Any) -> None:
+        """Raises ValueError, with the remedy, if the scheduler does not carry guidance of that kind.
+
+        Args:
+            **options: Of its `step`, such as `eta`.
+        """
+        check_guidance(_as_sampled(self.pipeline, num_inference_steps), guide_on, **options)
 
     def __call__(
         self,
@@ -143,8 +175,9 @@ class TextToImagePrior:
             Images in [0, 1] of shape `(batch, channels, height, width)`, with both estimates of each.
 
         Raises:
-            ValueError: for settings out of range, unknown classes, a scheduler that does not carry the guidance,
-                guidance that is not finite, and images that the pipeline's safety checker blacked out.
+            ValueError: for settings out of range, unknown classes, a scheduler that does not carry the guidance, and
+                guidance that is not finite.
+            FlaggedImages: for images that the pipeline's safety checker blacked out, a ValueError.
         """
         if micro_batch is not None and micro_batch < 1:
             raise ValueError(f"micro_batch must be at least 1. Got {micro_batch}.")
@@ -165,13 +198,19 @@ class TextToImagePrior:
             softplus=softplus,
             vae=self.guidance_vae,
         )
+        # Before text encoders run; another schedule than the pipeline's own is checked in its first step.
+        if guidance_scale > 0 and not {"timesteps", "sigmas"} & options.keys():
+            self.check_guidance(guide_on, num_inference_steps, **{"eta": options["eta"]} if "eta" in options else {})
         if self.image_size is not None:
             options = {"height": self.image_size, "width": self.image_size, **options}
+        if type(self.pipeline).__name__ in BINNED and not _is_binned(self.pipeline):
+            options = {"use_resolution_binning": False, **options}
         if classifier_free_guidance_scale is not None:
             options["guidance_scale"] = classifier_free_guidance_scale
+        prompts = [self.prompts[label] for label in labels]
         with guidance.attached(self.pipeline), in_passes(self.prior, micro_batch):
             output = self.pipeline(
-                prompt=[self.prompts[label] for label in labels],
+                prompt=prompts,
                 num_inference_steps=num_inference_steps,
                 generator=generator,
                 output_type="pt",
@@ -179,17 +218,96 @@ class TextToImagePrior:
             )
         flagged = getattr(output, "nsfw_content_detected", None) or []
         if any(flagged):
-            found = sorted({self.prompts[label] for label, flag in zip(labels, flagged, strict=True) if flag})
-            raise ValueError(
-                f"The prior's safety checker must pass all images, since it blacks them out. Got images of {found}: "
-                "change the prompt or the seed, or load the pipeline without its safety_checker."
-            )
+            raise FlaggedImages([row for row, flag in enumerate(flagged) if flag], prompts)
         images = output.images
         with torch.no_grad():
             estimate = as_estimate(frozen_copy(self.estimator).to(images.device))
             targets = torch.tensor(labels, device=images.device)
             terms = information_terms(images.float() * 2 - 1, targets, estimate, temperature, estimator_micro_batch)
         return IGDSPipelineOutput(images, *terms)
+
+
+def _is_binned(pipeline: DiffusionPipeline) -> bool:
+    """Whether a PixArt takes images of any size; its own call fails where it should and has no sizes of training."""
+    return pipeline.transformer.config.sample_size in BINNED[type(pipeline).__name__]
+
+
+def _check_tokenizers(pipeline: DiffusionPipeline) -> None:
+    """Raises ValueError for tokenizers that know no words, or do not know how many their text encoder takes.
+
+    A folder that is missing, or lacks files, is loaded as such by transformers, without a word.
+    """
+    for name, tokenizer in pipeline.components.items():
+        if not isinstance(tokenizer, PreTrainedTokenizerBase):
+            continue
+        words = set(tokenizer.get_vocab()) - set(tokenizer.all_special_tokens)
+        if len(words) < 2:  # T5's has the mark of a space
+            raise ValueError(
+                f"{name} of the prior must have its vocabulary. Got {type(tokenizer).__name__} without words: check "
+                f"the prior's folder {name!r}."
+            )
+        encoder = getattr(pipeline, name.replace("tokenizer", "text_encoder"), None)
+        most = None if encoder is None else getattr(encoder.config, "max_position_embeddings", None)
+        if most is not None and tokenizer.model_max_length > most:
+            raise ValueError(
+                f"model_max_length of the prior's {name} must be at most {most}, what its text encoder takes. "
+                f"Got {tokenizer.model_max_length}: check tokenizer_config.json in the prior's folder {name!r}."
+            )
+
+
+def _check_size(pipeline: DiffusionPipeline, side: int) -> None:
+    """Raises ValueError, with the nearest side, for a side that a pipeline refuses, or makes another of."""
+    name, most = type(pipeline).__name__, None
+    if name in BINNED and _is_binned(pipeline):
+        return
+    step = 8
+    if name == "FluxPipeline":
+        step = 2 * pipeline.vae_scale_factor
+    elif name == "StableDiffusion3Pipeline":
+        step = pipeline.vae_scale_factor * pipeline.patch_size
+        most = step * pipeline.transformer.config.pos_embed_max_size
+    if side % step or side < step or side > (most or side):
+        sides = {max(step, side // step * step), (side // step + 1) * step}
+        nearest = sorted({min(each, most or each) for each in sides})
+        raise ValueError(
+            f"image_size of the prior (--prior_image_size) must be a multiple of {step}"
+            f"{f' up to {most}' if most else ''} for {name}. Got {side}: the nearest is "
+            f"{' or '.join(map(str, nearest))}."
+        )
+
+
+def _as_sampled(pipeline: DiffusionPipeline, steps: int) -> SchedulerMixin:
+    """A copy of a pipeline's scheduler, with timesteps as the pipeline's own call sets them.
+
+    Raises:
+        ValueError: If the pipeline cannot use the scheduler.
+    """
+    scheduler, name = pipeline.scheduler, type(pipeline).__name__
+    options: dict[str, Any] = {}
+    shifted, flows = scheduler.config.get("use_dynamic_shifting"), name in FLOWS
+    if name == "FluxPipeline" or (flows and shifted):
+        options["mu"] = 1.0  # follows from the size of the images, and is about 0.5 to 1.15
+    if name == "FluxPipeline" and not scheduler.config.get("use_flow_sigmas"):
+        options["sigmas"] = np.linspace(1.0, 1 / steps, steps)
+    unknown = sorted(options.keys() - inspect.signature(scheduler.set_timesteps).parameters.keys())
+    if flows and not is_flow(scheduler):
+        wrong = "which is not of flows"
+    elif unknown:
+        wrong = f"whose set_timesteps takes no {' and no '.join(unknown)}"
+    elif not flows and shifted:
+        wrong = "with use_dynamic_shifting, whose shift this pipeline does not know"
+    elif not flows and not hasattr(scheduler, "init_noise_sigma"):
+        wrong = "which does not say how noisy samples start"
+    else:
+        try:
+            return with_timesteps(scheduler, steps, **options)
+        except AssertionError:  # solvers of flows have no other words for it
+            wrong = "which takes a shift (mu) with use_dynamic_shifting and an exponential time_shift_type alone"
+    usual = "FlowMatchEulerDiscreteScheduler" if flows else "DDIMScheduler"
+    raise ValueError(
+        f"scheduler must be one that {name} can use. Got {type(scheduler).__name__}, {wrong}: take {usual}, or "
+        "the one that the pipeline was published with."
+    )
 
 
 @contextlib.contextmanager

@@ -142,7 +142,7 @@ def samples_over_beta(label: int, betas: Sequence[float], count: int, steps: int
 @lru_cache(maxsize=1)
 def _pipeline() -> Any:
     config = SampleConfig(prior="sample", estimator="sample", scheduler="ddim")
-    return open_pipeline(values_for(PriorSettings, config))
+    return open_pipeline(values_for(PriorSettings, config), values_for(SamplingSettings, config))
 
 
 def _compare_tab(gradio: Any, sets: dict[str, ExploredSet]) -> None:

@@ -9,17 +9,25 @@ from pathlib import Path
 
 import pytest
 import torch
-from encoders import save_dinov2, save_siglip
+from encoders import SMALL, save_dinov2, save_siglip
 from transformers import (
     AutoModel,
     ConvNextImageProcessor,
     DistilBertConfig,
+    IJepaConfig,
+    IJepaModel,
     ResNetConfig,
     ResNetForImageClassification,
     ResNetModel,
+    SamVisionConfig,
+    SamVisionModel,
+    VideoMAEConfig,
+    VideoMAEModel,
     ViTConfig,
     ViTForImageClassification,
     ViTImageProcessor,
+    ViTMAEConfig,
+    ViTMAEModel,
     ViTModel,
 )
 from worlds import spec_of
@@ -30,6 +38,10 @@ from decoct.igds.loading import build_estimator, load_estimator, resnet_config, 
 
 NAMES = ("cat", "dog", "owl")
 MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)
+
+
+SIZES = {**SMALL, "image_size": 32, "patch_size": 8}
+SAM = {**SIZES, "output_channels": 8, "window_size": 2, "global_attn_indexes": []}
 
 
 def spec(image_size: int = 32, channels: int = 3) -> ImageSpec:
@@ -213,6 +225,42 @@ def test_encoders_of_today_are_taken_as_they_are(tmp_path, save, side, own, kind
     assert estimator.config.encoder["model_type"] == kind
     estimator.save_pretrained(tmp_path / "saved")
     torch.testing.assert_close(load_estimator(tmp_path / "saved")(batch(28)).logits, estimator(batch(28)).logits)
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        (
+            lambda: ViTMAEModel(ViTMAEConfig(**SIZES)),
+            "a 'vit_mae', whose features of an image change from pass to pass",
+        ),
+        (lambda: IJepaModel(IJepaConfig(**SIZES)), "a 'ijepa', which neither pools its patches nor has a class token"),
+        (
+            lambda: VideoMAEModel(VideoMAEConfig(**SIZES, num_frames=2)),
+            "a 'videomae', which takes no images of 32 px: ",
+        ),
+        (
+            lambda: SamVisionModel(SamVisionConfig(**SAM)),
+            r"a 'sam_vision_model', whose features have the shape \(2, 8\), not \(2, 16\)",
+        ),
+    ],
+)
+def test_encoders_without_features_of_whole_images_are_refused(tmp_path, model, message):
+    model().save_pretrained(tmp_path)
+    ViTImageProcessor(size={"height": 32, "width": 32}).save_pretrained(tmp_path)
+    state = torch.random.get_rng_state()
+    with pytest.raises(ValueError, match=f"encoder must give features of whole images. Got .*{message}"):
+        wrap_encoder(tmp_path, NAMES)
+    assert torch.equal(torch.random.get_rng_state(), state)
+
+
+def test_an_estimator_around_such_an_encoder_is_refused(tmp_path):
+    config = VariationalEstimatorConfig(encoder=ViTMAEConfig(**SIZES).to_dict(), projection_dim=None, num_labels=3)
+    VariationalEstimator(config).save_pretrained(tmp_path)
+    with pytest.raises(
+        ValueError, match="estimator must have features of whole images. Got .*change from pass to pass"
+    ):
+        load_estimator(tmp_path)
 
 
 def test_encoders_that_cannot_be_used_are_errors(tmp_path):

@@ -22,8 +22,10 @@ from diffusers import (
 from torch import nn
 
 from decoct.igds.prior import load_pipeline
-from decoct.pipelines.igds.guidance import frozen_copy
+from decoct.pipelines.igds.guidance import InformationGuidance, frozen_copy
 from decoct.pipelines.igds.pipeline import IGDSPipeline
+from decoct.pipelines.igds.reverse import clean_prediction
+from decoct.pipelines.igds.schedulers import with_timesteps
 
 LABELS = [0, 1, 1]
 NAMES = {0: "tench, Tinca tinca", 1: "goldfish", 2: "class 1"}
@@ -82,6 +84,17 @@ def test_dynamic_thresholding_is_that_of_the_scheduler(make_unet, make_estimator
     pipeline = IGDSPipeline(kind(thresholding=True), make_unet(), None, None, make_estimator())
     for place in ("sample", "x0_pred", "prediction"):
         assert torch.isfinite(sample(pipeline, guide_on=place).images).all()
+    scheduler = with_timesteps(kind(thresholding=True, sample_max_value=40.0), 4)
+    noise, noisy = 3 * torch.randn(2, 5, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    stepped = scheduler.step(noise, scheduler.timesteps[2], noisy, generator=torch.Generator().manual_seed(0))
+    clean = clean_prediction(scheduler, noise, 2, noisy)
+    torch.testing.assert_close(clean, stepped.pred_original_sample)
+    # Each image is bounded by a quantile of its own values, of 1 to 40, and scaled to [-1, 1].
+    scheduler.register_to_config(thresholding=False, clip_sample=False)
+    free = clean_prediction(scheduler, noise, 2, noisy)
+    bound = free.flatten(1).abs().quantile(0.995, dim=1).clamp(1, 40)[:, None, None, None]
+    torch.testing.assert_close(clean, free.clamp(-bound, bound) / bound)
+    assert clean.abs().max() <= 1 < free.abs().max() and len(bound.unique()) > 1
 
 
 def test_guidance_a_scheduler_does_not_carry_is_refused_before_a_step(make_unet, make_estimator):
@@ -118,6 +131,28 @@ def test_classes_by_name(make_dit, make_unet, make_estimator):
             sample(unet, wrong)
     with pytest.raises(ValueError, match=r"all names or all ids .*Got both: \[1, 'class 1'\]"):
         sample(pipeline, [1, "class 1"])
+
+
+def test_a_name_of_several_classes_is_refused_with_their_ids(make_dit, make_estimator, tmp_path):
+    """ImageNet has `crane` and `maillot` twice."""
+    names = {0: "crane", 1: "crane, heron", 2: "class 1, class 1"}
+    pipeline = IGDSPipeline(DDIMScheduler(), None, *make_dit(), make_estimator(), id2label=names)
+    pipeline.save_pretrained(tmp_path)
+    for each in (pipeline, load_pipeline(tmp_path, None), IGDSPipeline.from_pipe(pipeline)):
+        assert each.get_label_ids(["heron", "class 1"]) == [1, 2] and each.labels == {"heron": 1, "class 1": 2}
+        with pytest.raises(
+            ValueError, match=r"must be ids where several classes of the prior.*Got 'crane', .* \[0, 1\]"
+        ):
+            each.get_label_ids("crane")
+    with pytest.raises(ValueError, match=r"several classes of the prior .*Got 'crane', which is \[0, 1\]."):
+        sample(pipeline, [1, 1], prior_class_labels=["crane", "heron"])
+    estimator = make_estimator()
+    estimator.config.id2label = {0: "cat", 1: "dog", 2: "cat"}
+    pipeline.estimator = estimator
+    with pytest.raises(ValueError, match=r"several classes of the estimator .*Got 'cat', which is \[0, 2\]."):
+        sample(pipeline, ["dog", "cat"], prior_class_labels=[0, 1])
+    with pytest.raises(ValueError, match=r"several classes of the estimator .*Got 'cat', which is \[0, 2\]."):
+        InformationGuidance(estimator=estimator, class_labels=["cat"])
 
 
 def test_class_names_are_saved_with_the_pipeline(make_dit, make_estimator, tmp_path):

@@ -3,33 +3,45 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import text_to_image
+from datasets import load_dataset
 from diffusers import (
     AutoencoderTiny,
     DDIMScheduler,
     DDPMPipeline,
     DDPMScheduler,
+    DEISMultistepScheduler,
     DiTPipeline,
     DPMSolverMultistepScheduler,
     EDMEulerScheduler,
     FlowMatchEulerDiscreteScheduler,
+    PNDMScheduler,
+    StableDiffusionPipeline,
     UniPCMultistepScheduler,
 )
 from PIL import Image
+from torch import nn
 
 import decoct
 from decoct.arguments import parse_config
-from decoct.config import DistillConfig
+from decoct.config import DistillConfig, SampleConfig
 from decoct.distilled.dataset import load_distilled
 from decoct.files import read_json
 from decoct.igds.loading import build_estimator
-from decoct.igds.prior import load_text_to_image, with_scheduler
+from decoct.igds.prior import load_text_to_image, prior_fingerprint, with_scheduler
+from decoct.pipelines.igds.text_to_image import TextToImagePrior
+from decoct.run.seeding import item_seed
 from decoct.synthesis.distill import distill, plan_distill
 from decoct.synthesis.sampled import IGDS
+from decoct.synthesis.samples import draw_samples, plan_samples
+
+FLOW = {"use_flow_sigmas": True, "prediction_type": "flow_prediction", "use_dynamic_shifting": True}
 
 
 @pytest.fixture
@@ -91,9 +103,13 @@ def test_a_text_to_image_prior_makes_classes_by_their_names(config, tmp_path):
     with pytest.raises(ValueError, match="prompt must be given for a text-to-image prior.*a StableDiffusionPipeline"):
         distill(config())
     options = {"prompt": "a photo of a {label}", "sampling_steps": 3, "micro_batch": 1}
-    with pytest.raises(ValueError, match="Got PNDMScheduler, whose step .* carries"):
+    with pytest.raises(ValueError, match="Got PNDMScheduler, whose step .* carries.*As options: --scheduler ddim.$"):
         distill(config(**{**options, "sampling_steps": 10}))
-    assert not (tmp_path / "run" / "data").exists()
+    with pytest.raises(
+        ValueError, match="--prior_image_size. must be a multiple of 8 .*Got 9: the nearest is 8 or 16."
+    ):
+        distill(config(**options, scheduler="ddim", prior_image_size=9))
+    assert not (tmp_path / "run").exists()
     plan_distill(config(**{**options, "sampling_steps": 10}, guidance_scale=0.0))  # the prior alone, as it comes
     manifest = distill(config(scheduler="ddim", **options))
     assert_distilled(tmp_path / "run")
@@ -115,6 +131,70 @@ def test_a_text_to_image_prior_makes_classes_by_their_names(config, tmp_path):
         load_text_to_image(tmp_path / "half", estimator, names, "ddim")
 
 
+def test_samples_over_beta_of_a_text_to_image_prior(config, tmp_path):
+    text_to_image.build("stable_diffusion", tmp_path / "tokenizer").save_pretrained(tmp_path / "prior")
+    words = f"--prior {tmp_path / 'prior'} --estimator {config().estimator} --scheduler ddim --sampling_steps 2 "
+    words += f"--betas 0 2 --images_per_class 2 --guidance_scale 2 --output_dir {tmp_path / 'out'} --prompt"
+    made = parse_config(SampleConfig, [*words.split(), "a photo of a {label}"])
+    assert plan_samples(made)["prior_passes"] == 2 * 3 * 2 * 2
+    record = draw_samples(made)
+    names = decoct.load_images(config().dataset).features["label"].names
+    assert record["prompts"] == [f"a photo of a {name}" for name in names]
+    assert record["config"]["guide_on"] == "prediction" and set(record["betas"]) == {"0", "2"}
+    assert Image.open(tmp_path / "out" / "samples.png").width > 100
+    assert draw_samples(made) == record
+    with pytest.raises(ValueError, match="which differs in\n.*prompt"):
+        draw_samples(dataclasses.replace(made, prompt="a {label}"))
+
+
+@pytest.fixture
+def checked(config, tmp_path, monkeypatch):
+    """A run with a prior whose safety checker flags what `flags` says, by the number of images it was shown before."""
+    text_to_image.build("stable_diffusion", tmp_path / "tokenizer").save_pretrained(tmp_path / "prior")
+    flags: list[Callable[[int], list[bool]]] = []
+    seen: list[int] = []
+
+    def check(self: Any, image: Any, device: Any, dtype: Any) -> tuple[Any, list[bool]]:
+        seen.append(len(image))
+        return image, flags[0](len(seen) - 1)[: len(image)]
+
+    monkeypatch.setattr(StableDiffusionPipeline, "run_safety_checker", check)
+    return flags, seen, functools.partial(config, prompt="a {label}", scheduler="ddim")
+
+
+def test_tiles_that_a_safety_checker_blacks_out_have_another_seed(checked, tmp_path, caplog):
+    flags, seen, make = checked
+    flags.append(lambda call: [False, call in (1, 2)])  # the second tile of the second class, twice
+    distill(make())
+    assert_distilled(tmp_path / "run")
+    assert seen == [2] * 5
+    tiles = [row["tiles"][0]["seed"] for row in load_dataset(str(tmp_path / "run"), "ipc_2", split="train")]
+    expected = [item_seed(0, "sample", label, number) for label in range(3) for number in range(2)]
+    expected[3] = item_seed(0, "sample", 1, 1, 2)
+    assert tiles == expected
+    assert caplog.text.count("blacked out tiles [1] of class 1 ('a ") == 2
+
+
+def test_a_safety_checker_does_not_identify_a_prior(make_estimator, tmp_path):
+    pipeline = text_to_image.build("stable_diffusion", tmp_path)
+    prior = TextToImagePrior(pipeline, make_estimator(), ["a", "b", "c"])
+    without = prior_fingerprint(prior)
+    pipeline.safety_checker = nn.Linear(1, 1)
+    assert "safety_checker" in pipeline.components and prior_fingerprint(prior) == without
+
+
+def test_a_run_goes_on_without_a_safety_checker_that_passes_nothing(checked, tmp_path):
+    flags, seen, make = checked
+    flags.append(lambda call: [call > 0] * 2)
+    with pytest.raises(ValueError, match=r"images of class 1. Got tiles \[0, 1\] blacked out with each of 10 seeds: "):
+        distill(make())
+    assert len(seen) == 11
+    flags[0] = lambda call: [False] * 2
+    distill(make())  # the first class is kept
+    assert_distilled(tmp_path / "run")
+    assert len(seen) == 13
+
+
 def test_a_pipeline_of_diffusers_distills_in_python(config, image_folder, tmp_path):
     flux = text_to_image.build("flux", tmp_path / "tokenizer")
     made = config()
@@ -132,6 +212,26 @@ def test_a_pipeline_of_diffusers_distills_in_python(config, image_folder, tmp_pa
     igds = IGDS(flux, teacher, estimator=estimator, **options)
     rows = igds.distill(decoct.load_images(str(image_folder)), ipc=1)
     assert len(rows) == 3 and rows[0]["image"].size == (16, 16)
+
+
+@pytest.mark.parametrize(
+    ("family", "options", "message"),
+    [
+        (
+            "stable_diffusion",
+            {"solver_order": 3},
+            "pipe.scheduler = DDIM.* As options: --guide_on sample, or --sch.* ddim",
+        ),
+        ("flux", FLOW, r"pipe.scheduler = FlowMatchEulerDiscreteScheduler.*shift=pipe.scheduler.config.flow_shift\)"),
+    ],
+)
+def test_the_options_that_help_are_named_and_no_others(config, tmp_path, family, options, message):
+    """Flows have no noise schedule that DDIM knows."""
+    pipeline = text_to_image.build(family, tmp_path / "tokenizer")
+    pipeline.scheduler = DEISMultistepScheduler.from_config(pipeline.scheduler.config, **options)
+    pipeline.save_pretrained(tmp_path / "prior")
+    with pytest.raises(ValueError, match=f"must carry guidance of every prediction.*: {message}.$"):
+        distill(config(prompt="a {label}", sampling_steps=20))
 
 
 def test_in_python_a_pipeline_keeps_what_it_has_settled(config, image_folder, tmp_path):
@@ -158,6 +258,10 @@ def test_in_python_a_pipeline_keeps_what_it_has_settled(config, image_folder, tm
     ):
         with pytest.raises(ValueError, match=f"^{name} must be set where the pipeline is made.*Got {value!r} beside a"):
             IGDS(prior.pipeline, teacher, estimator=estimator, prompt="a {label}", **{name: value}, **options)
+    parts = {**prior.pipeline.components, "scheduler": PNDMScheduler.from_config(prior.scheduler.config)}
+    stock = StableDiffusionPipeline(**parts, requires_safety_checker=False)
+    with pytest.raises(ValueError, match="guide_on must be 'prediction' for PNDMScheduler.*Got 'sample': change it"):
+        IGDS(stock, teacher, estimator=estimator, prompt="a {label}", guide_on="sample", **options)
     prior.pipeline.scheduler = DDIMScheduler.from_config(prior.scheduler.config, timestep_spacing="trailing")
     with pytest.raises(ValueError, match="which differs in\n  prior: .*DDIMScheduler"):
         IGDS(prior, teacher, **options).distill(images, ipc=1, output_dir=tmp_path / "run")

@@ -27,6 +27,7 @@ from decoct.pipelines.igds.guidance import (
 
 LABELS = [0, 2, 2, 0, 2]
 BETA, TEMPERATURE = 0.7, 0.3
+START = 900  # first timestep of ten
 
 
 @pytest.fixture
@@ -231,7 +232,7 @@ def test_callback_moves_the_sample_along_the_gradient(estimator, images, guide_o
     latents = images.flip(0).clone()
     tensors = {"latents": latents, "pred_original_sample": images}
     with torch.no_grad():
-        moved = guidance(pipeline_of(), 0, 0, dict(tensors))["latents"]
+        moved = guidance(pipeline_of(), 0, START, dict(tensors))["latents"]
     point = latents if guide_on == "sample" else images
     network = smooth(estimator)
     for direction in directions(images):
@@ -251,7 +252,7 @@ def test_callback_guides_latents_through_a_vae(make_estimator, make_dit):
         temperature=TEMPERATURE,
         micro_batch=2,
     )
-    moved = guidance(pipeline_of(vae=vae), 0, 0, {"latents": latents})["latents"]
+    moved = guidance(pipeline_of(vae=vae), 0, START, {"latents": latents})["latents"]
     network = smooth(estimator)
 
     def function(point: Tensor) -> Tensor:
@@ -272,7 +273,7 @@ def test_a_step_raises_the_information(estimator, images):
         temperature=TEMPERATURE,
         softplus=False,
     )
-    moved = guidance(pipeline_of(), 0, 0, {"latents": images})["latents"]
+    moved = guidance(pipeline_of(), 0, START, {"latents": images})["latents"]
     assert information(estimator, moved, LABELS) > information(estimator, images, LABELS)
 
 
@@ -292,9 +293,9 @@ def test_interval_is_counted_in_steps(estimator):
 def test_half_precision_samples_are_guided(make_estimator, images):
     tensors = {"latents": images.bfloat16()}
     guidance = InformationGuidance(estimator=make_estimator().bfloat16(), class_labels=LABELS, temperature=TEMPERATURE)
-    moved = guidance(pipeline_of(), 0, 0, tensors)["latents"]
+    moved = guidance(pipeline_of(), 0, START, tensors)["latents"]
     precise = InformationGuidance(estimator=make_estimator().bfloat16(), class_labels=LABELS, temperature=TEMPERATURE)
-    expected = precise(pipeline_of(), 0, 0, {"latents": images.bfloat16().float()})["latents"]
+    expected = precise(pipeline_of(), 0, START, {"latents": images.bfloat16().float()})["latents"]
     assert moved.dtype == torch.bfloat16
     torch.testing.assert_close(moved.float(), expected, rtol=0.02, atol=0.02)
 
@@ -375,11 +376,11 @@ def test_estimators_without_normalisation_are_refused(make_estimator, name, valu
 def test_another_batch_is_refused(estimator, images):
     guidance = InformationGuidance(estimator=estimator, class_labels=LABELS)
     with pytest.raises(ValueError, match="one entry per image of the batch, 2. Got 5"):
-        guidance(pipeline_of(), 0, 0, {"latents": images[:2]})
+        guidance(pipeline_of(), 0, START, {"latents": images[:2]})
 
 
 def test_gradients_that_are_not_finite_are_refused(estimator, images):
     guidance = InformationGuidance(estimator=estimator, class_labels=LABELS)
     images[1] = math.nan
     with pytest.raises(ValueError, match="step 7 for class 2:"):
-        guidance(pipeline_of(), 7, 0, {"latents": images})
+        guidance(pipeline_of(), 7, 200, {"latents": images})

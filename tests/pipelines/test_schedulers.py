@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import inspect
 import json
 import sys
 from pathlib import Path
@@ -37,6 +39,47 @@ def benchmark() -> Any:
     return load("schedulers")
 
 
+OPTIONS = (
+    {"prediction_type": "v_prediction"},
+    {"solver_order": 3},
+    {"algorithm_type": "sde-dpmsolver++"},
+    {"use_karras_sigmas": True},
+    {"use_flow_sigmas": True, "prediction_type": "flow_prediction"},
+    {"clip_sample": True},
+    {"thresholding": True},
+)
+
+
+def configured(options: dict[str, Any]) -> dict[str, Any]:
+    """The schedulers that take these options, by name."""
+    found = {}
+    for name in SERVED:
+        accepted = inspect.signature(getattr(schedulers, name).__init__).parameters
+        if options.keys() <= accepted.keys():
+            off = {"clip_sample": False} if "clip_sample" in accepted else {}
+            with contextlib.suppress(NotImplementedError):  # of another algorithm_type
+                found[name] = getattr(schedulers, name)(**{**off, **options})
+    return found
+
+
+@pytest.mark.parametrize("place", ["sample", "prediction"])
+@pytest.mark.parametrize("options", OPTIONS, ids="-".join)
+def test_guidance_arrives_in_every_configuration_or_is_refused(benchmark, options, place):
+    """What clips does nothing within its bounds, in which such small guidance stays."""
+    found = configured(options)
+    if options.keys() & {"clip_sample", "thresholding"}:
+        # Their own noise leaves the bounds: the network of the benchmark does not take it out.
+        found = {name: each for name, each in found.items() if not name.startswith(("DDPM", "SASolver"))}
+    assert found
+    for name, scheduler in found.items():
+        try:
+            arrived = benchmark.shares(scheduler, place, STEPS, size=0.01)
+        except ValueError as error:
+            assert name in str(error) and "from_config" in str(error)
+        else:
+            assert all(0.95 <= share <= 1.05 for share in arrived), (name, arrived)
+
+
 @pytest.mark.parametrize("place", ["sample", "prediction"])
 def test_guidance_of_one_step_arrives_or_is_refused(benchmark, place):
     served = {}
@@ -62,13 +105,20 @@ def test_other_schedulers_are_refused_by_name(name):
         check_scheduler(kind.__new__(kind))
 
 
-def test_the_record_has_every_scheduler():
+def test_the_record_has_every_scheduler_and_what_is_measured_today(benchmark):
     records = json.loads((ROOT / "benchmarks" / "results" / "schedulers.json").read_text("utf-8"))
     assert {record["scheduler"] for record in records} == set(NAMES)
     for record in records:
         for place in ("sample", "prediction"):
             assert all(0.95 <= share <= 1.05 for share in record[place].get("shares", []))
             assert ("shares" in record[place]) != ("refused" in record[place])
+    recorded = {(record["scheduler"], *record["options"]): record for record in records}
+    for name, options, scheduler in benchmark.configurations():
+        # Refusals by name are quick; of the others, some.
+        again = not isinstance(scheduler, Exception) and name not in SERVED
+        if again or (not options and name in ("DDIMScheduler", "DPMSolverMultistepScheduler")):
+            measured = benchmark.measure(scheduler)
+            assert {place: recorded[(name, *options)][place] for place in measured} == measured
 
 
 @pytest.mark.parametrize(

@@ -9,19 +9,29 @@ import torch
 from diffusers import (
     AutoencoderTiny,
     DDIMScheduler,
+    DEISMultistepScheduler,
     DiTPipeline,
     DPMSolverMultistepScheduler,
     EulerDiscreteScheduler,
+    FlowMatchEulerDiscreteScheduler,
+    FlowMatchHeunDiscreteScheduler,
     PNDMScheduler,
     StableDiffusionImg2ImgPipeline,
+    StableDiffusionInpaintPipeline,
+    UniPCMultistepScheduler,
 )
-from text_to_image import FAMILIES, build
+from text_to_image import FAMILIES, build, vae
 
-from decoct.pipelines.igds.guidance import InformationGuidance, information_gradient
+from decoct.pipelines.igds import guidance as guiding
+from decoct.pipelines.igds import text_to_image as module
+from decoct.pipelines.igds.guidance import InformationGuidance, decoded, information_gradient
 from decoct.pipelines.igds.reverse import decode_latents, unpacked_latents
-from decoct.pipelines.igds.text_to_image import TextToImagePrior
+from decoct.pipelines.igds.text_to_image import FlaggedImages, TextToImagePrior
 
 LABELS, PROMPTS, STEPS = [0, 1, 1], ["a photo of a cat", "a photo of a dog", "a tree"], 3
+
+
+FLOW = {"use_flow_sigmas": True, "prediction_type": "flow_prediction", "use_dynamic_shifting": False}
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +52,7 @@ def make_prior(make_estimator, tmp_path_factory) -> Any:
 
 def options_of(family: str, seeded: Any) -> dict[str, Any]:
     """PixArt resizes images of this size otherwise."""
-    extra = {"use_resolution_binning": False} if family == "pixart" else {}
+    extra = {"use_resolution_binning": False} if family.startswith("pixart") else {}
     return {"num_inference_steps": STEPS, "generator": seeded(3), **extra}
 
 
@@ -60,6 +70,24 @@ def test_unguided_is_the_stock_pipeline_and_guidance_raises_the_prototype(make_p
     assert "step" not in vars(prior.scheduler)
     again = prior(LABELS, guidance_scale=0.0, **options_of(family, seeded))
     assert torch.equal(again.images, stock), "guidance leaves nothing behind"
+
+
+@pytest.mark.parametrize("family", ["pixart", "pixart_alpha"])
+def test_a_pixart_of_another_size_than_the_published_makes_its_own(make_prior, seeded, family):
+    """Its own call fails then, unless it is told so; those of the published sizes take any size of images."""
+    prior = make_prior(family)
+    images = [
+        prior(LABELS, num_inference_steps=2, generator=seeded(3), **options).images
+        for options in ({}, {"use_resolution_binning": False})
+    ]
+    assert torch.equal(*images) and images[0].shape == (3, 3, 16, 16)
+    transformer = prior.prior
+    own = transformer.config.sample_size
+    try:
+        transformer.register_to_config(sample_size=64)
+        assert make_prior(family, image_size=9).image_size == 9
+    finally:
+        transformer.register_to_config(sample_size=own)
 
 
 @pytest.mark.parametrize("family", ["stable_diffusion_xl", "flux"])
@@ -83,6 +111,26 @@ def test_packed_latents_are_those_that_are_decoded(make_prior, seeded):
         unpacked_latents(prior.pipeline, packed, None)
     expected = prior.vae.decode(latents / 0.3611 + 0.1159).sample
     torch.testing.assert_close(decode_latents(prior.vae, latents), expected)
+
+
+@pytest.mark.parametrize("micro_batch", [None, 1])
+def test_images_of_flux_need_not_be_square(make_prior, make_estimator, seeded, monkeypatch, micro_batch):
+    """4 x 16 tokens are as many as 8 x 8."""
+    prior, seen = make_prior("flux"), []
+    monkeypatch.setattr(
+        guiding, "decoded", lambda vae, latents: seen.append(latents.shape[1:]) or decoded(vae, latents)
+    )
+    size = {"height": 16, "width": 64}
+    guided = prior(LABELS, guidance_scale=2.0, beta=0.0, micro_batch=micro_batch, **size, **options_of("flux", seeded))
+    plain = prior(LABELS, guidance_scale=0.0, **size, **options_of("flux", seeded))
+    assert guided.images.shape == (3, 3, 16, 64) and guided.prototype.sum() > plain.prototype.sum()
+    assert set(seen) == {(4, 8, 32)}
+    assert not prior.pipeline.transformer._forward_pre_hooks
+    guidance = InformationGuidance(estimator=make_estimator(), class_labels=LABELS)
+    with pytest.raises(
+        ValueError, match=r"image_size must be \(height, width\).*callback of FluxPipeline.*Got None for 64"
+    ):
+        prior.pipeline(PROMPTS, callback_on_step_end=guidance, **size, **options_of("flux", seeded))
 
 
 def test_a_small_vae_decodes_for_the_guidance(make_prior, seeded):
@@ -141,14 +189,36 @@ def test_attention_kwargs_are_left_alone(make_prior, seeded, monkeypatch):
     assert seen and all(each == {"ignored": 1} for each in seen) and given == {"ignored": 1}
 
 
-def test_half_precision(make_prior, seeded):
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision(make_prior, seeded, dtype):
+    """The VAE of SDXL overflows in float16, and says so (`force_upcast`)."""
     prior = make_prior("stable_diffusion_xl")
     try:
-        prior.pipeline.to(dtype=torch.bfloat16)
-        guided = prior(LABELS, **options_of("", seeded))
-        assert guided.images.dtype == torch.bfloat16 and torch.isfinite(guided.images).all()
+        prior.pipeline.to(dtype=dtype)
+        guided = prior(LABELS, guidance_scale=2.0, beta=0.0, **options_of("", seeded))
+        plain = prior(LABELS, guidance_scale=0.0, **options_of("", seeded))
+        assert guided.images.dtype == plain.images.dtype and torch.isfinite(guided.images).all()
+        assert guided.prototype.sum() > plain.prototype.sum()
     finally:
         prior.pipeline.to(dtype=torch.float32)
+
+
+@pytest.mark.parametrize(
+    ("upcast", "half", "runs_in"),
+    [
+        (True, torch.float16, torch.float32),
+        (True, torch.bfloat16, torch.bfloat16),
+        (False, torch.float16, torch.float16),
+        (False, torch.bfloat16, torch.bfloat16),
+    ],
+)
+def test_a_vae_that_overflows_in_float16_guides_in_float32(upcast, half, runs_in):
+    decoder, seen = vae(4, force_upcast=upcast), []
+    decoder.decoder.conv_in.register_forward_hook(lambda layer, inputs, output: seen.append(output.dtype))
+    latents = torch.randn(1, 4, 4, 4, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad(), torch.autocast("cpu", dtype=half):
+        image = decoded(decoder, latents)
+    assert seen == [runs_in] and torch.isfinite(image).all()
 
 
 def test_a_callback_knows_the_scale_of_the_samples(make_prior, make_estimator):
@@ -161,7 +231,7 @@ def test_a_callback_knows_the_scale_of_the_samples(make_prior, make_estimator):
     latents = torch.randn(3, 4, 8, 8, generator=torch.Generator().manual_seed(0))
     guidance = InformationGuidance(estimator=estimator, class_labels=LABELS, guidance_scale=1.0, softplus=False)
     pipeline._num_timesteps = 4
-    moved = guidance(pipeline, 1, 0, {"latents": scale * latents})["latents"]
+    moved = guidance(pipeline, 1, pipeline.scheduler.timesteps[1], {"latents": scale * latents})["latents"]
 
     def estimate(part: torch.Tensor) -> Any:
         pixels = decode_latents(pipeline.vae, part) / 2 + 0.5
@@ -182,7 +252,10 @@ def test_a_callback_follows_the_pipeline_it_is_used_with(make_prior, make_estima
         pipeline.scheduler.set_timesteps(4)
         pipeline._num_timesteps = 4
         fresh = InformationGuidance(estimator=make_estimator(), class_labels=LABELS, guidance_scale=1.0)
-        moved[family], expected = (each(pipeline, 1, 0, {"latents": latents})["latents"] for each in (guidance, fresh))
+        moved[family], expected = (
+            each(pipeline, 1, pipeline.scheduler.timesteps[1], {"latents": latents})["latents"]
+            for each in (guidance, fresh)
+        )
         assert torch.equal(moved[family], expected)
     assert not torch.equal(moved["stable_diffusion"], moved["stable_diffusion_3"])
 
@@ -209,6 +282,11 @@ def test_an_attached_guidance_knows_where_a_call_stands(make_prior, make_estimat
     late = StableDiffusionImg2ImgPipeline(**components, requires_safety_checker=False)
     with pytest.raises(ValueError, match="Img2ImgPipeline must take every timestep"), guidance.attached(late):
         late(**options, image=fresh, strength=0.5)
+    with pytest.raises(ValueError, match="Img2ImgPipeline must take every timestep.*take the text-to-image pipeline"):
+        late(**options, image=fresh, strength=0.5, callback_on_step_end=guidance)
+    masked = StableDiffusionInpaintPipeline(**components, requires_safety_checker=False)
+    with pytest.raises(ValueError, match="InpaintPipeline must take every timestep"):
+        masked(**options, image=fresh, mask_image=fresh[:, :1], strength=0.5, callback_on_step_end=guidance)
     with guidance.attached(pipeline):
         with guidance.attached(pipeline):
             pass
@@ -222,11 +300,11 @@ def test_a_callback_checks_another_scheduler_of_its_pipeline(make_prior, make_es
     pipeline = make_prior("stable_diffusion").pipeline
     pipeline._num_timesteps = 4
     pipeline.scheduler.set_timesteps(4)
-    guidance(pipeline, 1, 0, {"latents": latents})
+    guidance(pipeline, 1, pipeline.scheduler.timesteps[1], {"latents": latents})
     pipeline.scheduler = DPMSolverMultistepScheduler.from_config(pipeline.scheduler.config)
     pipeline.scheduler.set_timesteps(4)
     with pytest.raises(ValueError, match="guide_on must be 'prediction' for DPMSolverMultistepScheduler"):
-        guidance(pipeline, 1, 0, {"latents": latents})
+        guidance(pipeline, 1, pipeline.scheduler.timesteps[1], {"latents": latents})
 
 
 def test_options_reach_the_stock_pipeline(make_prior, seeded):
@@ -246,12 +324,29 @@ def test_options_reach_the_stock_pipeline(make_prior, seeded):
     assert torch.equal(large.images, expected.images)
 
 
+@pytest.mark.parametrize(
+    ("family", "side", "message"),
+    [
+        ("stable_diffusion", 9, "a multiple of 8 for StableDiffusionPipeline. Got 9: the nearest is 8 or 16."),
+        ("stable_diffusion_xl", 3, "a multiple of 8 for StableDiffusionXLPipeline. Got 3: the nearest is 8."),
+        ("stable_diffusion_3", 17, "a multiple of 2 up to 192 for .* Got 17: the nearest is 16 or 18."),
+        ("stable_diffusion_3", 400, "a multiple of 2 up to 192 for .* Got 400: the nearest is 192."),
+        ("pixart", 9, "a multiple of 8 for PixArtSigmaPipeline. Got 9: the nearest is 8 or 16."),
+        ("flux", 18, "a multiple of 4 for FluxPipeline. Got 18: the nearest is 16 or 20."),
+    ],
+)
+def test_a_size_that_the_pipeline_does_not_make_is_refused_when_it_is_loaded(make_prior, family, side, message):
+    with pytest.raises(ValueError, match=f"image_size of the prior .--prior_image_size. must be {message}"):
+        make_prior(family, image_size=side)
+
+
 def test_images_that_a_safety_checker_blacks_out_are_refused(make_prior, seeded, monkeypatch):
     prior = make_prior("stable_diffusion")
     check = lambda image, device, dtype: (image, [False, True, False])  # noqa: E731
     monkeypatch.setattr(prior.pipeline, "run_safety_checker", check)
-    with pytest.raises(ValueError, match="safety checker must pass all images.*a photo of a dog"):
+    with pytest.raises(FlaggedImages, match=r"must pass all images.*Got image 1 \('a photo of a dog'\): ") as flagged:
         prior(LABELS, **options_of("", seeded))
+    assert flagged.value.rows == [1]
 
 
 def test_what_cannot_be_guided_is_refused(make_prior, make_estimator, make_dit, seeded):
@@ -276,6 +371,55 @@ def test_what_cannot_be_guided_is_refused(make_prior, make_estimator, make_dit, 
     wrong = torch.zeros(3, 16, 64)
     with pytest.raises(ValueError, match=r"Got StableDiffusionPipeline, whose latents are \(3, 16, 64\)"):
         unpacked_latents(prior.pipeline, wrong, None)
+
+
+@pytest.mark.parametrize(
+    ("family", "kind", "options", "message"),
+    [
+        ("stable_diffusion", FlowMatchEulerDiscreteScheduler, {}, "does not say how noisy samples start: take DDIM"),
+        ("pixart", UniPCMultistepScheduler, {"use_dynamic_shifting": True}, "with use_dynamic_shifting, whose shift"),
+        ("stable_diffusion_3", EulerDiscreteScheduler, {}, "which is not of flows: take FlowMatchEulerDiscrete"),
+        ("flux", DDIMScheduler, {}, "which is not of flows: take FlowMatchEulerDiscreteScheduler"),
+        ("flux", FlowMatchHeunDiscreteScheduler, {}, "whose set_timesteps takes no mu and no sigmas: take FlowMatch"),
+        ("flux", DEISMultistepScheduler, FLOW, "which takes a shift .mu. with use_dynamic_shifting and an exp"),
+    ],
+)
+def test_a_scheduler_that_the_stock_pipeline_cannot_use_is_refused_when_it_is_loaded(
+    make_prior, make_estimator, family, kind, options, message
+):
+    pipeline = make_prior(family).pipeline
+    own = pipeline.scheduler
+    try:
+        pipeline.scheduler = kind.from_config(own.config, **options)
+        name = type(pipeline).__name__
+        with pytest.raises(ValueError, match=f"one that {name} can use. Got {kind.__name__}, .*{message}") as refused:
+            TextToImagePrior(pipeline, make_estimator(), PROMPTS)
+        assert "\n" not in str(refused.value)
+    finally:
+        pipeline.scheduler = own
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_scheduler_is_measured_with_the_timesteps_of_the_call(make_prior, seeded, monkeypatch, family):
+    """But for the shift of flows, which follows from the size of the images."""
+    prior, measured = make_prior(family), []
+    monkeypatch.setattr(module, "check_guidance", lambda scheduler, *_: measured.append(scheduler))
+    prior(LABELS, **options_of(family, seeded))
+    assert len(measured) == 1 and len(measured[0].timesteps) == len(prior.scheduler.timesteps)
+    shift = 0.4 if family == "flux" else 0.0
+    torch.testing.assert_close(measured[0].timesteps, prior.scheduler.timesteps, rtol=shift, atol=0)
+
+
+def test_guidance_that_is_not_carried_is_refused_before_anything_runs(make_prior, seeded, monkeypatch):
+    prior = make_prior("stable_diffusion")
+    own = prior.pipeline.scheduler
+    monkeypatch.setattr(prior.pipeline, "encode_prompt", None)
+    try:
+        prior.pipeline.scheduler = PNDMScheduler.from_config(own.config)
+        with pytest.raises(ValueError, match="Got PNDMScheduler, whose step .* carries.*DDIMScheduler.from_config"):
+            prior(LABELS, **{**options_of("", seeded), "num_inference_steps": 10})
+    finally:
+        prior.pipeline.scheduler = own
 
 
 def test_the_scheduler_may_be_exchanged(make_prior, seeded):

@@ -76,6 +76,13 @@ def test_a_dry_run_writes_nothing_and_another_configuration_is_refused(config, t
         draw_samples(config(seed=1))
 
 
+def test_a_prior_that_is_not_guided_takes_any_scheduler(config, drawn):
+    with pytest.raises(ValueError, match="guide_on must be 'prediction' for DPMSolverMultistepScheduler"):
+        draw_samples(config(scheduler="dpm_solver", sampling_steps=6))
+    draw_samples(config(scheduler="dpm_solver", sampling_steps=6, guidance_scale=0.0, classes=[0]))
+    assert drawn["β = 0"].shape == (1, 3, 1, 28, 28)
+
+
 def test_the_script_prints_where_the_picture_is(launch, scripts, tiny_prior, tiny_estimator, tmp_path):
     words = f"--prior {tiny_prior} --estimator {tiny_estimator} --sampling_steps 2 --betas 0 --images_per_class 2"
     done = launch(scripts / "sample.py", *words.split(), "--output_dir", "out", cwd=tmp_path)

@@ -19,6 +19,7 @@ from decoct.files import read_json
 from decoct.igds.contrastive import MomentumContrast
 from decoct.igds.loading import load_estimator
 from decoct.igds.probe import extract_features, fit_linear_classifier
+from decoct.pipelines.igds.guidance import frozen_copy
 from decoct.run.seeding import numpy_generator
 from decoct.training.estimator import plan_estimator, train_estimator
 from decoct.training.view_augment import ViewChoices, draw_choices, view_of
@@ -67,7 +68,12 @@ def test_a_run_leaves_an_estimator_and_its_record(config, sample_part, tmp_path,
     assert {weight.dtype for weight in estimator.parameters()} == {torch.float32}
     features, labels = extract_features(estimator, PixelDataset(load_images(str(sample_part), "test"), 28, 1))
     predicted = estimator.classifier(torch.from_numpy(features)).argmax(dim=1)
-    assert 0 <= record["softplus_accuracy"] <= 1
+    smooth = extract_features(
+        frozen_copy(estimator, softplus=True), PixelDataset(load_images(str(sample_part), "test"), 28, 1)
+    )[0]
+    assert not np.allclose(smooth, features)
+    softened = estimator.classifier(torch.from_numpy(smooth)).argmax(dim=1)
+    assert record["softplus_accuracy"] == pytest.approx(float((softened.numpy() == labels).mean()))
     assert record["linear_accuracy"] == pytest.approx(float((predicted.numpy() == labels).mean()))
     assert min(record["linear_accuracy"], record["knn_accuracy"]) > 0.3, "chance is 0.25"
 

@@ -103,7 +103,8 @@ def wrap_encoder(name_or_path: str | Path, label_names: tuple[str, ...], seed: i
         seed: Seed of the classifier's weights until it is trained.
 
     Raises:
-        ValueError: If there is no such checkpoint, or it lacks weights or its image processor.
+        ValueError: If there is no such checkpoint, or it lacks weights or its image processor, or has no features of
+            whole images.
     """
     expected = f"one of {list(ENCODERS)} (with an optional _wN), a folder or a Hub id"
     model_location(name_or_path, "encoder", expected)
@@ -139,7 +140,42 @@ def wrap_encoder(name_or_path: str | Path, label_names: tuple[str, ...], seed: i
         torch.manual_seed(item_seed(seed, "weights", str(name_or_path)))
         estimator = VariationalEstimator(config)
     estimator.encoder.load_state_dict(encoder.state_dict())
+    _check_features(estimator, f"encoder must give features of whole images. Got {str(name_or_path)!r}")
     return estimator
+
+
+def _check_features(estimator: VariationalEstimator, wrong: str) -> None:
+    """Raises ValueError, which begins with `wrong`, unless an estimator's encoder gives features of whole images."""
+    config, encoder, training = estimator.config, estimator.encoder, estimator.training
+    kind = config.encoder["model_type"]
+    shape = (2, config.num_channels, config.image_size, config.image_size)
+    pixels = torch.rand(shape, generator=torch.Generator().manual_seed(0))
+    estimator.eval()
+    try:
+        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+            features, again = estimator.features(pixels), estimator.features(pixels)
+            output = encoder(pixels)
+    except (ValueError, *UNLOADABLE) as error:
+        raise ValueError(f"{wrong}, a {kind!r}, which takes no images of {shape[-1]} px: {one_line(error)}") from error
+    finally:
+        estimator.train(training)
+    width = estimator.classifier.in_features
+    if features.shape != (2, width):
+        raise ValueError(
+            f"{wrong}, a {kind!r}, whose features have the shape {tuple(features.shape)}, not (2, {width})."
+        )
+    if not torch.allclose(features, again, rtol=1e-3):
+        raise ValueError(
+            f"{wrong}, a {kind!r}, whose features of an image change from pass to pass, as of a random part: take "
+            "another encoder, such as DINOv2."
+        )
+    pooled = output.get("pooler_output") if config.use_pooler else None
+    first = any("cls_token" in name or "class_embedding" in name for name, _ in encoder.named_parameters())
+    if pooled is None and output.last_hidden_state.ndim == 3 and not first:
+        raise ValueError(
+            f"{wrong}, a {kind!r}, which neither pools its patches nor has a class token: take another encoder, such "
+            "as DINOv2."
+        )
 
 
 def _side_of(encoder: PreTrainedModel, processor: Any) -> int:
@@ -192,6 +228,7 @@ def load_estimator(name_or_path: str | Path, trust_remote_code: bool = False) ->
     model, info = loaded
     check_loaded(info, f"estimator {str(name_or_path)!r}")
     check_finite(model, f"estimator {str(name_or_path)!r}")
+    _check_features(model, f"estimator must have features of whole images. Got {str(name_or_path)!r}")
     return model.eval().requires_grad_(False)
 
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import diffusers
 import torch
+import transformers
 from diffusers import (
     AutoencoderKL,
     AutoencoderTiny,
@@ -19,6 +22,7 @@ from diffusers import (
     UNet2DModel,
 )
 from safetensors import SafetensorError
+from transformers import PreTrainedTokenizerBase
 
 from decoct.data.source import SAMPLE, model_location, record_beside
 from decoct.data.spec import ImageSpec
@@ -128,17 +132,18 @@ def load_text_to_image(
         ValueError: If there is no such prior, or it is of another kind.
     """
     name_or_path = model_location(name_or_path, "prior", index="model_index.json")
-    try:
-        kind = diffusers.DiffusionPipeline.load_config(name_or_path).get("_class_name")
-        if kind not in TEXT_TO_IMAGE:
-            raise ValueError(f"prior must be one of {list(TEXT_TO_IMAGE)} for prompts. Got {name_or_path}, a {kind}.")
-        _check_steps(diffusers.DDIMScheduler.load_config(name_or_path, subfolder="scheduler"), name_or_path)
-        pipeline = getattr(diffusers, kind).from_pretrained(name_or_path, use_safetensors=True, variant=variant)
-    except (SafetensorError, *UNLOADABLE) as error:
-        raise ValueError(
-            f"prior must be a text-to-image pipeline of diffusers, with safetensors. Got {str(name_or_path)!r}, which "
-            f"cannot be loaded: {one_line(error)}"
-        ) from error
+    with _loading_text_to_image(name_or_path):
+        index = diffusers.DiffusionPipeline.load_config(name_or_path)
+    name = index.get("_class_name")
+    if name not in TEXT_TO_IMAGE:
+        raise ValueError(f"prior must be one of {list(TEXT_TO_IMAGE)} for prompts. Got {name_or_path}, a {name}.")
+    kind = getattr(diffusers, name)
+    _check_parts(kind, index, name_or_path)
+    with _loading_text_to_image(name_or_path):
+        steps = diffusers.DDIMScheduler.load_config(name_or_path, subfolder="scheduler")
+    _check_steps(steps, name_or_path)
+    with _loading_text_to_image(name_or_path):
+        pipeline = kind.from_pretrained(name_or_path, use_safetensors=True, variant=variant)
     pipeline.scheduler = with_scheduler(pipeline.scheduler, scheduler, latent=True)
     pipeline.set_progress_bar_config(disable=True)
     vae = None if guidance_vae is None else _load_vae(guidance_vae)
@@ -147,6 +152,45 @@ def load_text_to_image(
         check_finite(network, f"{name} of the prior {str(name_or_path)!r}")
         network.eval().requires_grad_(False)
     return prior
+
+
+@contextlib.contextmanager
+def _loading_text_to_image(name_or_path: str | Path) -> Iterator[None]:
+    """Says in one line what libraries raise for a prior that they cannot load."""
+    try:
+        yield
+    except (ValueError, SafetensorError, *UNLOADABLE) as error:
+        raise ValueError(
+            f"prior must be a text-to-image pipeline of diffusers, with safetensors. Got {str(name_or_path)!r}, which "
+            f"cannot be loaded: {one_line(error)}"
+        ) from error
+
+
+def _check_parts(kind: type[diffusers.DiffusionPipeline], index: dict[str, Any], name_or_path: str | Path) -> None:
+    """Raises ValueError for a text-to-image prior that lacks a component that its pipeline needs, or has another kind.
+
+    Args:
+        index: Content of its `model_index.json`.
+    """
+    _scheduler_class(index.get("scheduler"), name_or_path)
+    for name, annotated in kind._get_signature_types().items():
+        if name.startswith("tokenizer"):
+            expected: tuple[type, ...] = (PreTrainedTokenizerBase,)
+        elif name.startswith("text_encoder") or name in ("unet", "transformer"):
+            expected = annotated
+        elif name == "vae":
+            expected = (AutoencoderKL, AutoencoderTiny)
+        else:  # what stock pipelines do without, and settings
+            continue
+        entry = index.get(name)
+        library, named = map(str, entry) if isinstance(entry, list) and len(entry) == 2 else ("none", "none")
+        found = getattr({"diffusers": diffusers, "transformers": transformers}.get(library), named, None)
+        if not (isinstance(found, type) and issubclass(found, expected)):
+            kinds = [each.__name__ for each in expected]
+            raise ValueError(
+                f"{name} of a {kind.__name__} must be one of {kinds}. Got {library}.{named} in the model_index.json of "
+                f"{str(name_or_path)!r}."
+            )
 
 
 def _load_vae(name_or_path: str) -> AutoencoderKL | AutoencoderTiny:

@@ -35,7 +35,9 @@ def check_loaded(info: Mapping[str, Any], where: str) -> None:
 
 
 def check_finite(network: nn.Module, where: str) -> None:
-    """Raises ValueError for a weight or buffer that is NaN or infinite; it is named."""
+    """Raises ValueError for a weight or buffer that was not loaded, or that is NaN or infinite; it is named."""
     for name, tensor in network.state_dict().items():
+        if tensor.is_meta:
+            raise ValueError(f"{where} must hold all weights of its network. Got none for {name}.")
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
             raise ValueError(f"{where} must hold finite weights. Got NaN or infinite values in {name}.")

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import hashlib
 import inspect
+import logging
 import math
 import time
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -24,6 +27,7 @@ from decoct.config import DistillConfig, values_for
 from decoct.data.loading import check_label_names
 from decoct.data.mosaic import compose
 from decoct.data.spec import ImageSpec
+from decoct.files import one_line
 from decoct.igds.estimator import VariationalEstimator
 from decoct.igds.information import default_beta
 from decoct.igds.loading import label_names, load_estimator
@@ -36,11 +40,13 @@ from decoct.igds.prior import (
     prior_fingerprint,
     prior_label_names,
     prompts_of,
+    with_scheduler,
 )
 from decoct.models.classifier import Classifier, fingerprint_of
 from decoct.models.throughput import throughput
 from decoct.pipelines.igds.pipeline import IGDSPipeline
-from decoct.pipelines.igds.text_to_image import TextToImagePrior
+from decoct.pipelines.igds.schedulers import NotCarried
+from decoct.pipelines.igds.text_to_image import FlaggedImages, TextToImagePrior
 from decoct.run.finite import require_finite
 from decoct.run.precision import autocast
 from decoct.run.seeding import item_seed
@@ -73,6 +79,8 @@ __all__ = [
     "sample_chunk",
 ]
 
+logger = logging.getLogger(__name__)
+
 SAMPLES = Features(
     {
         "label": Value("int64"),
@@ -84,6 +92,7 @@ SAMPLES = Features(
     }
 )
 CHUNKS_HELD = 8
+TRIES = 10  # seeds of a tile that a safety checker is shown
 IN_MEMORY = "in memory"  # what is given in Python, by name
 # Options of a command that opens a prior; a pipeline that is given has been opened.
 SETTLED = ("scheduler", "prior_variant", "prior_image_size", "guidance_vae")
@@ -169,14 +178,46 @@ def betas_of(ipcs: Sequence[int], beta: float | None) -> dict[int, float]:
 def sample_chunk(pipeline: GuidedPrior, chunk: Chunk, settings: SamplingSettings, side: int) -> Dataset:
     """Samples the tiles of a chunk, each from a generator of its own seed.
 
+    Where a prior's safety checker blacks out tiles, the chunk is sampled again, with other seeds of those.
+
     Args:
         side: Of the tiles, in pixels; samples of another size are resized (bilinear, antialiased).
 
     Returns:
         Columns of `SAMPLES`: PNG bytes, the seeds and both estimates, in nats, of the samples.
+
+    Raises:
+        ValueError: If pixels or estimates are not finite, or tiles were blacked out again and again.
     """
+    flagged: Counter[int] = Counter()
+    while True:
+        try:
+            return _sampled_once(pipeline, chunk, settings, side, flagged)
+        except FlaggedImages as error:
+            tiles = [chunk.first + row for row in error.rows]
+            flagged.update(tiles)
+            if lost := [tile for tile in tiles if flagged[tile] >= TRIES]:
+                raise ValueError(
+                    f"The prior's safety checker must pass the images of class {chunk.label}. Got tiles {lost} blacked "
+                    f"out with each of {TRIES} seeds: give the class another prompt than {error.prompts[0]!r}, in a "
+                    "YAML file --prompts, with --overwrite; or go on with the same command and no checker, as a prior "
+                    'in a folder does whose model_index.json has "safety_checker": [null, null].'
+                ) from error
+            logger.warning(
+                "The prior's safety checker blacked out tiles %s of class %d (%r): sampled again with other seeds.",
+                tiles, chunk.label, error.prompts[0],
+            )  # fmt: skip
+
+
+def _sampled_once(
+    pipeline: GuidedPrior, chunk: Chunk, settings: SamplingSettings, side: int, flagged: Mapping[int, int]
+) -> Dataset:
+    """`sample_chunk`, where tiles that were `flagged` so many times before have a further seed."""
     numbers = range(chunk.first, chunk.end)
-    seeds = [item_seed(settings.seed, "sample", chunk.label, number) for number in numbers]
+    seeds = [
+        item_seed(settings.seed, "sample", chunk.label, number, *([flagged[number]] if flagged[number] else []))
+        for number in numbers
+    ]
     options: dict[str, Any] = {}
     if not isinstance(pipeline, TextToImagePrior):
         options = {"output_type": "pt"}
@@ -232,7 +273,7 @@ class IGDS:
 
     Raises:
         ValueError: For an option that there is not, that has another type or range, or that the pipeline has settled,
-            and a pipeline of diffusers without what it needs, or that cannot be guided.
+            and a pipeline of diffusers without what it needs, or whose scheduler does not carry the guidance.
     """
 
     def __init__(
@@ -261,7 +302,7 @@ class IGDS:
             own = inspect.signature(pipeline.pipeline.__call__).parameters["guidance_scale"].default
             prompted = {"guide_on": "prediction", "classifier_free_guidance_scale": own}
         self.options = {**names, **prompted, "teacher": teacher.name, **options, "method": "igds"}
-        with_options(self.options, options)
+        _check_guidance(pipeline, values_for(SamplingSettings, with_options(self.options, options)))
 
     def distill(self, images: Dataset, ipc: int, output_dir: str | Path | None = None) -> Dataset:
         """The distilled dataset of one IPC, with the columns of the run folder.
@@ -299,8 +340,11 @@ def distill_samples(
             another configuration.
     """
     spec = teacher.spec
-    pipeline = pipeline or open_pipeline(values_for(PriorSettings, config))
     settings = values_for(SamplingSettings, config)
+    if pipeline is None:
+        pipeline = open_pipeline(values_for(PriorSettings, config), settings)
+    else:
+        _check_guidance(pipeline, settings)  # its scheduler may have been exchanged
     check_source(images, config.dataset, teacher, config.tile_rows)
     check_pipeline(pipeline, settings, teacher, config.prior, config.estimator)
     run = DistillRun(config, teacher, accelerator)
@@ -333,20 +377,61 @@ def distill_samples(
     )
 
 
-def open_pipeline(settings: PriorSettings) -> GuidedPrior:
-    """A prior with an estimator and a scheduler; one of text with the prompts of the estimator's classes."""
+def open_pipeline(settings: PriorSettings, sampling: SamplingSettings) -> GuidedPrior:
+    """A prior with an estimator and a scheduler; one of text with the prompts of the estimator's classes.
+
+    Raises:
+        ValueError: As `load_pipeline` and `load_text_to_image`, or if the scheduler does not carry the guidance; the
+            options that help are named.
+    """
     estimator = load_estimator(settings.estimator)
+    pipeline: GuidedPrior
     if settings.prompt is None and settings.prompts is None:
-        return load_pipeline(settings.prior, estimator, settings.scheduler, settings.prior_variant)
-    return load_text_to_image(
-        settings.prior,
-        estimator,
-        prompts_of(settings.prompt, settings.prompts, label_names(estimator)),
-        settings.scheduler,
-        settings.guidance_vae,
-        settings.prior_image_size,
-        settings.prior_variant,
-    )
+        pipeline = load_pipeline(settings.prior, estimator, settings.scheduler, settings.prior_variant)
+    else:
+        pipeline = load_text_to_image(
+            settings.prior,
+            estimator,
+            prompts_of(settings.prompt, settings.prompts, label_names(estimator)),
+            settings.scheduler,
+            settings.guidance_vae,
+            settings.prior_image_size,
+            settings.prior_variant,
+        )
+    try:
+        _check_guidance(pipeline, sampling)
+    except NotCarried as error:
+        remedies = _remedies(pipeline, sampling)
+        raise ValueError(f"{error} As options: {', or '.join(remedies)}." if remedies else str(error)) from error
+    return pipeline
+
+
+def _remedies(pipeline: GuidedPrior, settings: SamplingSettings) -> list[str]:
+    """The options with which a prior's scheduler, or another, carries the guidance that its own does not."""
+    found = []
+    for place in ("prediction", "sample"):
+        with contextlib.suppress(NotCarried):
+            pipeline.check_guidance(place, settings.sampling_steps)
+            found.append(f"--guide_on {place}")
+    with contextlib.suppress(ValueError):
+        with_scheduler(pipeline.scheduler, "ddim")
+        found.append("--scheduler ddim")
+    return found
+
+
+def _check_guidance(pipeline: GuidedPrior, settings: SamplingSettings) -> None:
+    """Raises ValueError, with the remedy, if the prior's scheduler does not carry the guidance that is asked for."""
+    if settings.guidance_scale == 0:
+        return
+    try:
+        pipeline.check_guidance(settings.guide_on, settings.sampling_steps)
+    except NotCarried:
+        raise
+    except ValueError as error:
+        raise ValueError(
+            f"sampling_steps must be a number of steps that the prior's {type(pipeline.scheduler).__name__} can take. "
+            f"Got {settings.sampling_steps}: {one_line(error)}"
+        ) from error
 
 
 def asked_for(pipeline: GuidedPrior) -> dict[str, Any]:
@@ -363,8 +448,6 @@ def check_pipeline(
 ) -> None:
     """Raises ValueError if label names, channels or sizes of teacher, estimator and prior do not agree.
 
-    Likewise if the prior's scheduler does not carry the guidance.
-
     Args:
         prior, estimator: Their names.
     """
@@ -374,20 +457,9 @@ def check_pipeline(
     found = label_names(pipeline.estimator)
     check_label_names(spec.label_names, found, teacher.name, f"the estimator {estimator}")
     check_prior(pipeline, spec, settings.prior_classes, settings.classifier_free_guidance_scale, prior)
-    if settings.guidance_scale > 0:
-        check_guidance(pipeline, settings.guide_on, settings.sampling_steps)
     trained_on = None if isinstance(pipeline, TextToImagePrior) else prior_label_names(prior)
     if trained_on is not None and not settings.prior_classes:
         check_label_names(spec.label_names, trained_on, teacher.name, f"the prior {prior}")
-
-
-def check_guidance(pipeline: GuidedPrior, guide_on: str, steps: int) -> None:
-    """Raises ValueError, with the options that help, if the prior's scheduler does not carry the guidance."""
-    try:
-        pipeline.check_guidance(guide_on, steps)
-    except ValueError as error:
-        other = "" if guide_on == "prediction" else " As options: --guide_on prediction, or --scheduler ddim."
-        raise ValueError(f"{error}{other}") from error
 
 
 class SampledTiles:
@@ -461,8 +533,8 @@ def plan_sampled(
 ) -> dict[str, Any]:
     """What `--dry_run` shows: samples, passes, and the seconds they take at the measured speed of a step."""
     spec = teacher.spec
-    pipeline = open_pipeline(values_for(PriorSettings, config)).to(accelerator.device)
     settings = values_for(SamplingSettings, config)
+    pipeline = open_pipeline(values_for(PriorSettings, config), settings).to(accelerator.device)
     check_source(images, config.dataset, teacher, config.tile_rows)
     check_pipeline(pipeline, settings, teacher, config.prior, config.estimator)
     DistillRun(config, teacher, accelerator).check(images, **sampler_networks(config, pipeline))

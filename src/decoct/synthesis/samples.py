@@ -26,7 +26,6 @@ from decoct.synthesis.sampled import (
     PriorSettings,
     SamplingSettings,
     asked_for,
-    check_guidance,
     open_pipeline,
     sample_chunk,
 )
@@ -103,13 +102,11 @@ def _networks(pipeline: Any) -> dict[str, Any]:
 
 def _load(config: SampleConfig) -> tuple[GuidedPrior, VariationalEstimator, list[str], list[int]]:
     """Pipeline, its estimator with the names of its classes, and the classes to sample."""
-    pipeline = open_pipeline(values_for(PriorSettings, config))
+    pipeline = open_pipeline(values_for(PriorSettings, config), values_for(SamplingSettings, config))
     estimator: Any = pipeline.estimator
     names = label_names(estimator)
     classes = config.classes or list(range(min(MAX_CLASSES, len(names))))
     unknown = [label for label in classes if not 0 <= label < len(names)]
     if unknown:
         raise ValueError(f"classes must be in [0, {len(names) - 1}], those of the estimator. Got {unknown}.")
-    settings = values_for(SamplingSettings, config)
-    check_guidance(pipeline, settings.guide_on, settings.sampling_steps)
     return pipeline, estimator, names, classes

@@ -172,7 +172,12 @@ def test_other_samplers(quick, finished, tmp_path, tiny_prior, estimator, name, 
 def test_a_sampler_that_does_not_carry_the_guidance_is_refused_with_the_option_that_helps(quick, tmp_path):
     with pytest.raises(ValueError, match="guide_on must be 'prediction' for DPM.*As options: --guide_on prediction"):
         distill(quick(scheduler="dpm_solver"))
-    assert not (tmp_path / "run" / "data").exists()
+    with pytest.raises(
+        ValueError, match="^sampling_steps must be a number .* DDPMScheduler can take. Got 5000: "
+    ) as many:
+        distill(quick(sampling_steps=5000))
+    assert "As options" not in str(many.value) and "--" not in str(many.value)
+    assert not (tmp_path / "run").exists()
 
 
 def test_an_unconditional_prior_is_led_by_the_guidance_alone(quick, tmp_path, untrained_prior):

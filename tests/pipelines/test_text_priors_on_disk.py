@@ -1,0 +1,130 @@
+"""Folders that are no text-to-image prior, each refused in one line when it is loaded."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import text_to_image
+
+from decoct.igds.prior import load_text_to_image
+from decoct.pipelines.igds.text_to_image import TextToImagePrior
+
+PROMPTS = ["a cat", "a dog", "a tree"]
+
+
+@pytest.fixture(scope="module")
+def published(tmp_path_factory) -> Callable[[str], Path]:
+    """The folder of a prior of a family; tests must not change it."""
+    root = tmp_path_factory.mktemp("priors")
+
+    def saved(family: str) -> Path:
+        if not (root / family).exists():
+            text_to_image.build(family, root / "tokenizer").save_pretrained(root / family)
+        return root / family
+
+    return saved
+
+
+@pytest.fixture
+def changed(published, tmp_path) -> Callable[..., Path]:
+    """A copy of a prior's folder with a change of a file of JSON, or without a part."""
+
+    def make(family: str, file: str = "model_index.json", without: str | None = None, **values: Any) -> Path:
+        folder = tmp_path / "prior"
+        shutil.copytree(published(family), folder)
+        if without is not None:
+            shutil.rmtree(folder / without) if (folder / without).is_dir() else (folder / without).unlink()
+        if values:
+            content = json.loads((folder / file).read_text("utf-8"))
+            (folder / file).write_text(json.dumps({**content, **values}), "utf-8")
+        return folder
+
+    return make
+
+
+def refusal(folder: Path, estimator: Any) -> str:
+    with pytest.raises(ValueError, match="Got ") as refused:
+        load_text_to_image(folder, estimator, PROMPTS)
+    assert "\n" not in str(refused.value)
+    return str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("family", "values", "message"),
+    [
+        ("stable_diffusion", {"tokenizer": [None, None]}, "tokenizer of a StableDiffusionPipeline must be one of"),
+        (
+            "stable_diffusion",
+            {"text_encoder": ["transformers", "T5EncoderModel"]},
+            "one of ['CLIPTextModel']. Got trans",
+        ),
+        (
+            "stable_diffusion",
+            {"unet": ["diffusers", "UNet2DModel"]},
+            "one of ['UNet2DConditionModel']. Got diffusers.UN",
+        ),
+        (
+            "stable_diffusion",
+            {"vae": ["diffusers", "VQModel"]},
+            "one of ['AutoencoderKL', 'AutoencoderTiny']. Got diff",
+        ),
+        ("stable_diffusion", {"vae": ["elsewhere", "AutoencoderKL"]}, "Got elsewhere.AutoencoderKL in the model_index"),
+        ("stable_diffusion", {"scheduler": ["diffusers", "UNet2DModel"]}, "prior must have a scheduler of diffusers"),
+        (
+            "stable_diffusion",
+            {"vae": ["diffusers", "AutoencoderTiny"]},
+            "hold all weights of its network. Got none for",
+        ),
+        ("pixart", {"text_encoder": 7}, "text_encoder of a PixArtSigmaPipeline must be one of ['T5EncoderModel']"),
+        ("flux", {"transformer": ["diffusers", "PixArtTransformer2DModel"]}, "one of ['FluxTransformer2DModel']"),
+    ],
+)
+def test_components_of_another_kind(changed, make_estimator, family, values, message):
+    assert message in refusal(changed(family, **values), make_estimator())
+
+
+@pytest.mark.parametrize(
+    ("family", "without", "message"),
+    [
+        ("stable_diffusion", "tokenizer", "tokenizer of the prior must have its vocabulary. Got CLIPTokenizer without"),
+        ("stable_diffusion", "tokenizer/tokenizer_config.json", "model_max_length of the prior's tokenizer must be at"),
+        ("flux", "tokenizer_2", "prior must be a text-to-image pipeline of diffusers, with safetensors. Got"),
+        ("flux", "tokenizer", "check the prior's folder 'tokenizer'."),
+        ("pixart", "transformer", "which cannot be loaded"),
+        ("pixart", "model_index.json", "must be a diffusers folder with model_index.json"),
+    ],
+)
+def test_parts_that_are_missing(changed, make_estimator, family, without, message):
+    assert message in refusal(changed(family, without=without), make_estimator())
+
+
+def test_a_tokenizer_of_t5_without_files_knows_no_words(make_estimator, tmp_path):
+    from transformers import T5Tokenizer
+
+    pipeline = text_to_image.build("pixart", tmp_path)
+    (tmp_path / "config.json").write_text("{}", "utf-8")
+    pipeline.tokenizer = T5Tokenizer.from_pretrained(tmp_path)
+    with pytest.raises(
+        ValueError, match="tokenizer of the prior must have its vocabulary. Got T5Tokenizer without words"
+    ):
+        TextToImagePrior(pipeline, make_estimator(), PROMPTS)
+
+
+@pytest.mark.parametrize("steps", [10**9, 0, "1000"])
+def test_schedules_beyond_measure(changed, make_estimator, steps):
+    """A table of a billion steps would fill the memory."""
+    folder = changed("stable_diffusion", "scheduler/scheduler_config.json", num_train_timesteps=steps)
+    message = (
+        f"num_train_timesteps must be a whole number from 1 to 100,000 in the scheduler_config.json of {str(folder)!r}"
+    )
+    assert message in refusal(folder, make_estimator())
+
+
+@pytest.mark.parametrize("family", text_to_image.FAMILIES)
+def test_what_diffusers_saves_is_loaded(published, make_estimator, family):
+    assert load_text_to_image(published(family), make_estimator(), PROMPTS).prompts == PROMPTS
