@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import text_to_image
+import torch
 
 from decoct.igds.prior import load_text_to_image
 from decoct.pipelines.igds.text_to_image import TextToImagePrior
@@ -52,6 +53,23 @@ def refusal(folder: Path, estimator: Any) -> str:
         load_text_to_image(folder, estimator, PROMPTS)
     assert "\n" not in str(refused.value)
     return str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("family", "number", "changes"),
+    [("stable_diffusion_3", "_3", {}), ("stable_diffusion_xl", "", {"cross_attention_dim": text_to_image.WIDTH})],
+)
+def test_a_text_encoder_can_be_left_out_where_there_are_others(family, number, changes, make_estimator, tmp_path):
+    """As Stable Diffusion 3 is published without its T5, and SDXL's refiner without the first CLIP."""
+    pipeline = text_to_image.build(family, tmp_path)
+    if changes:
+        unet = type(pipeline.unet).from_config({**pipeline.unet.config, **changes})
+        pipeline.register_modules(unet=unet)
+    pipeline.register_modules(**{f"text_encoder{number}": None, f"tokenizer{number}": None})
+    pipeline.save_pretrained(tmp_path / "prior")
+    prior = load_text_to_image(tmp_path / "prior", make_estimator(), PROMPTS, image_size=16)
+    options = {"guide_on": "prediction", "num_inference_steps": 2}
+    assert torch.isfinite(prior([0, 2], guidance_scale=1.0, **options).images).all()
 
 
 @pytest.mark.parametrize(

@@ -48,6 +48,11 @@ __all__ = [
 GuidedPrior: TypeAlias = IGDSPipeline | TextToImagePrior
 MOST_STEPS = 100_000  # of training; usual are 1,000
 NETWORKS = {"unet": UNet2DModel, "transformer": DiTTransformer2DModel, "vae": AutoencoderKL}
+# One of several text encoders, without which a pipeline works: published so to save memory.
+SPARED = {
+    "StableDiffusionXLPipeline": ("tokenizer", "text_encoder"),
+    "StableDiffusion3Pipeline": ("tokenizer_3", "text_encoder_3"),
+}
 SCHEDULERS = {"ddpm": DDPMScheduler, "ddim": DDIMScheduler, "dpm_solver": DPMSolverMultistepScheduler}
 
 
@@ -143,7 +148,8 @@ def load_text_to_image(
         steps = diffusers.DDIMScheduler.load_config(name_or_path, subfolder="scheduler")
     _check_steps(steps, name_or_path)
     with _loading_text_to_image(name_or_path):
-        pipeline = kind.from_pretrained(name_or_path, use_safetensors=True, variant=variant)
+        without = _left_out(kind, index)
+        pipeline = kind.from_pretrained(name_or_path, use_safetensors=True, variant=variant, **without)
     pipeline.scheduler = with_scheduler(pipeline.scheduler, scheduler, latent=True)
     pipeline.set_progress_bar_config(disable=True)
     vae = None if guidance_vae is None else _load_vae(guidance_vae)
@@ -166,6 +172,11 @@ def _loading_text_to_image(name_or_path: str | Path) -> Iterator[None]:
         ) from error
 
 
+def _left_out(kind: type[diffusers.DiffusionPipeline], index: dict[str, Any]) -> dict[str, None]:
+    """The components of `SPARED` that a prior does not have, as diffusers wants to be told."""
+    return {name: None for name in SPARED.get(kind.__name__, ()) if index.get(name) in (None, [None, None])}
+
+
 def _check_parts(kind: type[diffusers.DiffusionPipeline], index: dict[str, Any], name_or_path: str | Path) -> None:
     """Raises ValueError for a text-to-image prior that lacks a component that its pipeline needs, or has another kind.
 
@@ -183,6 +194,8 @@ def _check_parts(kind: type[diffusers.DiffusionPipeline], index: dict[str, Any],
         else:  # what stock pipelines do without, and settings
             continue
         entry = index.get(name)
+        if name in _left_out(kind, index):
+            continue
         library, named = map(str, entry) if isinstance(entry, list) and len(entry) == 2 else ("none", "none")
         found = getattr({"diffusers": diffusers, "transformers": transformers}.get(library), named, None)
         if not (isinstance(found, type) and issubclass(found, expected)):
