@@ -10,6 +10,11 @@ three times as many that do best by the image's KernelSHAP heat map on a 4x4 gri
     density    the same for each pixel of the crop
     visible    the share of the crop's part of the heat map that the pasted square leaves visible
 
+or by what the network that labels makes of the view itself, the gradient's part that a last layer's error is:
+
+    easiest    the norm of its probabilities minus the hard labels of both images by their areas, the smallest
+    hardest    the same, the largest
+
 All arms have the same images, labels of the same teacher without rounding, and training; which slots were kept would
 cost a heat map of 16 numbers an image. Accuracies are those on the images that the teacher held out.
 
@@ -23,6 +28,7 @@ import argparse
 import dataclasses
 import json
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +36,7 @@ import torch
 from timing import RESULTS, public_name
 from torch import Tensor
 
-ARMS = ("uniform", "area", "mass", "density", "visible")
+ARMS = ("uniform", "area", "mass", "density", "visible", "easiest", "hardest")
 PROPOSED = 3  # slots that are proposed for each that is kept
 GRID, COALITIONS = 4, 128
 FOLDER = Path("runs/informative_views")
@@ -87,6 +93,19 @@ def inside(heatmaps: Tensor, top: Tensor, left: Tensor, height: Tensor, width: T
         return (high - low).clamp_min(0) / (side / GRID)
 
     return torch.einsum("nmr,nrc,nmc->nm", shares(top, height), heatmaps, shares(left, width))
+
+
+def errors_of(logits: Tensor, labels: Tensor, views: Any, side: int) -> Tensor:
+    """The norm of the error in each proposed view, `(images, slots)`.
+
+    Args:
+        logits: `(images, slots, classes)`.
+        labels: `(images,)` int64.
+    """
+    first, end, begin, stop = views.cuts.unbind(-1)
+    pasted = ((end - first) * (stop - begin) / side**2)[..., None]
+    hard = torch.nn.functional.one_hot(labels, logits.shape[-1]).float()
+    return (logits.softmax(-1) - (1 - pasted) * hard[:, None] - pasted * hard[views.partners]).norm(dim=-1)
 
 
 def scores_of(arm: str, heatmaps: Tensor, views: Any, side: int) -> Tensor:
@@ -150,15 +169,23 @@ def measure(args: argparse.Namespace, ipc: int, seed: int, arms: Sequence[str]) 
     numbers, proposed = torch.arange(len(distilled))[:, None], torch.arange(PROPOSED * args.slots)
     proposals = mixed_views(numbers, proposed, seed=seed, **geometry)
     epochs = epoch_count(dataclasses.replace(protocol, steps=args.steps), ipc, spec.num_classes, len(distilled))
+    forward, rows = teacher_forward(labeller, "bf16"), range(len(distilled))
+    errors = torch.empty(0)
+    if {"easiest", "hardest"} & set(arms):
+        every = partial(mixed_views, seed=seed, **geometry)
+        parts = mixed_logits(forward, distilled.images, every, rows, len(proposed), device, 500)
+        logits = torch.cat([logits for _, logits in parts]).unflatten(0, (len(rows), len(proposed)))
+        errors = errors_of(logits, distilled.labels, proposals, spec.image_size)
     for arm in arms:
         kept = proposed[: args.slots].expand(len(distilled), -1)
-        if arm != "uniform":
+        if arm in ("easiest", "hardest"):
+            kept = errors.topk(args.slots, largest=arm == "hardest").indices
+        elif arm != "uniform":
             kept = scores_of(arm, heatmaps, proposals, spec.image_size).topk(args.slots).indices
 
         def views_of(members: Tensor, slots: Tensor, kept: Tensor = kept, **place: Any) -> MixedViews:
             return mixed_views(members, kept[members, slots], seed=seed, **geometry)
 
-        forward, rows = teacher_forward(labeller, "bf16"), range(len(distilled))
         batches = mixed_logits(forward, distilled.images, views_of, rows, args.slots, device, 500)
         logits = torch.cat([logits for _, logits in batches]).unflatten(0, (len(rows), args.slots))
         labelled = dataclasses.replace(distilled, slots=TrueLogits(logits, seed, smallest))
