@@ -27,7 +27,7 @@ from decoct.evaluation.evaluate import format_evaluation
 from decoct.files import read_json
 from decoct.methods import method_name
 from decoct.models.cached import fitting_classifiers
-from decoct.models.chance import UNLEARNED, weakness
+from decoct.models.chance import guesswork
 from decoct.models.zoo import build_classifier, load_classifier
 from decoct.run.processes import close, device_name, open_accelerator
 from decoct.training.protocols import epoch_count, load_protocol
@@ -334,7 +334,7 @@ def format_outcome(folder: Path) -> str:
     manifest, records = (read_json(distilled / f"{name}.json") for name in ("manifest", "results"))
     ipc, best = max(manifest["ipcs"]), max(records, key=lambda record: record["accuracy_mean"])
     subject, what = f"The best student, {best['student']} at IPC {best['ipc']},", "the images that it is measured on"
-    fault = weakness(best["accuracy_mean"], len(manifest["label_names"]), subject, what, UNLEARNED)
+    fault = guesswork(best["accuracy_mean"], len(manifest["label_names"]), subject, what)
     return "\n".join(
         [
             format_evaluation(records),

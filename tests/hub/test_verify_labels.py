@@ -74,7 +74,7 @@ def test_a_sample_can_be_all_of_them(made, trained_teacher):
 def test_the_largest_error_is_that_of_all_labels_not_of_the_most_doubtful_one():
     stored = torch.tensor([[4.0, 0.0], [0.1, 0.0]])
     steps, teacher = torch.tensor([8.0, 0.1]), torch.tensor([[0.0, 0.0], [0.0, 0.0]])
-    found = largest(stored, teacher, steps, torch.zeros(2), torch.tensor([3, 5]), torch.tensor([1, 2]), "slot", 9)
+    found = largest(stored, teacher, steps, torch.zeros(2), torch.tensor([3, 5]), torch.tensor([1, 2]), "slot")
     assert (found.place, found.error) == ("row 5, slot 2", pytest.approx(0.05)) and found.ok
     assert (found.largest, found.largest_steps) == (2.0, pytest.approx(0.5))
 

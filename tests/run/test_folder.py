@@ -13,7 +13,7 @@ from types import SimpleNamespace
 import pytest
 
 from decoct.arguments import message_of, parse_config
-from decoct.config import DistillConfig, EvaluateConfig, TeacherConfig
+from decoct.config import DistillConfig, EvaluateConfig, TeacherConfig, VerifyConfig
 from decoct.run import lock
 from decoct.run.files import named_errors, write_tensors, written_whole
 from decoct.run.folder import check_folder, claim_folder, write_text
@@ -177,6 +177,8 @@ def test_outputs_are_checked_before_work(tmp_path, monkeypatch):
     [
         (DistillConfig, "--method random --beta 3", "beta must be left out with method 'random'"),
         (DistillConfig, "--method igds --utility=loss", "utility must be left out with method 'igds'"),
+        (DistillConfig, "--tune --pool_share 0.2", "pool_share must be left out with --tune, which chooses them"),
+        (VerifyConfig, "--sample 9", "sample must be left out without --teacher"),
         (DistillConfig, "--noise_scale 2", "noise_scale must be left out where whole images are taken"),
         (DistillConfig, "--slots 0 --label_bits 4", "label_bits must be left out with --slots 0"),
         (DistillConfig, "--private", "private must be left out without --push_to_hub"),

@@ -10,6 +10,7 @@ from decoct.training.augment import (
     cutmix,
     cutmix_box,
     jitter_colors,
+    rand_augment,
     shuffle_tiles,
     tile_orders,
     tile_shares,
@@ -152,3 +153,10 @@ def test_lighting_adds_one_colour_along_the_principal_ones():
         np.testing.assert_allclose(lit[row].numpy(), expected, rtol=1e-5, atol=1e-6)
     grey = torch.rand(2, 1, 4, 4)
     assert torch.equal(add_lighting(grey, strengths[:2]), grey)
+
+
+def test_rand_augment_has_the_operations_that_protocols_allow():
+    pixels = torch.rand(2, 3, 16, 16)
+    assert rand_augment(pixels, 15, 29).shape == pixels.shape
+    with pytest.raises(ValueError, match=r"\[1, 15\]"):
+        rand_augment(pixels, 16, 29)

@@ -187,5 +187,5 @@ def test_a_teacher_that_guesses_on_new_images_is_told(config, tmp_path, caplog):
         labelled(images, [row % 2 for row in range(rows)], "ab").to_parquet(tmp_path / f"data/{split}.parquet")
     train_teacher(config(dataset=str(tmp_path / "data"), epochs=1, save_epochs=[]))
     (warning,) = [each.message for each in caplog.records if "The teacher recognises" in each.message]
-    assert "of 20 images that it has not seen, where chance is 50.0% and at least 75.0%" in warning
-    assert "look at their labels" in warning and "--label_map" not in warning
+    assert "of the 20 images that it is measured on, where chance is 50.0%: what was learned does not" in warning
+    assert "Look at the images' labels" in warning and "--label_map" not in warning

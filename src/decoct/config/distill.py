@@ -159,7 +159,8 @@ class DistillConfig(SamplingConfig, PublishingConfig, DataConfig):
     )
     tune_budget: float = option(
         0.1,
-        "What these trainings cost at most, measuring included, as a share of the teacher's own.",
+        "What these trainings cost, measuring included, as a share of the teacher's own; more where an epoch of each "
+        "is more.",
         matters="selection",
     )
     gradient_flow_references: int = option(

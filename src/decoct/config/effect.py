@@ -10,7 +10,7 @@ from decoct.config.distill import DistillConfig
 from decoct.config.evaluate import EvaluateConfig
 from decoct.config.importing import ImportConfig
 from decoct.config.options import fields_that_matter_for
-from decoct.config.publishing import PublishConfig, PublishingConfig
+from decoct.config.publishing import PublishConfig, PublishingConfig, VerifyConfig
 from decoct.config.study import BetaStudyConfig, InformationConfig
 from decoct.config.training import PriorConfig
 
@@ -41,6 +41,8 @@ def without_effect(config: Any) -> dict[str, str]:
         found |= evaluate_without_effect(config)
     if isinstance(config, ImportConfig):
         found |= dict.fromkeys(("mixed_precision", "num_workers", "seed"), "for a set that is imported")
+    if isinstance(config, VerifyConfig):
+        found |= {"sample": "without --teacher"} if not config.teacher else {}
     if isinstance(config, PriorConfig):
         found |= {"label_dropout": "with --no_conditional"} if not config.conditional else {}
         found |= {"sample_steps": "with --sample_every 0"} if config.sample_every == 0 else {}
@@ -79,7 +81,9 @@ def distill_without_effect(values: Mapping[str, Any]) -> dict[str, str]:
             useless(["utility_quantile"], f"with utility_order {values.get('utility_order')!r}")
         if values.get("utility") != "gradient_flow":
             useless(["gradient_flow_references"], f"with utility {values.get('utility')!r}")
-        if not values.get("tune"):
+        if values.get("tune"):
+            useless(["selection", "pool_factor", "pool_share"], "with --tune, which chooses them")
+        else:
             useless(["tune_budget"], "without --tune")
             if values.get("selection") not in ("herding", "k_center", "k_means"):
                 useless(["pool_factor"], f"with selection {values.get('selection')!r}")

@@ -5,24 +5,26 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
 
 from decoct.data.loading import check_label_names
 from decoct.data.mixed_views import mixed_pixels, mixed_views
-from decoct.distilled.dataset import DistilledSet, load_distilled
+from decoct.distilled.dataset import DistilledSet, Slots, load_distilled
 from decoct.models.classifier import Classifier
 from decoct.models.ensemble import Ensemble
 from decoct.models.throughput import teacher_forward
 from decoct.models.zoo import load_classifier
 from decoct.run.seeding import numpy_generator
-from decoct.synthesis.relabel import tile_logits, view_logits
+from decoct.synthesis.relabel import tiles_of, view_logits
 
 __all__ = ["Compared", "compare_with_teachers", "load_teachers"]
 
-BATCH = 32
+Forward: TypeAlias = Callable[[Tensor], Tensor]
+
+BATCH = 64
 # Of a view's range of logits, beside half a step: other machines and precisions than those that labelled.
 TOLERANCE = 0.05
 
@@ -86,21 +88,18 @@ def compare_with_teachers(
     teacher = named[0] if named else teachers[0] if len(teachers) == 1 else Ensemble(teachers)
     distilled = load_distilled(folder, ipc)
     forward = teacher_forward(teacher.eval(), str(manifest["config"].get("mixed_precision") or "no"))
-    found = {"tile_logits": compare_tiles(distilled, forward, most)}
-    if distilled.view_logits is not None:
-        found["view_logits"] = compare_views(distilled, forward, most)
+    found = {}
+    if distilled.tile_logits is not None:
+        found["tile_logits"] = compare_tiles(distilled.tile_logits, distilled, forward, most)
+    if distilled.view_logits is not None and distilled.view_boxes is not None:
+        found["view_logits"] = compare_views(distilled.view_logits, distilled.view_boxes, distilled, forward, most)
     if distilled.slots is not None:
-        found["slot_codes"] = compare_slots(distilled, forward, most)
-    return {name: compared for name, compared in found.items() if compared is not None}
+        found["slot_codes"] = compare_slots(distilled.slots, distilled, forward, most)
+    return found
 
 
-def compare_slots(distilled: DistilledSet, forward: Callable[[Tensor], Tensor], most: int) -> Compared | None:
+def compare_slots(slots: Slots, distilled: DistilledSet, forward: Forward, most: int) -> Compared:
     """Labels of mixed views; of those of which the largest logits are stored, these, and that they are the largest."""
-    slots = distilled.slots
-    if slots is None:
-        return None
-    of = slots.scales.numel()
-    rows, numbers = sample(len(distilled), slots.scales.shape[1], most)
     views_of = partial(
         mixed_views,
         seed=slots.seed,
@@ -108,55 +107,53 @@ def compare_slots(distilled: DistilledSet, forward: Callable[[Tensor], Tensor], 
         side=distilled.spec.image_size,
         smallest_area=slots.smallest_area,
     )
-    parts = zip(rows.split(BATCH), numbers.split(BATCH), strict=True)
-    logits = torch.cat([forward(mixed_pixels(distilled.images, *_views(part, views_of))) for part in parts])
-    stored = slots.logits(rows, numbers, distilled.spec.num_classes)
-    if slots.kept is not None:
-        kept = slots.kept[rows, numbers].long()
-        stored, below = stored.gather(1, kept), logits.scatter(1, kept, -torch.inf).amax(1)
-        logits = logits.gather(1, kept)
-        # A class that is not stored and above one that is counts as that much of an error.
-        missed = (below - logits.amin(1)).clamp_min(0)
-    else:
-        missed = torch.zeros(len(rows))
-    return largest(stored, logits, slots.scales[rows, numbers].float(), missed, rows, numbers, "slot", of)
+
+    def compare(rows: Tensor, numbers: Tensor) -> Compared:
+        logits = forward(mixed_pixels(distilled.images, rows, views_of(rows, numbers))).float()
+        stored, missed = slots.logits(rows, numbers, distilled.spec.num_classes), torch.zeros(len(rows))
+        if slots.kept is not None:
+            kept = slots.kept[rows, numbers].long()
+            stored, below = stored.gather(1, kept), logits.scatter(1, kept, -torch.inf).amax(1)
+            logits = logits.gather(1, kept)
+            # A class that is not stored and above one that is counts as that much of an error.
+            missed = (below - logits.amin(1)).clamp_min(0)
+        return largest(stored, logits, slots.scales[rows, numbers].float(), missed, rows, numbers, "slot")
+
+    return over_sample(compare, len(distilled), slots.scales.shape[1], most)
 
 
-def compare_views(distilled: DistilledSet, forward: Callable[[Tensor], Tensor], most: int) -> Compared | None:
-    """Labels of fixed views without CutMix."""
-    if distilled.view_logits is None or distilled.view_boxes is None:
-        return None
-    views = distilled.view_logits.shape[1]
-    rows, numbers = sample(len(distilled), views, most)
-    logits = [
-        view_logits(forward, distilled.images[part].float() / 255, distilled.view_boxes[part, which][:, None], BATCH)
-        for part, which in zip(rows.split(BATCH), numbers.split(BATCH), strict=True)
-    ]
-    stored = distilled.view_logits[rows, numbers].float()
-    return compare_halves(stored, torch.cat(logits)[:, 0], rows, numbers, "view", len(distilled) * views)
+def compare_views(stored: Tensor, boxes: Tensor, distilled: DistilledSet, forward: Forward, most: int) -> Compared:
+    """Labels of fixed views without CutMix, from logits `(images, views, classes)` and boxes `(images, views, 5)`."""
+
+    def compare(rows: Tensor, numbers: Tensor) -> Compared:
+        pixels = distilled.images[rows].float() / 255
+        logits = view_logits(forward, pixels, boxes[rows, numbers][:, None], BATCH)[:, 0]
+        return compare_halves(stored[rows, numbers].float(), logits, rows, numbers, "view")
+
+    return over_sample(compare, len(distilled), stored.shape[1], most)
 
 
-def compare_tiles(distilled: DistilledSet, forward: Callable[[Tensor], Tensor], most: int) -> Compared | None:
-    """Labels of tiles."""
-    if distilled.tile_logits is None:
-        return None
-    tiles = distilled.tiles_per_image
-    rows, numbers = sample(len(distilled), tiles, most)
-    parts = (distilled.images[part].float() / 255 for part in rows.split(BATCH))
-    logits = torch.cat([tile_logits(forward, part, tiles, BATCH) for part in parts])[torch.arange(len(rows)), numbers]
-    return compare_halves(distilled.tile_logits[rows, numbers], logits, rows, numbers, "tile", len(distilled) * tiles)
+def compare_tiles(stored: Tensor, distilled: DistilledSet, forward: Forward, most: int) -> Compared:
+    """Labels of tiles, from logits `(images, tiles, classes)`."""
+
+    def compare(rows: Tensor, numbers: Tensor) -> Compared:
+        tiles = tiles_of(distilled.images[rows].float() / 255, distilled.tiles_per_image)
+        logits = forward(tiles[torch.arange(len(rows)), numbers]).float()
+        return compare_halves(stored[rows, numbers], logits, rows, numbers, "tile")
+
+    return over_sample(compare, len(distilled), stored.shape[1], most)
 
 
-def compare_halves(stored: Tensor, logits: Tensor, rows: Tensor, numbers: Tensor, kind: str, of: int) -> Compared:
+def compare_halves(stored: Tensor, logits: Tensor, rows: Tensor, numbers: Tensor, kind: str) -> Compared:
     """Logits that are stored as float16, whose step is that of the largest one."""
     steps = stored.abs().amax(1).clamp_min(2.0**-14).log2().floor().exp2() * 2.0**-10
-    return largest(stored, logits, steps, torch.zeros(len(rows)), rows, numbers, kind, of)
+    return largest(stored, logits, steps, torch.zeros(len(rows)), rows, numbers, kind)
 
 
 def largest(
-    stored: Tensor, logits: Tensor, steps: Tensor, missed: Tensor, rows: Tensor, numbers: Tensor, kind: str, of: int
+    stored: Tensor, logits: Tensor, steps: Tensor, missed: Tensor, rows: Tensor, numbers: Tensor, kind: str
 ) -> Compared:
-    """The label whose error passes what is allowed by most."""
+    """The label whose error passes what is allowed by most, of a few that are all there are."""
     difference = stored - logits.to(stored.device)
     # Adding a number to all logits changes nothing: the middle of the differences is taken off.
     middle = (difference.amax(1) + difference.amin(1)) / 2
@@ -165,7 +162,21 @@ def largest(
     worst = int((errors - allowed).argmax())
     place = f"row {int(rows[worst])}, {kind} {int(numbers[worst])}"
     most = float(errors.max()), float((errors / steps).max())
-    return Compared(len(rows), of, float(errors[worst]), float(steps[worst]), float(allowed[worst]), place, *most)
+    return Compared(
+        len(rows), len(rows), float(errors[worst]), float(steps[worst]), float(allowed[worst]), place, *most
+    )
+
+
+def over_sample(compare: Callable[[Tensor, Tensor], Compared], images: int, labels: int, most: int) -> Compared:
+    """What is found in a sample of an image's `labels`, compared a batch at a time, so that all can be."""
+    rows, numbers = sample(images, labels, most)
+    parts = [compare(*batch) for batch in zip(rows.split(BATCH), numbers.split(BATCH), strict=True)]
+    return max(parts, key=lambda part: part.error - part.allowed)._replace(
+        labels=len(rows),
+        of=images * labels,
+        largest=max(part.largest for part in parts),
+        largest_steps=max(part.largest_steps for part in parts),
+    )
 
 
 def sample(images: int, labels: int, most: int) -> tuple[Tensor, Tensor]:
@@ -174,7 +185,3 @@ def sample(images: int, labels: int, most: int) -> tuple[Tensor, Tensor]:
     chosen = numpy_generator(0, "verify-labels").choice(total, min(most, total), replace=False)
     places = torch.from_numpy(chosen).sort().values
     return places // labels, places % labels
-
-
-def _views(part: tuple[Tensor, Tensor], views_of: Callable[..., Any]) -> tuple[Tensor, Any]:
-    return part[0], views_of(*part)

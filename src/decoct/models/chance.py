@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-__all__ = ["UNLEARNED", "expected_accuracy", "weakness"]
+__all__ = ["expected_accuracy", "guesswork", "weakness"]
 
 CAUSES = (
     "Usual causes: class names in another order than those it was trained on (see --label_map), other preprocessing "
     "than it was trained with (image_mean, image_std, channel order, image size), another dataset, or a "
     "training on few images."
-)
-# Of a network that was trained on the very images.
-UNLEARNED = (
-    "What it learned does not carry over to images that it has not seen: look at their labels, and train longer, on "
-    "more images or with another model."
 )
 
 
@@ -21,18 +16,32 @@ def expected_accuracy(classes: int) -> float:
     return min(2 / classes, (1 + 1 / classes) / 2)
 
 
-def weakness(found: float, classes: int, whose: str, what: str, advice: str = CAUSES) -> str | None:
+def weakness(found: float, classes: int, whose: str, what: str) -> str | None:
     """What to say of an accuracy below `expected_accuracy`; None for others.
 
     Args:
-        whose: The network, as the subject of the sentence.
+        whose: The teacher, as the subject of the sentence.
         what: What it recognises that share of.
-        advice: What follows; the usual causes in a network that was trained elsewhere.
     """
     expected = expected_accuracy(classes)
     if classes < 2 or found >= expected:
         return None
     return (
         f"{whose} recognises {found:.1%} of {what}, where chance is {1 / classes:.1%} and at least {expected:.1%} is "
-        f"expected. {advice}"
+        f"expected. {CAUSES}"
+    )
+
+
+def guesswork(found: float, classes: int, whose: str, what: str) -> str | None:
+    """What to say of a network that was trained here and is less than a quarter better than chance; None for others.
+
+    Args:
+        whose: The network, as the subject of the sentence.
+        what: What it recognises that share of.
+    """
+    if classes < 2 or found >= 1.25 / classes:
+        return None
+    return (
+        f"{whose} recognises {found:.1%} of {what}, where chance is {1 / classes:.1%}: what was learned does not carry "
+        "over to them. Look at the images' labels, and train longer, on more images or with another model."
     )

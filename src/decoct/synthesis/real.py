@@ -43,7 +43,16 @@ from decoct.synthesis.run import (
 )
 from decoct.synthesis.selection import draw_candidates
 from decoct.synthesis.tiles import Mosaics, SelectionSettings, Tile, cut_mosaics, images_of, select_tiles
-from decoct.synthesis.tune import SELECTIONS, best_of, plan_trials, run_trials, steps_of, too_short, tuning_budget
+from decoct.synthesis.tune import (
+    SELECTIONS,
+    best_of,
+    passes_of,
+    plan_trials,
+    run_trials,
+    steps_of,
+    too_short,
+    tuning_budget,
+)
 from decoct.training.forgetting import check_forgetting_events, forgetting_scores
 
 __all__ = ["InfoUtil", "candidates_of", "distill_images", "forward_passes", "heatmaps_of", "plan_selection", "score"]
@@ -377,12 +386,11 @@ def plan_tuning(
     """
     classes = teacher.spec.num_classes
     trials = plan_trials(config.ipc, classes, tuning_budget(config.tune_budget, teacher, images), validation)
-    seen = sum(trial.ipc * classes * trial.epochs for trial in trials)
-    passes = 4 * seen + len(trials) * validation
+    passes = passes_of(trials, classes, validation)
     return {
         "students": len(trials),
+        "share_of_the_teachers_training": round(passes / tuning_budget(1, teacher, images), 3),
         "steps": {str(ipc): steps for ipc, steps in steps_of(trials, classes).items()},
-        "images_seen": seen,
         "estimated_seconds": round(passes / per_second, 1),
         **({"note": note} if (note := too_short(trials, classes)) else {}),
     }

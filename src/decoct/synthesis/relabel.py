@@ -13,7 +13,7 @@ from decoct.data.crops import crop_and_resize, random_resized_boxes
 from decoct.data.mixed_views import MixedViews, mixed_pixels
 from decoct.data.mosaic import unpack
 
-__all__ = ["draw_views", "in_batches", "mixed_logits", "tile_logits", "view_crops", "view_logits"]
+__all__ = ["draw_views", "in_batches", "mixed_logits", "tile_logits", "tiles_of", "view_crops", "view_logits"]
 
 
 def in_batches(forward: Callable[[Tensor], Tensor], pixels: Tensor, batch_size: int) -> Tensor:
@@ -27,10 +27,16 @@ def tile_logits(forward: Callable[[Tensor], Tensor], images: Tensor, tiles_per_i
     Args:
         images: `(images, channels, side, side)` in [0, 1].
     """
+    tiles = tiles_of(images, tiles_per_image).flatten(0, 1)
+    return in_batches(forward, tiles, batch_size).unflatten(0, (len(images), tiles_per_image))
+
+
+def tiles_of(images: Tensor, tiles_per_image: int) -> Tensor:
+    """Every tile, resized to the image's side: `(images, k, channels, side, side)`."""
     tiles = unpack(images, tiles_per_image).flatten(0, 1)
     if tiles_per_image > 1:
         tiles = F.interpolate(tiles, images.shape[-2:], mode="bilinear", align_corners=False)
-    return in_batches(forward, tiles, batch_size).unflatten(0, (len(images), tiles_per_image))
+    return tiles.unflatten(0, (len(images), tiles_per_image))
 
 
 def draw_views(generator: np.random.Generator, views: int, smallest_area: float) -> np.ndarray:

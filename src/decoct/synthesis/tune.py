@@ -25,7 +25,17 @@ from decoct.synthesis.tiles import SelectionSettings, cut_mosaics, images_of, se
 from decoct.training.protocols import entry_of, epoch_count, load_protocol, steps_per_epoch
 from decoct.training.student import train_student
 
-__all__ = ["SELECTIONS", "Trial", "best_of", "plan_trials", "run_trials", "steps_of", "too_short", "tuning_budget"]
+__all__ = [
+    "SELECTIONS",
+    "Trial",
+    "best_of",
+    "passes_of",
+    "plan_trials",
+    "run_trials",
+    "steps_of",
+    "too_short",
+    "tuning_budget",
+]
 
 RANDOM = "random images"
 # What is tried; of equal accuracies the earlier one is taken.
@@ -52,13 +62,13 @@ class Trial:
 
 
 def plan_trials(ipcs: Sequence[int], classes: int, budget: int, validation: int) -> list[Trial]:
-    """The trials of all IPCs, which together cost at most as many forward passes as are said, or one epoch each.
+    """The trials of all IPCs: of an epoch each or, within the budget, of more.
 
     None is longer than the protocol's training.
 
     Args:
-        budget: From `tuning_budget`, shared out evenly over the trials. An image that a student is trained on costs
-            four passes, the teacher's among them, one that it is measured on one.
+        budget: Forward passes, from `tuning_budget`, shared out evenly over the trials. An image that a student is
+            trained on costs four, the teacher's among them, and one that it is measured on costs one.
         validation: Images that each student is measured on.
     """
     share, protocol = (budget // (len(ipcs) * len(SELECTIONS)) - validation) // 4, load_protocol(PROTOCOL)
@@ -68,6 +78,11 @@ def plan_trials(ipcs: Sequence[int], classes: int, budget: int, validation: int)
         return min(max(1, share // count), epoch_count(protocol, ipc, classes, count))
 
     return [Trial(ipc, name, epochs(ipc)) for ipc in ipcs for name in SELECTIONS]
+
+
+def passes_of(trials: Sequence[Trial], classes: int, validation: int) -> int:
+    """Forward passes that trials cost, counted as in `plan_trials`."""
+    return sum(4 * trial.ipc * classes * trial.epochs + validation for trial in trials)
 
 
 def steps_of(trials: Sequence[Trial], classes: int) -> dict[int, int]:

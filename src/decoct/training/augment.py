@@ -136,7 +136,7 @@ def rand_augment(pixels: Tensor, operations: int, magnitude: int) -> Tensor:
 
     Args:
         pixels: `(batch, channels, side, side)` in [0, 1], grey or RGB.
-        operations: How many of Kornia's fourteen, each at most once.
+        operations: How many of Kornia's fifteen, each at most once.
         magnitude: Of each, above 0 and below 30.
     """
     changed = rand_augmentation(operations, magnitude)(pixels.expand(-1, 3, -1, -1))

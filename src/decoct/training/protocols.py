@@ -177,9 +177,9 @@ class Protocol:
             self.optimizer == "sgd" or self.betas is not None, "betas", f"given for {self.optimizer}", self.betas
         )
         operations = self.rand_augment
-        known = _are_two(operations) and all(map(_is_whole, operations or ())) and (operations or (0,))[0] <= 14
+        known = _are_two(operations) and all(map(_is_whole, operations or ())) and (operations or (0,))[0] <= 15
         known = operations is None or (known and operations[1] < 30)
-        self._require(known, "rand_augment", "two whole numbers, up to 14 and 29, or null", operations)
+        self._require(known, "rand_augment", "two whole numbers, up to 15 and 29, or null", operations)
         fractions = all(re.fullmatch(r"\d+/[1-9]\d*", text) and 0 < Fraction(text) < 1 for text in self.milestones)
         self._require(fractions, "milestones", "fractions of the epochs, such as 2/3", list(self.milestones))
         rate = self.matrix_learning_rate

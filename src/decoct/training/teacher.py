@@ -19,7 +19,7 @@ from decoct.config import TeacherConfig
 from decoct.data.loading import load_train_and_eval, measure_spec
 from decoct.data.tensors import PixelDataset
 from decoct.models.accuracy import accuracy
-from decoct.models.chance import UNLEARNED, weakness
+from decoct.models.chance import guesswork
 from decoct.models.classifier import Classifier
 from decoct.models.zoo import build_classifier
 from decoct.run.files import named_errors
@@ -151,10 +151,8 @@ def _train(
     history = train_epochs(accelerator, model, optimizer, dataset, config, folder, loss_of, schedule, after_epoch)
     made = provenance(config, images, spec, accelerator.device)
     record = {"accuracy": history[-1]["accuracy"], "epochs": history, **made}
-    what = f"{len(eval_pixels):,} images that it has not seen"
-    if accelerator.is_main_process and (
-        fault := weakness(record["accuracy"], spec.num_classes, "The teacher", what, UNLEARNED)
-    ):
+    what = f"the {len(eval_pixels):,} images that it is measured on"
+    if accelerator.is_main_process and (fault := guesswork(record["accuracy"], spec.num_classes, "The teacher", what)):
         logger.warning(fault)
 
     def save() -> None:
