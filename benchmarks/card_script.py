@@ -42,6 +42,7 @@ def scripts_of(card: str, source: str) -> str:
 def main() -> None:
     from decoct.files import read_json
     from decoct.pages.dataset_card import dataset_card
+    from decoct.pages.training_example import depth_of
     from decoct.run.folder import write_json
     from decoct.run.versions import installed_versions
 
@@ -53,12 +54,15 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=RESULTS / "card_script.json", help="result file")
     options = parser.parse_args()
     manifest, results = (read_json(options.distilled / f"{name}.json") for name in ("manifest", "results"))
-    ipc = max(manifest["ipcs"])
-    (record,) = [
-        each
-        for each in results
-        if each["ipc"] == ipc and each["labels"] == "mixed" and each["method"] == manifest["config"]["method"]
-    ]
+    ipc, own = (
+        max(manifest["ipcs"]),
+        {"labels": "mixed", "protocol": "strong_kd", "method": manifest["config"]["method"]},
+    )
+    own |= {"ipc": ipc, "student": f"convnet{depth_of(manifest['image_size'])}"}
+    records = [each for each in results if own.items() <= each.items()]
+    if len(records) != 1:
+        raise ValueError(f"{options.distilled} must have one record of {own}. Got {len(records)}.")
+    (record,) = records
     code = scripts_of(dataset_card(manifest, str(options.distilled), results), options.source)
     with tempfile.TemporaryDirectory() as folder:
         file, began = Path(folder) / "script.py", time.perf_counter()
@@ -82,7 +86,8 @@ def main() -> None:
         "versions": installed_versions(),
         "command": command_of(__file__, sys.argv[1:]),
     }
-    others = json.loads(options.output.read_text(encoding="utf-8")) if options.output.is_file() else []
+    known = json.loads(options.output.read_text(encoding="utf-8")) if options.output.is_file() else []
+    others = [each for each in known if each["command"] != found["command"]]
     write_json(options.output, [*others, found])
     print(f"{found['dataset']}, IPC {ipc}: decoct {100 * found['decoct']:.1f} %, script {100 * found['script']:.1f} %")
 

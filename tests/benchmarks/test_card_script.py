@@ -18,7 +18,7 @@ from .loading import load
 
 def test_the_cards_script_runs_without_decoct_beside_what_decoct_reached(runs, sample_part, tmp_path, monkeypatch):
     folder = shutil.copytree(runs / "mixed", tmp_path / "run")
-    shared = {"dataset": str(sample_part), "students": ["convnet3_w8"], "baseline": False, "ranking": False}
+    shared = {"dataset": str(sample_part), "students": ["convnet3"], "baseline": False, "ranking": False}
     (record,) = evaluate(EvaluateConfig(distilled=str(folder), ipc=[5], epochs=2, **shared))
     run = subprocess.run
 
