@@ -189,23 +189,29 @@ def selection_section(results: Path) -> str:
 
 
 def informative_section(results: Path) -> str:
-    """Mixed views drawn towards informative regions beside uniform ones, a row per dataset and IPC."""
-    records = read(results / "informative_views.json")
-    if not records:
-        return NO_RECORDS
-    one, ways = same(records, "slots", "steps"), list(dict.fromkeys(record["views"] for record in records))
-    rows = []
-    for (dataset, ipc), members in grouped(records, "dataset", "ipc").items():
-        found = {way: {each["seed"]: each["accuracy"] for each in members if each["views"] == way} for way in ways}
-        cells = [
-            accuracy_cell(*mean_and_std(list(each.values())), len(each), count=True) if each else "–"
-            for each in found.values()
-        ]
-        gains = [compare_accuracies(found[way], found["uniform"]) for way in ways[1:] if found[way]]
-        rows.append([dataset, str(ipc), *cells, str(max(gains, key=lambda each: each.mean))])
-    head = ["dataset", "images a class", *ways, "the best against uniform views"]
-    note = f"{one['slots']} views, {one['steps']:,} steps, on images held out of the training split."
-    return f"{table(head, rows)}\n\n{note}"
+    """Mixed views that were chosen beside uniform ones: by heat maps, and by the teacher's error in them."""
+    parts = []
+    for name in ("informative_views", "error_views"):
+        for (slots, steps), records in grouped(read(results / f"{name}.json"), "slots", "steps").items():
+            ways = list(dict.fromkeys(record["views"] for record in records))
+            rows = [
+                [dataset, str(ipc), *views_row(members, ways)]
+                for (dataset, ipc), members in grouped(records, "dataset", "ipc").items()
+            ]
+            parts.append(table(["dataset", "images a class", *ways, "the best against uniform views"], rows))
+            parts.append(f"{slots} views, {steps:,} steps, on images held out of the training split.")
+    return "\n\n".join(parts) or NO_RECORDS
+
+
+def views_row(records: Sequence[Record], ways: Sequence[str]) -> list[str]:
+    """Accuracies of each way of choosing views, `uniform` the first, and the best difference from it."""
+    found = {way: {each["seed"]: each["accuracy"] for each in records if each["views"] == way} for way in ways}
+    cells = [
+        accuracy_cell(*mean_and_std(list(each.values())), len(each), count=True) if each else "–"
+        for each in found.values()
+    ]
+    gains = [compare_accuracies(found[way], found["uniform"]) for way in ways[1:] if found[way]]
+    return [*cells, str(max(gains, key=lambda each: each.mean))]
 
 
 def imagenette_section(results: Path) -> str:
