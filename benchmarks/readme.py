@@ -341,9 +341,9 @@ def evidence_section(results: Path, name: str) -> str:
     """Guidance on one dataset: what its settings were chosen by, the final table, and the prior's samples."""
     parts = []
     records = read(results / f"{name}.json")
-    tables = grouped(records, "eval_split", "ipc")
-    for split, ipc in sorted(tables, key=lambda each: (each[0] != HELD_OUT, each[1])):
-        members = tables[split, ipc]
+    tables = grouped(records, "eval_split", "ipc", "mixed_precision")
+    for split, ipc, precision_of in sorted(tables, key=lambda each: (each[0] != HELD_OUT, *each[1:])):
+        members = tables[split, ipc, precision_of]
         images = "validation images, which the settings are chosen by" if split == HELD_OUT else "test images"
         parts += [f"IPC {ipc}, accuracy in % on {images}:", guidance_table(members), conditions(members)]
     columns: Columns = {
