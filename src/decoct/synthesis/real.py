@@ -377,7 +377,7 @@ def plan_selection(
 def plan_tuning(
     config: DistillConfig, teacher: Classifier, images: int, validation: int, per_second: float
 ) -> dict[str, Any]:
-    """The students that `tune` trains, the images they see, and about how long that takes.
+    """The students that `tune` trains, for how many steps, what that costs, and about how long it takes.
 
     Args:
         images: Of the training split.
