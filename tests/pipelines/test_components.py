@@ -144,8 +144,18 @@ def test_a_name_of_several_classes_is_refused_with_their_ids(make_dit, make_esti
             ValueError, match=r"must be ids where several classes of the prior.*Got 'crane', .* \[0, 1\]"
         ):
             each.get_label_ids("crane")
-    with pytest.raises(ValueError, match=r"several classes of the prior .*Got 'crane', which is \[0, 1\]."):
+    message = r"^prior_class_labels must be ids .* of the prior .*'crane', which is \[0, 1\]: give prior_class_labels="
+    with pytest.raises(ValueError, match=message):
         sample(pipeline, [1, 1], prior_class_labels=["crane", "heron"])
+    pipeline.estimator.config.id2label = {0: "heron", 1: "owl", 2: "crane"}
+    with pytest.raises(ValueError, match=message):
+        sample(pipeline, ["heron", "crane"])
+    with pytest.raises(
+        ValueError, match=r"^prior_class_labels must be ids, or names of classes of the prior.*\['owl'\]"
+    ):
+        sample(pipeline, ["heron", "owl"])
+    chosen = sample(pipeline, ["heron", "crane"], prior_class_labels=[1, 0])
+    assert torch.equal(chosen.images, sample(pipeline, [0, 2], prior_class_labels=["heron", 0]).images)
     estimator = make_estimator()
     estimator.config.id2label = {0: "cat", 1: "dog", 2: "cat"}
     pipeline.estimator = estimator
