@@ -131,7 +131,9 @@ class IGDSPipeline(DiffusionPipeline):
     def from_pipe(cls, pipeline: DiffusionPipeline, **kwargs: Any) -> Any:
         """As `DiffusionPipeline.from_pipe`; components that neither `pipeline` nor `kwargs` have are None.
 
-        Names of a prior's classes (`DiTPipeline.labels`) come along.
+        Names of a prior's classes come along. `DiTPipeline.labels` has kept the last id alone of a name that several
+        classes have, as ImageNet's `crane`, which cannot be told here: pass the prior's `id2label` as well, and such a
+        name is refused with its ids.
         """
         named: dict[int, str] = {}
         for name, label in getattr(pipeline, "labels", {}).items():
