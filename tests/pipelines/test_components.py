@@ -101,7 +101,7 @@ def test_guidance_a_scheduler_does_not_carry_is_refused_before_a_step(make_unet,
     unet = make_unet()
     pipeline = IGDSPipeline(PNDMScheduler(), unet, None, None, make_estimator())
     unet.forward = None  # a step would fail
-    for place, message in (("sample", "guide_on must be 'prediction' for PNDM"), ("prediction", "carry guidance of")):
+    for place, message in (("sample", "of every sample. Got PNDM"), ("prediction", "of every prediction. Got PNDM")):
         with pytest.raises(ValueError, match=message):
             sample(pipeline, guide_on=place, num_inference_steps=10)
         with pytest.raises(ValueError, match=message):
