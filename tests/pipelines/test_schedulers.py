@@ -49,14 +49,25 @@ def benchmark() -> Any:
     return load("schedulers")
 
 
-OPTIONS = (
-    {"prediction_type": "v_prediction"},
-    {"solver_order": 3},
-    {"algorithm_type": "sde-dpmsolver++"},
-    {"use_karras_sigmas": True},
-    {"use_flow_sigmas": True, "prediction_type": "flow_prediction"},
-    {"clip_sample": True},
-    {"thresholding": True},
+SOLVERS = {"DPMSolverMultistep", "DPMSolverSinglestep", "EDMDPMSolverMultistep", "UniPCMultistep"}
+TWICE = {"HeunDiscrete", "KDPM2AncestralDiscrete", "KDPM2Discrete"}  # two passes a step
+# Options, and the schedulers that carry no guidance of samples with them, and none of predictions.
+OPTIONS: tuple[tuple[dict[str, Any], set[str], set[str]], ...] = (
+    ({"prediction_type": "v_prediction"}, SOLVERS | TWICE | {"PNDM", "SASolver"}, TWICE | {"PNDM"}),
+    ({"solver_order": 3}, SOLVERS, {"EDMDPMSolverMultistep"}),
+    ({"algorithm_type": "sde-dpmsolver++"}, SOLVERS, set()),
+    (
+        {"use_karras_sigmas": True},
+        SOLVERS | TWICE | {"SASolver"},
+        (TWICE - {"HeunDiscrete"}) | {"DEISMultistep", "SASolver"},
+    ),
+    (
+        {"use_flow_sigmas": True, "prediction_type": "flow_prediction"},
+        SOLVERS | {"DEISMultistep", "SASolver"},
+        {"DEISMultistep"},
+    ),
+    ({"clip_sample": True}, TWICE, TWICE),
+    ({"thresholding": True}, SOLVERS, set()),
 )
 
 
@@ -73,21 +84,25 @@ def configured(options: dict[str, Any]) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("place", ["sample", "prediction"])
-@pytest.mark.parametrize("options", OPTIONS, ids="-".join)
-def test_guidance_arrives_in_every_configuration_or_is_refused(benchmark, options, place):
+@pytest.mark.parametrize(("options", "samples", "predictions"), OPTIONS, ids=lambda each: "-".join(sorted(each)))
+def test_guidance_arrives_in_every_configuration_or_is_refused(benchmark, options, samples, predictions, place):
     """What clips does nothing within its bounds, in which such small guidance stays."""
     found = configured(options)
     if options.keys() & {"clip_sample", "thresholding"}:
         # Their own noise leaves the bounds: the network of the benchmark does not take it out.
         found = {name: each for name, each in found.items() if not name.startswith(("DDPM", "SASolver"))}
     assert found
+    refused = set()
     for name, scheduler in found.items():
         try:
             arrived = benchmark.shares(scheduler, place, STEPS, size=0.01)
         except ValueError as error:
             assert name in str(error) and "from_config" in str(error)
+            refused.add(name)
         else:
             assert all(0.95 <= share <= 1.05 for share in arrived), (name, arrived)
+    expected = {f"{name}Scheduler" for name in (samples if place == "sample" else predictions)}
+    assert refused == expected & found.keys()
 
 
 @pytest.mark.parametrize("place", ["sample", "prediction"])
