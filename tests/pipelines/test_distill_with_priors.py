@@ -323,6 +323,22 @@ def test_in_python_a_pipeline_keeps_what_it_has_settled(config, image_folder, tm
         IGDS(prior, teacher, **options).distill(images, ipc=1, output_dir=tmp_path / "run")
 
 
+def test_a_number_of_steps_is_told_only_where_it_is_wrong(config, tmp_path):
+    made = config()
+    teacher, estimator = decoct.load_classifier(made.teacher), decoct.load_estimator(made.estimator)
+    prior = TextToImagePrior(
+        text_to_image.build("stable_diffusion", tmp_path / "tokenizer"), estimator, ["a", "b", "c"]
+    )
+    prior.pipeline.scheduler = FlowMatchEulerDiscreteScheduler()
+    with pytest.raises(ValueError, match="^scheduler must be one that StableDiffusionPipeline can use. Got FlowMatch"):
+        IGDS(prior, teacher)
+    prior.pipeline.scheduler = DDIMScheduler()
+    with pytest.raises(
+        ValueError, match="^sampling_steps must be a number of steps that .* DDIM.* can take. Got 1001: "
+    ):
+        IGDS(prior, teacher, sampling_steps=1001)
+
+
 @pytest.mark.parametrize(
     ("own", "latent", "clips"),
     [

@@ -429,6 +429,8 @@ def _check_guidance(pipeline: GuidedPrior, settings: SamplingSettings) -> None:
     except NotCarried:
         raise
     except ValueError as error:
+        with contextlib.suppress(NotCarried):  # what two steps cannot do either is not for their number
+            pipeline.check_guidance(settings.guide_on, 2)
         raise ValueError(
             f"sampling_steps must be a number of steps that the prior's {type(pipeline.scheduler).__name__} can take. "
             f"Got {settings.sampling_steps}: {one_line(error)}"
