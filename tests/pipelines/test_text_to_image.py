@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from typing import Any
 
 import pytest
@@ -357,7 +358,9 @@ def test_images_that_a_safety_checker_blacks_out_are_refused(make_prior, seeded,
     monkeypatch.setattr(prior.pipeline, "run_safety_checker", check)
     with pytest.raises(FlaggedImages, match=r"must pass all images.*Got image 1 \('a photo of a dog'\): ") as flagged:
         prior(LABELS, **options_of("", seeded))
-    assert flagged.value.rows == [1]
+    for error in (flagged.value, pickle.loads(pickle.dumps(flagged.value))):
+        assert (error.rows, error.prompts) == ([1], ["a photo of a dog"])
+        assert str(error) == str(flagged.value)
 
 
 def test_what_cannot_be_guided_is_refused(make_prior, make_estimator, make_dit, seeded):
