@@ -131,7 +131,9 @@ class IGDSPipeline(DiffusionPipeline):
     def from_pipe(cls, pipeline: DiffusionPipeline, **kwargs: Any) -> Any:
         """As `DiffusionPipeline.from_pipe`; components that neither `pipeline` nor `kwargs` have are None.
 
-        Names of a prior's classes (`DiTPipeline.labels`) come along.
+        Names of a prior's classes come along. `DiTPipeline.labels` has kept the last id alone of a name that several
+        classes have, as ImageNet's `crane`, which cannot be told here: pass the prior's `id2label` as well, and such a
+        name is refused with its ids.
         """
         named: dict[int, str] = {}
         for name, label in getattr(pipeline, "labels", {}).items():
@@ -148,7 +150,7 @@ class IGDSPipeline(DiffusionPipeline):
             ValueError: for a name that is unknown, or that several classes have.
         """
         names = [label] if isinstance(label, str) else list(label)
-        return label_ids(names, *self._named_classes())
+        return label_ids(names, *self._named_classes(), "label")
 
     @property
     def labels(self) -> dict[str, int]:
@@ -319,10 +321,11 @@ class IGDSPipeline(DiffusionPipeline):
         own = class_names(self.estimator) if self.estimator is not None else self._named
         labels = label_ids(class_labels, own, "prior" if self.estimator is None else "estimator")
         if prior_class_labels is not None:
-            return labels, label_ids(prior_class_labels, *self._named_classes()), True
+            return labels, label_ids(prior_class_labels, *self._named_classes(), "prior_class_labels"), True
         named = [label for label in class_labels if isinstance(label, str)]
         if named and len(named) == len(labels) and self._named:
-            return labels, label_ids(named, self._named, "prior"), True
+            # Ids in class_labels would be the estimator's as well, which may number the classes otherwise.
+            return labels, label_ids(named, self._named, "prior", "prior_class_labels"), True
         if named and len(named) != len(labels) and self._named:
             raise ValueError(
                 "class_labels must be all names or all ids where prior and estimator number their classes apart. "

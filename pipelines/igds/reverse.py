@@ -55,36 +55,43 @@ def ids_by_name(id2label: Mapping[Any, str], separator: str | None = None) -> di
     return found
 
 
-def label_ids(labels: Sequence[int | str] | Tensor, ids: Mapping[str, Sequence[int]], owner: str) -> list[int]:
+def label_ids(
+    labels: Sequence[int | str] | Tensor,
+    ids: Mapping[str, Sequence[int]],
+    owner: str,
+    argument: str = "class_labels",
+) -> list[int]:
     """Class ids of labels that are ids, or names of classes.
 
     Args:
         labels: A list, a tuple or a tensor; a string alone is none of them.
         ids: The class ids of each name, of `owner`.
+        argument: In which the caller can give ids of `owner`, for messages.
 
     Raises:
         ValueError: for a string or number in place of a list, for entries that are neither whole numbers nor names, and
             for a name that `owner` does not know, or has for several classes.
     """
     if isinstance(labels, str):
-        raise ValueError(f"class_labels must be a list, one entry per image. Got {labels!r}: write [{labels!r}].")
+        raise ValueError(f"{argument} must be a list, one entry per image. Got {labels!r}: write [{labels!r}].")
     given = labels.tolist() if hasattr(labels, "tolist") else labels
     if not isinstance(given, Sequence):
-        raise ValueError(f"class_labels must be a list, one entry per image. Got {labels!r}.")
+        raise ValueError(f"{argument} must be a list, one entry per image. Got {labels!r}.")
     unknown = sorted({label for label in given if isinstance(label, str) and label not in ids})
     if unknown:
         some = list(ids)[:10]
-        raise ValueError(f"class_labels must be ids, or names of classes of the {owner}, as {some}. Got {unknown}.")
+        raise ValueError(f"{argument} must be ids, or names of classes of the {owner}, as {some}. Got {unknown}.")
     several = {label: list(ids[label]) for label in given if isinstance(label, str) and len(ids[label]) > 1}
     if several:
         raise ValueError(
-            f"class_labels must be ids where several classes of the {owner} have the same name. "
-            f"Got {', '.join(f'{name!r}, which is {numbers}' for name, numbers in several.items())}."
+            f"{argument} must be ids where several classes of the {owner} have the same name. "
+            f"Got {', '.join(f'{name!r}, which is {numbers}' for name, numbers in several.items())}: "
+            f"give {argument}=[...], an id of the {owner} for each image."
         )
     try:
         return [ids[label][0] if isinstance(label, str) else operator.index(label) for label in given]
     except TypeError:
-        raise ValueError(f"class_labels must be whole numbers, or names of classes. Got {list(given)}.") from None
+        raise ValueError(f"{argument} must be whole numbers, or names of classes. Got {list(given)}.") from None
 
 
 def check_labels(name: str, labels: Sequence[int], classes: int, owner: str) -> None:

@@ -13,7 +13,7 @@ import inspect
 from typing import Any, NamedTuple
 
 import torch
-from diffusers import SchedulerMixin
+from diffusers import DDIMScheduler, EDMEulerScheduler, FlowMatchEulerDiscreteScheduler, SchedulerMixin
 from torch import Tensor
 
 __all__ = [
@@ -60,6 +60,17 @@ TOLERANCE = 0.05  # of a change of a sample: what may be lost or gained on the w
 TRIAL_STEPS = 4
 LEAST_SHARE = 0.1  # of what the steps beside it carry: a step that carries less cannot be guided
 REMEDY = "pipe.scheduler = {}.from_config(pipe.scheduler.config{})"
+# Steps that every scheduler of `_remedy` carries guidance through: other ones may be so small at the end that none is.
+USUAL_STEPS = {
+    "use_karras_sigmas": False,
+    "use_exponential_sigmas": False,
+    "use_beta_sigmas": False,
+    "shift_terminal": None,
+    "timestep_spacing": "leading",
+    "set_alpha_to_one": True,
+    "sigma_schedule": "karras",
+    "final_sigmas_type": "zero",
+}
 
 
 class NotCarried(ValueError):
@@ -78,12 +89,39 @@ class PredictionSteps(NamedTuple):
     shift: Tensor
 
 
-def _remedy(scheduler: SchedulerMixin) -> str:
-    """Another scheduler of the same noise schedule, which carries guidance of every kind."""
+def _remedy(scheduler: SchedulerMixin, guide_on: str, options: dict[str, Any]) -> str:
+    """A scheduler of the same noise schedule that was seen to carry such guidance, in as many steps if any does."""
+    kind = EDMEulerScheduler if _is_edm(scheduler) else DDIMScheduler
+    changes: dict[str, Any] = {}
+    code = ""
     if is_flow(scheduler):
-        shift = ", shift=pipe.scheduler.config.flow_shift" if "flow_shift" in scheduler.config else ""
-        return REMEDY.format("FlowMatchEulerDiscreteScheduler", shift)
-    return REMEDY.format("EDMEulerScheduler" if _is_edm(scheduler) else "DDIMScheduler", "")
+        kind = FlowMatchEulerDiscreteScheduler
+        if "flow_shift" in scheduler.config:
+            changes, code = {"shift": scheduler.config.flow_shift}, ", shift=pipe.scheduler.config.flow_shift"
+    taken = inspect.signature(kind.__init__).parameters
+    usual = {
+        name: value
+        for name, value in USUAL_STEPS.items()
+        if name in taken and scheduler.config.get(name, value) != value
+    }
+    steps = asked = scheduler.num_inference_steps or len(scheduler.timesteps)
+    while steps:
+        for spacing in ({}, usual):
+            other = kind.from_config(scheduler.config, **changes, **spacing)
+            if _is_carried(other, steps, guide_on, options):
+                code += "".join(f", {name}={value!r}" for name, value in spacing.items())
+                return REMEDY.format(kind.__name__, code) + ("" if steps == asked else f", and take {steps} steps")
+        steps //= 2
+    return "set guidance_scale=0"
+
+
+def _is_carried(scheduler: SchedulerMixin, steps: int, guide_on: str, options: dict[str, Any]) -> bool:
+    """Whether so many steps of a scheduler carry the guidance; False for steps that it cannot take."""
+    try:
+        scheduler = with_timesteps(scheduler, steps)
+        return not _lost(scheduler, guide_on, _carried(scheduler, guide_on, options))
+    except ValueError:
+        return False
 
 
 def is_flow(scheduler: SchedulerMixin) -> bool:
@@ -126,6 +164,11 @@ def check_scheduler(scheduler: SchedulerMixin, channels: int | None = None) -> N
         raise ValueError(
             f"use_dynamic_shifting of {name} must be False here: text-to-image pipelines alone know the shift of a "
             f"size. Got True: pipe.scheduler = {name}.from_config(pipe.scheduler.config, use_dynamic_shifting=False)."
+        )
+    if scheduler.config.get("invert_sigmas"):
+        raise ValueError(
+            f"invert_sigmas of {name} must be False: its sigmas are to say how much noise is in a sample, not how much "
+            f"image. Got True: pipe.scheduler = {name}.from_config(pipe.scheduler.config, invert_sigmas=False)."
         )
     learned = scheduler.config.get("variance_type") in ("learned", "learned_range")
     if learned and channels not in (None, 3) and name.startswith(("DPMSolver", "SASolver")):
@@ -269,15 +312,7 @@ def prediction_steps(scheduler: SchedulerMixin, **options: Any) -> PredictionSte
     Raises:
         NotCarried: If some step carries no change of its prediction, or one of the other sign.
     """
-    carried = carried_by_predictions(scheduler, **options)
-    beside = torch.cat([carried[:1], carried, carried[-1:]])
-    share = carried / ((beside[:-2] + beside[2:]) / 2).clamp_min(1e-6)
-    if not bool((share >= LEAST_SHARE).all()):
-        step = int((~(share >= LEAST_SHARE)).nonzero()[0])
-        raise NotCarried(
-            f"scheduler must carry guidance of every prediction. Got {type(scheduler).__name__}, whose step {step} of "
-            f"{len(carried)} carries {float(share[step]):.2f} times what the steps beside it do: {_remedy(scheduler)}."
-        )
+    carried = _checked(scheduler, "prediction", options)
     indices = range(len(carried))
     coefficients = torch.tensor([clean_coefficients(scheduler, index) for index in indices])
     ideal = torch.tensor([sample_scale(scheduler, index + 1) / level(scheduler, index + 1)[0] for index in indices])
@@ -292,13 +327,38 @@ def check_guidance(scheduler: SchedulerMixin, guide_on: str, **options: Any) -> 
         guide_on: `sample`, `x0_pred` or `prediction`.
         **options: Of its `step`, such as `eta`.
     """
+    _checked(scheduler, guide_on, options)
+
+
+def _checked(scheduler: SchedulerMixin, guide_on: str, options: dict[str, Any]) -> Tensor:
+    """What a scheduler carries of the guidance; arguments and errors as of `check_guidance`."""
+    carried = _carried(scheduler, guide_on, options)
+    lost = _lost(scheduler, guide_on, carried)
+    if not lost:
+        return carried
+    name, remedy = type(scheduler).__name__, _remedy(scheduler, guide_on, options)
+    if guide_on != "prediction" and not _lost(scheduler, "prediction", _carried(scheduler, "prediction", options)):
+        raise NotCarried(f"guide_on must be 'prediction' for {name}, {lost}. Got {guide_on!r}: change it, or {remedy}.")
+    what = "every prediction" if guide_on == "prediction" else "every sample"
+    raise NotCarried(f"scheduler must carry guidance of {what}. Got {name}, {lost}: {remedy}.")
+
+
+def _carried(scheduler: SchedulerMixin, guide_on: str, options: dict[str, Any]) -> Tensor:
+    """`carried_by_predictions` or `carried_by_samples`."""
+    measure = carried_by_predictions if guide_on == "prediction" else carried_by_samples
+    return measure(scheduler, **options)
+
+
+def _lost(scheduler: SchedulerMixin, guide_on: str, carried: Tensor) -> str:
+    """How a scheduler loses what it should carry, in words; nothing where it does not."""
     if guide_on == "prediction":
-        prediction_steps(scheduler, **options)
-        return
-    carried = carried_by_samples(scheduler, **options)
-    if not bool(((carried - 1).abs() <= TOLERANCE).all()):
-        raise NotCarried(
-            f"guide_on must be 'prediction' for {type(scheduler).__name__}, which carries between "
-            f"{float(carried.min()):.2f} and {float(carried.max()):.2f} of a change of a sample to the last step. "
-            f"Got {guide_on!r}: change it, or {_remedy(scheduler)}."
-        )
+        beside = torch.cat([carried[:1], carried, carried[-1:]])
+        share = carried / ((beside[:-2] + beside[2:]) / 2).clamp_min(1e-6)
+        if bool((share >= LEAST_SHARE).all()):
+            return ""
+        step = int((~(share >= LEAST_SHARE)).nonzero()[0])
+        return f"whose step {step} of {len(carried)} carries {float(share[step]):.2f} times what the steps beside it do"
+    if bool(((carried - 1).abs() <= TOLERANCE).all()):
+        return ""
+    least, most = float(carried.min()), float(carried.max())
+    return f"which carries between {least:.2f} and {most:.2f} of a change of a sample to the last step"

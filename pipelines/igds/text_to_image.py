@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import inspect
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -43,16 +44,19 @@ class FlaggedImages(ValueError):
     """A prior's safety checker blacked images out.
 
     Args:
-        rows: Of the batch.
-        prompts: Of all images of the batch.
+        rows: The blacked out images of the batch.
+        prompts: Of these images.
     """
 
     def __init__(self, rows: Sequence[int], prompts: Sequence[str]) -> None:
-        self.rows, self.prompts = list(rows), [prompts[row] for row in rows]
-        found = ", ".join(f"image {row} ({prompts[row]!r})" for row in rows)
-        super().__init__(
-            f"The prior's safety checker must pass all images, since it blacks them out. Got {found}: change the "
-            "prompt or the seed, or load the pipeline without its safety_checker."
+        super().__init__(rows, prompts)  # what pickle makes it from again
+        self.rows, self.prompts = list(rows), list(prompts)
+
+    def __str__(self) -> str:
+        found = (f"image {row} ({prompt!r})" for row, prompt in zip(self.rows, self.prompts, strict=True))
+        return (
+            f"The prior's safety checker must pass all images, since it blacks them out. Got {', '.join(found)}: "
+            "change the prompt or the seed, or load the pipeline without its safety_checker."
         )
 
 
@@ -218,7 +222,8 @@ class TextToImagePrior:
             )
         flagged = getattr(output, "nsfw_content_detected", None) or []
         if any(flagged):
-            raise FlaggedImages([row for row, flag in enumerate(flagged) if flag], prompts)
+            rows = [row for row, flag in enumerate(flagged) if flag]
+            raise FlaggedImages(rows, [prompts[row] for row in rows])
         images = output.images
         with torch.no_grad():
             estimate = as_estimate(frozen_copy(self.estimator).to(images.device))
@@ -261,7 +266,9 @@ def _check_size(pipeline: DiffusionPipeline, side: int) -> None:
     if name in BINNED and _is_binned(pipeline):
         return
     step = 8
-    if name == "FluxPipeline":
+    if name in BINNED:  # the network cuts the latents into patches, and the pipeline says nothing of it
+        step = math.lcm(step, pipeline.vae_scale_factor * pipeline.transformer.config.patch_size)
+    elif name == "FluxPipeline":
         step = 2 * pipeline.vae_scale_factor
     elif name == "StableDiffusion3Pipeline":
         step = pipeline.vae_scale_factor * pipeline.patch_size

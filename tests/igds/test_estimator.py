@@ -254,6 +254,15 @@ def test_encoders_without_features_of_whole_images_are_refused(tmp_path, model, 
     assert torch.equal(torch.random.get_rng_state(), state)
 
 
+def test_features_that_are_not_finite_are_told_as_such(tmp_path):
+    """All weights are finite: the root of a negative variance is not."""
+    estimator = build_estimator("resnet10_w4", spec(16), 8)
+    next(buffer for name, buffer in estimator.named_buffers() if name.endswith("running_var")).fill_(-1.0)
+    estimator.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="a 'resnet', whose features are NaN or infinite: .*negative variance"):
+        load_estimator(tmp_path)
+
+
 def test_an_estimator_around_such_an_encoder_is_refused(tmp_path):
     config = VariationalEstimatorConfig(encoder=ViTMAEConfig(**SIZES).to_dict(), projection_dim=None, num_labels=3)
     VariationalEstimator(config).save_pretrained(tmp_path)

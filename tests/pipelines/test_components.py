@@ -101,7 +101,7 @@ def test_guidance_a_scheduler_does_not_carry_is_refused_before_a_step(make_unet,
     unet = make_unet()
     pipeline = IGDSPipeline(PNDMScheduler(), unet, None, None, make_estimator())
     unet.forward = None  # a step would fail
-    for place, message in (("sample", "guide_on must be 'prediction' for PNDM"), ("prediction", "carry guidance of")):
+    for place, message in (("sample", "of every sample. Got PNDM"), ("prediction", "of every prediction. Got PNDM")):
         with pytest.raises(ValueError, match=message):
             sample(pipeline, guide_on=place, num_inference_steps=10)
         with pytest.raises(ValueError, match=message):
@@ -138,14 +138,26 @@ def test_a_name_of_several_classes_is_refused_with_their_ids(make_dit, make_esti
     names = {0: "crane", 1: "crane, heron", 2: "class 1, class 1"}
     pipeline = IGDSPipeline(DDIMScheduler(), None, *make_dit(), make_estimator(), id2label=names)
     pipeline.save_pretrained(tmp_path)
-    for each in (pipeline, load_pipeline(tmp_path, None), IGDSPipeline.from_pipe(pipeline)):
+    stock = DiTPipeline(*make_dit(), DDIMScheduler(), id2label=names)
+    told = IGDSPipeline.from_pipe(stock, id2label=names)  # it keeps the last id of a name
+    for each in (pipeline, load_pipeline(tmp_path, None), IGDSPipeline.from_pipe(pipeline), told):
         assert each.get_label_ids(["heron", "class 1"]) == [1, 2] and each.labels == {"heron": 1, "class 1": 2}
         with pytest.raises(
             ValueError, match=r"must be ids where several classes of the prior.*Got 'crane', .* \[0, 1\]"
         ):
             each.get_label_ids("crane")
-    with pytest.raises(ValueError, match=r"several classes of the prior .*Got 'crane', which is \[0, 1\]."):
+    message = r"^prior_class_labels must be ids .* of the prior .*'crane', which is \[0, 1\]: give prior_class_labels="
+    with pytest.raises(ValueError, match=message):
         sample(pipeline, [1, 1], prior_class_labels=["crane", "heron"])
+    pipeline.estimator.config.id2label = {0: "heron", 1: "owl", 2: "crane"}
+    with pytest.raises(ValueError, match=message):
+        sample(pipeline, ["heron", "crane"])
+    with pytest.raises(
+        ValueError, match=r"^prior_class_labels must be ids, or names of classes of the prior.*\['owl'\]"
+    ):
+        sample(pipeline, ["heron", "owl"])
+    chosen = sample(pipeline, ["heron", "crane"], prior_class_labels=[1, 0])
+    assert torch.equal(chosen.images, sample(pipeline, [0, 2], prior_class_labels=["heron", 0]).images)
     estimator = make_estimator()
     estimator.config.id2label = {0: "cat", 1: "dog", 2: "cat"}
     pipeline.estimator = estimator

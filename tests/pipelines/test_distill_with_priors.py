@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -25,8 +26,10 @@ from diffusers import (
     StableDiffusionPipeline,
     UniPCMultistepScheduler,
 )
+from diffusers.pipelines.stable_diffusion.safety_checker import StableDiffusionSafetyChecker
 from PIL import Image
 from torch import nn
+from transformers import CLIPConfig, CLIPImageProcessor
 
 import decoct
 from decoct.arguments import parse_config
@@ -36,6 +39,7 @@ from decoct.files import read_json
 from decoct.igds.loading import build_estimator
 from decoct.igds.prior import load_text_to_image, prior_fingerprint, with_scheduler
 from decoct.pipelines.igds.text_to_image import TextToImagePrior
+from decoct.run.folder import write_json
 from decoct.run.seeding import item_seed
 from decoct.synthesis.distill import distill, plan_distill
 from decoct.synthesis.sampled import IGDS
@@ -195,6 +199,58 @@ def test_a_run_goes_on_without_a_safety_checker_that_passes_nothing(checked, tmp
     assert len(seen) == 13
 
 
+def without_checker(folder: Path, copy: Path) -> Path:
+    """A copy of a prior's folder, as the remedy for a safety checker that passes nothing describes it."""
+    shutil.copytree(folder, copy)
+    index = read_json(copy / "model_index.json")
+    write_json(copy / "model_index.json", {**index, "safety_checker": [None, None]})
+    return copy
+
+
+def test_a_run_goes_on_with_a_copy_of_the_prior_without_its_safety_checker(config, tmp_path, monkeypatch):
+    """As the message says; the result is that of the copy alone."""
+    small = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2}
+    vision = {**small, "image_size": 16, "patch_size": 8}
+    checker = StableDiffusionSafetyChecker(CLIPConfig(text_config=small, vision_config=vision, projection_dim=8))
+    prior = text_to_image.build("stable_diffusion", tmp_path / "tokenizer")
+    side = {"shortest_edge": 16}
+    processor = CLIPImageProcessor(size=side, crop_size={"height": 16, "width": 16})
+    prior.register_modules(safety_checker=checker, feature_extractor=processor)
+    prior.save_pretrained(tmp_path / "prior")
+    seen = []
+
+    def flag(self: Any, clip_input: Any, images: Any) -> tuple[Any, list[bool]]:
+        seen.append(len(images))
+        return images, [len(seen) > 1] * len(images)
+
+    monkeypatch.setattr(StableDiffusionSafetyChecker, "forward", flag)
+    options = {"prompt": "a {label}", "scheduler": "ddim"}
+    with pytest.raises(
+        ValueError, match='blacked out with each of 10 seeds.*--prior a copy of .*"safety_checker": .null'
+    ):
+        distill(config(**options))
+    assert len(seen) == 11
+    copy = without_checker(tmp_path / "prior", tmp_path / "copy")
+    assert len(list((tmp_path / "run/shards").glob("samples-*.parquet"))) == 1  # of the first class
+    plan_distill(config(**options, prior=str(copy)))
+    manifest = distill(config(**options, prior=str(copy)))
+    assert (manifest["prior"]["name"], manifest["config"]["prior"]) == (str(copy), str(copy))
+    assert len(seen) == 11 and manifest == distill(config(**options))  # it is the same run
+    alone = distill(config(**options, prior=str(copy), output_dir=str(tmp_path / "alone")))
+    rows = [load_dataset(str(tmp_path / each), "ipc_2", split="train")[:] for each in ("run", "alone")]
+    assert rows[0] == rows[1] and manifest["information"] == alone["information"]
+
+
+def test_a_copy_with_the_scheduler_exchanged_is_another_run(config, make_unet, tmp_path):
+    """Its weights are the same, and what it draws is not."""
+    DDPMPipeline(make_unet(sample_size=16), DDIMScheduler()).save_pretrained(tmp_path / "prior")
+    distill(config(scheduler="own"))
+    other = DDIMScheduler(timestep_spacing="trailing")
+    DDPMPipeline(make_unet(sample_size=16), other).save_pretrained(tmp_path / "copy")
+    with pytest.raises(ValueError, match="which differs in\n  prior: .*DDIMScheduler"):
+        distill(config(scheduler="own", prior=str(tmp_path / "copy")))
+
+
 def test_a_pipeline_of_diffusers_distills_in_python(config, image_folder, tmp_path):
     flux = text_to_image.build("flux", tmp_path / "tokenizer")
     made = config()
@@ -260,11 +316,27 @@ def test_in_python_a_pipeline_keeps_what_it_has_settled(config, image_folder, tm
             IGDS(prior.pipeline, teacher, estimator=estimator, prompt="a {label}", **{name: value}, **options)
     parts = {**prior.pipeline.components, "scheduler": PNDMScheduler.from_config(prior.scheduler.config)}
     stock = StableDiffusionPipeline(**parts, requires_safety_checker=False)
-    with pytest.raises(ValueError, match="guide_on must be 'prediction' for PNDMScheduler.*Got 'sample': change it"):
+    with pytest.raises(ValueError, match="must carry guidance of every sample. Got PNDM.*DDIMScheduler.from"):
         IGDS(stock, teacher, estimator=estimator, prompt="a {label}", guide_on="sample", **options)
     prior.pipeline.scheduler = DDIMScheduler.from_config(prior.scheduler.config, timestep_spacing="trailing")
     with pytest.raises(ValueError, match="which differs in\n  prior: .*DDIMScheduler"):
         IGDS(prior, teacher, **options).distill(images, ipc=1, output_dir=tmp_path / "run")
+
+
+def test_a_number_of_steps_is_told_only_where_it_is_wrong(config, tmp_path):
+    made = config()
+    teacher, estimator = decoct.load_classifier(made.teacher), decoct.load_estimator(made.estimator)
+    prior = TextToImagePrior(
+        text_to_image.build("stable_diffusion", tmp_path / "tokenizer"), estimator, ["a", "b", "c"]
+    )
+    prior.pipeline.scheduler = FlowMatchEulerDiscreteScheduler()
+    with pytest.raises(ValueError, match="^scheduler must be one that StableDiffusionPipeline can use. Got FlowMatch"):
+        IGDS(prior, teacher)
+    prior.pipeline.scheduler = DDIMScheduler()
+    with pytest.raises(
+        ValueError, match="^sampling_steps must be a number of steps that .* DDIM.* can take. Got 1001: "
+    ):
+        IGDS(prior, teacher, sampling_steps=1001)
 
 
 @pytest.mark.parametrize(

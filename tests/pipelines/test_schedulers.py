@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 import inspect
 import json
+import re
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -21,7 +23,15 @@ from diffusers import (
     schedulers,
 )
 
-from decoct.pipelines.igds.schedulers import SERVED, check_scheduler, level, prediction_steps, with_timesteps
+from decoct.pipelines.igds.schedulers import (
+    SERVED,
+    NotCarried,
+    check_guidance,
+    check_scheduler,
+    level,
+    prediction_steps,
+    with_timesteps,
+)
 
 ROOT = Path(__file__).parents[2]
 STEPS = 6
@@ -39,14 +49,25 @@ def benchmark() -> Any:
     return load("schedulers")
 
 
-OPTIONS = (
-    {"prediction_type": "v_prediction"},
-    {"solver_order": 3},
-    {"algorithm_type": "sde-dpmsolver++"},
-    {"use_karras_sigmas": True},
-    {"use_flow_sigmas": True, "prediction_type": "flow_prediction"},
-    {"clip_sample": True},
-    {"thresholding": True},
+SOLVERS = {"DPMSolverMultistep", "DPMSolverSinglestep", "EDMDPMSolverMultistep", "UniPCMultistep"}
+TWICE = {"HeunDiscrete", "KDPM2AncestralDiscrete", "KDPM2Discrete"}  # two passes a step
+# Options, and the schedulers that carry no guidance of samples with them, and none of predictions.
+OPTIONS: tuple[tuple[dict[str, Any], set[str], set[str]], ...] = (
+    ({"prediction_type": "v_prediction"}, SOLVERS | TWICE | {"PNDM", "SASolver"}, TWICE | {"PNDM"}),
+    ({"solver_order": 3}, SOLVERS, {"EDMDPMSolverMultistep"}),
+    ({"algorithm_type": "sde-dpmsolver++"}, SOLVERS, set()),
+    (
+        {"use_karras_sigmas": True},
+        SOLVERS | TWICE | {"SASolver"},
+        (TWICE - {"HeunDiscrete"}) | {"DEISMultistep", "SASolver"},
+    ),
+    (
+        {"use_flow_sigmas": True, "prediction_type": "flow_prediction"},
+        SOLVERS | {"DEISMultistep", "SASolver"},
+        {"DEISMultistep"},
+    ),
+    ({"clip_sample": True}, TWICE, TWICE),
+    ({"thresholding": True}, SOLVERS, set()),
 )
 
 
@@ -63,21 +84,25 @@ def configured(options: dict[str, Any]) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("place", ["sample", "prediction"])
-@pytest.mark.parametrize("options", OPTIONS, ids="-".join)
-def test_guidance_arrives_in_every_configuration_or_is_refused(benchmark, options, place):
+@pytest.mark.parametrize(("options", "samples", "predictions"), OPTIONS, ids=lambda each: "-".join(sorted(each)))
+def test_guidance_arrives_in_every_configuration_or_is_refused(benchmark, options, samples, predictions, place):
     """What clips does nothing within its bounds, in which such small guidance stays."""
     found = configured(options)
     if options.keys() & {"clip_sample", "thresholding"}:
         # Their own noise leaves the bounds: the network of the benchmark does not take it out.
         found = {name: each for name, each in found.items() if not name.startswith(("DDPM", "SASolver"))}
     assert found
+    refused = set()
     for name, scheduler in found.items():
         try:
             arrived = benchmark.shares(scheduler, place, STEPS, size=0.01)
         except ValueError as error:
             assert name in str(error) and "from_config" in str(error)
+            refused.add(name)
         else:
             assert all(0.95 <= share <= 1.05 for share in arrived), (name, arrived)
+    expected = {f"{name}Scheduler" for name in (samples if place == "sample" else predictions)}
+    assert refused == expected & found.keys()
 
 
 @pytest.mark.parametrize("place", ["sample", "prediction"])
@@ -96,6 +121,48 @@ def test_guidance_of_one_step_arrives_or_is_refused(benchmark, place):
     assert served["DDPMScheduler"] and served["DDIMScheduler"] and served["EulerDiscreteScheduler"]
     for name in ("DPMSolverMultistepScheduler", "UniPCMultistepScheduler", "EDMDPMSolverMultistepScheduler"):
         assert served[name] == (place == "prediction")
+
+
+FLOW = {"use_flow_sigmas": True, "prediction_type": "flow_prediction", "flow_shift": 3.0}
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "steps"),
+    [
+        ("FlowMatchEuler", {"use_karras_sigmas": True}, 250),
+        ("FlowMatchEuler", {"use_exponential_sigmas": True, "use_dynamic_shifting": True}, 250),
+        ("FlowMatchEuler", {"use_beta_sigmas": True}, 1000),
+        ("FlowMatchEuler", {"shift_terminal": 0.1}, 250),
+        ("FlowMatchHeun", {}, 20),
+        ("DPMSolverMultistep", {**FLOW, "use_karras_sigmas": True}, 250),
+        ("DEISMultistep", FLOW, 20),
+        ("EDMEuler", {"sigma_schedule": "exponential"}, 250),
+        ("EDMDPMSolverMultistep", {"final_sigmas_type": "sigma_min"}, 20),
+        ("DDIM", {"set_alpha_to_one": False}, 20),
+        ("DDIM", {"timestep_spacing": "linspace"}, 50),
+        ("DPMSolverMultistep", {}, 1500),  # more steps than DDIM has
+        ("PNDM", {}, 20),
+        ("KDPM2", {}, 20),
+    ],
+)
+def test_the_remedy_that_is_named_carries_the_guidance(name, options, steps):
+    kind = next(
+        getattr(schedulers, each) for each in SERVED if each in (f"{name}Scheduler", f"{name}DiscreteScheduler")
+    )
+    scheduler, refused = kind(**options), 0
+    for place in ("sample", "prediction"):
+        try:
+            check_guidance(with_timesteps(scheduler, steps), place)
+        except NotCarried as error:
+            refused += 1
+            named = re.search(
+                r"pipe\.scheduler = (\w+)(\.from_config\([^)]*\))(?:, and take (\d+) steps)?\.$", str(error)
+            )
+            other = eval(f"{named[1]}{named[2]}", vars(schedulers) | {"pipe": SimpleNamespace(scheduler=scheduler)})
+            check_guidance(with_timesteps(other, int(named[3] or steps)), place)
+            if "change it" in str(error):
+                check_guidance(with_timesteps(scheduler, steps), "prediction")
+    assert refused
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if name not in SERVED])
@@ -130,6 +197,10 @@ def test_the_record_has_every_scheduler_and_what_is_measured_today(benchmark):
         (
             DPMSolverMultistepScheduler(variance_type="learned_range"),
             "variance_type must be None for DPM.*Got 'learned",
+        ),
+        (
+            FlowMatchEulerDiscreteScheduler(invert_sigmas=True),
+            r"invert_sigmas of FlowMatch.* must be False.*Got True: pipe.scheduler = .*config, invert_sigmas=False\)\.",
         ),
         (
             EDMEulerScheduler(prediction_type="sample"),

@@ -72,6 +72,33 @@ def test_a_text_encoder_can_be_left_out_where_there_are_others(family, number, c
     assert torch.isfinite(prior([0, 2], guidance_scale=1.0, **options).images).all()
 
 
+@pytest.mark.parametrize("family", ["pixart", "pixart_alpha"])
+def test_pixart_is_loaded_as_it_is_published(published, changed, make_estimator, family):
+    """By the name that its transformer had in diffusers of that time; it makes the images of today's name."""
+    folder = changed(family, transformer=["diffusers", "Transformer2DModel"])
+    config = json.loads((folder / "transformer/config.json").read_text("utf-8"))
+    assert config["norm_type"] == "ada_norm_single"
+    (folder / "transformer/config.json").write_text(
+        json.dumps({**config, "_class_name": "Transformer2DModel"}), "utf-8"
+    )
+    options = {"num_inference_steps": 2, "guidance_scale": 1.0}
+    images = []
+    for each in (folder, published(family)):
+        prior = load_text_to_image(each, make_estimator(), PROMPTS)
+        generators = [torch.Generator().manual_seed(seed) for seed in range(2)]
+        images.append(prior([0, 2], generator=generators, **options).images)
+    assert torch.equal(*images)
+
+
+@pytest.mark.parametrize("family", ["pixart", "flux"])
+def test_another_transformer_by_that_name(changed, make_estimator, family):
+    folder = changed(family, transformer=["diffusers", "Transformer2DModel"])
+    config = json.loads((folder / "transformer/config.json").read_text("utf-8"))
+    (folder / "transformer/config.json").write_text(json.dumps({**config, "norm_type": "ada_norm_zero"}), "utf-8")
+    message = "Got diffusers.Transformer2DModel with norm_type 'ada_norm_zero' in the model_index.json of"
+    assert message in refusal(folder, make_estimator())
+
+
 @pytest.mark.parametrize(
     ("family", "values", "message"),
     [

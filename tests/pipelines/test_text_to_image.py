@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from typing import Any
 
 import pytest
@@ -340,13 +341,26 @@ def test_a_size_that_the_pipeline_does_not_make_is_refused_when_it_is_loaded(mak
         make_prior(family, image_size=side)
 
 
+def test_a_pixart_of_another_size_is_sampled_in_whole_patches(make_estimator, seeded, tmp_path):
+    """Latents of half the images' side, in patches of 8."""
+    pipeline = build("pixart", tmp_path)
+    config = {**pipeline.transformer.config, "patch_size": 8}
+    pipeline.transformer = type(pipeline.transformer).from_config(config).eval()
+    with pytest.raises(ValueError, match="a multiple of 16 for PixArtSigmaPipeline. Got 24: the nearest is 16 or 32."):
+        TextToImagePrior(pipeline, make_estimator(), PROMPTS, image_size=24)
+    prior = TextToImagePrior(pipeline, make_estimator(), PROMPTS, image_size=32)
+    assert prior(LABELS, **options_of("pixart", seeded)).images.shape == (3, 3, 32, 32)
+
+
 def test_images_that_a_safety_checker_blacks_out_are_refused(make_prior, seeded, monkeypatch):
     prior = make_prior("stable_diffusion")
     check = lambda image, device, dtype: (image, [False, True, False])  # noqa: E731
     monkeypatch.setattr(prior.pipeline, "run_safety_checker", check)
     with pytest.raises(FlaggedImages, match=r"must pass all images.*Got image 1 \('a photo of a dog'\): ") as flagged:
         prior(LABELS, **options_of("", seeded))
-    assert flagged.value.rows == [1]
+    for error in (flagged.value, pickle.loads(pickle.dumps(flagged.value))):
+        assert (error.rows, error.prompts) == ([1], ["a photo of a dog"])
+        assert str(error) == str(flagged.value)
 
 
 def test_what_cannot_be_guided_is_refused(make_prior, make_estimator, make_dit, seeded):

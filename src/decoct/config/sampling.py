@@ -61,8 +61,8 @@ class SamplingConfig(RunConfig):
     guide_on: Literal["sample", "x0_pred", "prediction"] | None = option(
         None,
         "Where the guidance is taken and where it enters: both at the next noisy sample (Algorithm 2); taken at the "
-        "predicted clean image, entering the next sample; or both at the prediction, which every scheduler carries. "
-        "Default: sample, and prediction with --prompt.",
+        "predicted clean image, entering the next sample; or both at the prediction, which most solvers of higher "
+        "order carry too. What a scheduler does not carry is refused. Default: sample, and prediction with --prompt.",
         matters="sampling",
     )
     guidance_reduction: Literal["sum", "mean"] = option(

@@ -164,6 +164,11 @@ def _check_features(estimator: VariationalEstimator, wrong: str) -> None:
         raise ValueError(
             f"{wrong}, a {kind!r}, whose features have the shape {tuple(features.shape)}, not (2, {width})."
         )
+    if not bool(torch.isfinite(features).all()):
+        raise ValueError(
+            f"{wrong}, a {kind!r}, whose features are NaN or infinite: check its weights and buffers, as for a "
+            "batch norm's negative variance, or take another encoder."
+        )
     if not torch.allclose(features, again, rtol=1e-3):
         raise ValueError(
             f"{wrong}, a {kind!r}, whose features of an image change from pass to pass, as of a random part: take "

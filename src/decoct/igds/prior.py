@@ -18,7 +18,9 @@ from diffusers import (
     DiTTransformer2DModel,
     DPMSolverMultistepScheduler,
     ModelMixin,
+    PixArtTransformer2DModel,
     SchedulerMixin,
+    Transformer2DModel,
     UNet2DModel,
 )
 from safetensors import SafetensorError
@@ -48,6 +50,8 @@ __all__ = [
 GuidedPrior: TypeAlias = IGDSPipeline | TextToImagePrior
 MOST_STEPS = 100_000  # of training; usual are 1,000
 NETWORKS = {"unet": UNet2DModel, "transformer": DiTTransformer2DModel, "vae": AutoencoderKL}
+# What a `Transformer2DModel`, as the transformers of DiT and PixArt were published, is by its `norm_type`.
+PUBLISHED = {"ada_norm_zero": DiTTransformer2DModel, "ada_norm_single": PixArtTransformer2DModel}
 # One of several text encoders, without which a pipeline works: published so to save memory.
 SPARED = {
     "StableDiffusionXLPipeline": ("tokenizer", "text_encoder"),
@@ -198,10 +202,15 @@ def _check_parts(kind: type[diffusers.DiffusionPipeline], index: dict[str, Any],
             continue
         library, named = map(str, entry) if isinstance(entry, list) and len(entry) == 2 else ("none", "none")
         found = getattr({"diffusers": diffusers, "transformers": transformers}.get(library), named, None)
+        got = f"{library}.{named}"
+        if (library, named) == ("diffusers", Transformer2DModel.__name__):
+            with _loading_text_to_image(name_or_path):
+                norm = Transformer2DModel.load_config(name_or_path, subfolder=name).get("norm_type")
+            found, got = PUBLISHED.get(norm, found), f"{got} with norm_type {norm!r}"
         if not (isinstance(found, type) and issubclass(found, expected)):
             kinds = [each.__name__ for each in expected]
             raise ValueError(
-                f"{name} of a {kind.__name__} must be one of {kinds}. Got {library}.{named} in the model_index.json of "
+                f"{name} of a {kind.__name__} must be one of {kinds}. Got {got} in the model_index.json of "
                 f"{str(name_or_path)!r}."
             )
 

@@ -103,8 +103,20 @@ def foreign_names(folder: Path) -> list[str]:
 
 
 def differences(earlier: dict[str, Any], identity: dict[str, Any]) -> list[str]:
-    """Names of what two runs' identities do not share."""
-    return sorted(key for key in {*earlier, *identity} if earlier.get(key) != identity.get(key))
+    """Names of what two runs' identities do not share, but for the names of the same networks."""
+    return sorted(
+        key for key in {*earlier, *identity} if _by_content(earlier.get(key)) != _by_content(identity.get(key))
+    )
+
+
+def _by_content(value: Any) -> Any:
+    """A value without the names of networks: by its fingerprint one is the same in a folder elsewhere."""
+    if isinstance(value, list):
+        return [_by_content(each) for each in value]
+    if isinstance(value, dict):
+        known = {"name"} if "fingerprint" in value else set()
+        return {key: _by_content(each) for key, each in value.items() if key not in known}
+    return value
 
 
 def kind_of(identity: dict[str, Any]) -> str:

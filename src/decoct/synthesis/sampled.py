@@ -7,6 +7,7 @@ import dataclasses
 import functools
 import hashlib
 import inspect
+import json
 import logging
 import math
 import time
@@ -200,8 +201,8 @@ def sample_chunk(pipeline: GuidedPrior, chunk: Chunk, settings: SamplingSettings
                 raise ValueError(
                     f"The prior's safety checker must pass the images of class {chunk.label}. Got tiles {lost} blacked "
                     f"out with each of {TRIES} seeds: give the class another prompt than {error.prompts[0]!r}, in a "
-                    "YAML file --prompts, with --overwrite; or go on with the same command and no checker, as a prior "
-                    'in a folder does whose model_index.json has "safety_checker": [null, null].'
+                    "YAML file --prompts, with --overwrite; or go on without the checker, by the same command with "
+                    '--prior a copy of the folder whose model_index.json has "safety_checker": [null, null].'
                 ) from error
             logger.warning(
                 "The prior's safety checker blacked out tiles %s of class %d (%r): sampled again with other seeds.",
@@ -428,6 +429,8 @@ def _check_guidance(pipeline: GuidedPrior, settings: SamplingSettings) -> None:
     except NotCarried:
         raise
     except ValueError as error:
+        with contextlib.suppress(NotCarried):  # what two steps cannot do either is not for their number
+            pipeline.check_guidance(settings.guide_on, 2)
         raise ValueError(
             f"sampling_steps must be a number of steps that the prior's {type(pipeline.scheduler).__name__} can take. "
             f"Got {settings.sampling_steps}: {one_line(error)}"
@@ -435,8 +438,15 @@ def _check_guidance(pipeline: GuidedPrior, settings: SamplingSettings) -> None:
 
 
 def asked_for(pipeline: GuidedPrior) -> dict[str, Any]:
-    """The prompts of a text-to-image prior, which the result depends on."""
-    return {"prompts": pipeline.prompts} if isinstance(pipeline, TextToImagePrior) else {}
+    """What the result depends on beside weights: the scheduler as it is configured, and the prompts of a prior of text.
+
+    The configuration of a prior's own scheduler lies in its folder, which may be exchanged under the same weights.
+    """
+    config = json.loads(pipeline.scheduler.to_json_string())
+    config.pop("_diffusers_version")
+    digest = hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()[:12]
+    asked: dict[str, Any] = {"scheduler": f"{type(pipeline.scheduler).__name__} {digest}"}
+    return {**asked, "prompts": pipeline.prompts} if isinstance(pipeline, TextToImagePrior) else asked
 
 
 def check_pipeline(
@@ -516,16 +526,8 @@ def sampler_networks(config: DistillConfig, pipeline: GuidedPrior) -> dict[str, 
     estimator, prior = fingerprint_of({"": pipeline.estimator}), prior_fingerprint(pipeline)
     return {
         "estimator": {"name": config.estimator, "fingerprint": estimator},
-        "prior": {"name": config.prior, "fingerprint": prior, **asked_for(pipeline), **sampler_of(config, pipeline)},
+        "prior": {"name": config.prior, "fingerprint": prior, **asked_for(pipeline)},
     }
-
-
-def sampler_of(config: DistillConfig, pipeline: GuidedPrior) -> dict[str, str]:
-    """The scheduler of a pipeline that was given in Python, which no option says; of others the options do."""
-    if config.prior != IN_MEMORY:
-        return {}
-    digest = hashlib.sha256(pipeline.scheduler.to_json_string().encode()).hexdigest()[:12]
-    return {"scheduler": f"{type(pipeline.scheduler).__name__} {digest}"}
 
 
 def plan_sampled(

@@ -64,6 +64,7 @@ def test_the_manifest_names_what_made_the_images(finished, settings, pipeline, t
         "estimator": {"name": settings["estimator"], "fingerprint": fingerprint_of({"": pipeline.estimator})},
         "teacher": {"name": teacher.name, "fingerprint": teacher.fingerprint()},
     }
+    assert manifest["prior"].pop("scheduler").startswith("DDPMScheduler ")
     assert {name: manifest[name] for name in networks} == networks
     assert manifest["betas"] == {"1": default_beta(1), "3": default_beta(3)}
     assert (manifest["config"]["method"], manifest["config"]["beta"]) == ("igds", None)
