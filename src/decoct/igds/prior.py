@@ -188,7 +188,10 @@ def _check_parts(kind: type[diffusers.DiffusionPipeline], index: dict[str, Any],
         index: Content of its `model_index.json`.
     """
     _scheduler_class(index.get("scheduler"), name_or_path)
-    for name, annotated in kind._get_signature_types().items():
+    annotations, left_out = kind._get_signature_types(), _left_out(kind, index)
+    for name, annotated in annotations.items():
+        if name in left_out:
+            continue
         if name.startswith("tokenizer"):
             expected: tuple[type, ...] = (PreTrainedTokenizerBase,)
         elif name.startswith("text_encoder") or name in ("unet", "transformer"):
@@ -198,8 +201,6 @@ def _check_parts(kind: type[diffusers.DiffusionPipeline], index: dict[str, Any],
         else:  # what stock pipelines do without, and settings
             continue
         entry = index.get(name)
-        if name in _left_out(kind, index):
-            continue
         library, named = map(str, entry) if isinstance(entry, list) and len(entry) == 2 else ("none", "none")
         found = getattr({"diffusers": diffusers, "transformers": transformers}.get(library), named, None)
         got = f"{library}.{named}"
