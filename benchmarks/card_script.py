@@ -54,10 +54,8 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=RESULTS / "card_script.json", help="result file")
     options = parser.parse_args()
     manifest, results = (read_json(options.distilled / f"{name}.json") for name in ("manifest", "results"))
-    ipc, own = (
-        max(manifest["ipcs"]),
-        {"labels": "mixed", "protocol": "strong_kd", "method": manifest["config"]["method"]},
-    )
+    ipc = max(manifest["ipcs"])
+    own = {"labels": "mixed", "protocol": "strong_kd", "method": manifest["config"]["method"]}
     own |= {"ipc": ipc, "student": f"convnet{depth_of(manifest['image_size'])}"}
     records = [each for each in results if own.items() <= each.items()]
     if not records:
