@@ -84,6 +84,20 @@ def test_publishing_again_makes_a_commit_only_of_what_changed(hub, folder, caplo
     assert titles[1:] == ["First", "Dataset by decoct"]
 
 
+def test_the_same_networks_under_other_names_are_no_other_dataset(hub, folder):
+    """Distilled again where the teacher lies elsewhere: fingerprints say what it is."""
+    to_hub(folder)
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest["teacher"]["name"] = "moved"
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    to_hub(folder)
+    assert json.loads(hub.files("dataset", "user/thing")["manifest.json"])["teacher"]["name"] == "moved"
+    manifest["teacher"]["fingerprint"] = "another"
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(ValueError, match="another dataset, which differs in teacher"):
+        to_hub(folder)
+
+
 def test_a_dry_run_contacts_nothing(hub, folder, monkeypatch):
     monkeypatch.delenv("HF_TOKEN")
     (folder / "notes.txt").write_text("mine")

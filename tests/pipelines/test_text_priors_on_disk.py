@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import text_to_image
 import torch
+from safetensors.torch import load_file, save_file
 
 from decoct.igds.prior import load_text_to_image
 from decoct.pipelines.igds.text_to_image import TextToImagePrior
@@ -146,6 +147,31 @@ def test_components_of_another_kind(changed, make_estimator, family, values, mes
 )
 def test_parts_that_are_missing(changed, make_estimator, family, without, message):
     assert message in refusal(changed(family, without=without), make_estimator())
+
+
+@pytest.mark.parametrize(("family", "part"), [("stable_diffusion", "text_encoder"), ("flux", "text_encoder_2")])
+@pytest.mark.parametrize("change", ["missing", "mismatched"])
+def test_text_encoders_without_all_their_weights(changed, make_estimator, family, part, change):
+    """transformers would fill them in at random, and say so in a warning alone."""
+    folder = changed(family)
+    file = folder / part / "model.safetensors"
+    tensors = load_file(file)
+    name = next(each for each in tensors if each.endswith(("q_proj.weight", "q.weight")))
+    kept = {key: tensor for key, tensor in tensors.items() if key != name}
+    halved = {**kept, name: tensors[name][:1].clone()}
+    save_file(kept if change == "missing" else halved, file, {"format": "pt"})
+    message = refusal(folder, make_estimator())
+    assert f"{part} of the prior {str(folder)!r} must hold" in message
+    assert f"Got {change}: " in message and name.rpartition("layer")[2] in message
+
+
+def test_text_encoders_with_more_than_their_weights(changed, make_estimator):
+    """As Stable Diffusion 1 was published with, from a version whose tables of positions were stored."""
+    folder = changed("stable_diffusion")
+    file = folder / "text_encoder/model.safetensors"
+    more = {"text_model.embeddings.position_ids": torch.arange(77)[None], "logit_scale": torch.ones(())}
+    save_file({**load_file(file), **more}, file, {"format": "pt"})
+    assert load_text_to_image(folder, make_estimator(), PROMPTS).prompts == PROMPTS
 
 
 def test_a_tokenizer_of_t5_without_files_knows_no_words(make_estimator, tmp_path):

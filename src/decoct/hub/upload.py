@@ -18,7 +18,7 @@ from huggingface_hub.hf_api import RepoFile
 from decoct.distilled.manifest import MANIFEST
 from decoct.hub.contents import CARD, Contents, repo_type_of
 from decoct.pages.markdown import is_sealed
-from decoct.run.folder import identity_of
+from decoct.run.folder import differences, identity_of
 
 __all__ = ["Push", "push"]
 
@@ -188,8 +188,8 @@ def dataset_difference(wanted: Push, present: dict[str, RepoFile], read: Callabl
     if MANIFEST not in present:
         return Difference(f"no {MANIFEST}, but {some_of(present)}", stale)
     theirs, ours = (object_of(content) for content in (read(MANIFEST), wanted.content(MANIFEST)))
-    different = sorted(key for key, value in identity(ours).items() if identity(theirs).get(key) != value)
-    if different:
+    expected = identity(ours)
+    if different := [key for key in differences(identity(theirs), expected) if key in expected]:
         pages = ({"preview.png", "report.html", "results.json"} & set(present)) - wanted.names
         return Difference(f"another dataset, which differs in {', '.join(different[:5])}", stale | pages)
     if stale:

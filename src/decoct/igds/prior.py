@@ -24,7 +24,7 @@ from diffusers import (
     UNet2DModel,
 )
 from safetensors import SafetensorError
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from decoct.data.source import SAMPLE, model_location, record_beside
 from decoct.data.spec import ImageSpec
@@ -152,8 +152,8 @@ def load_text_to_image(
         steps = diffusers.DDIMScheduler.load_config(name_or_path, subfolder="scheduler")
     _check_steps(steps, name_or_path)
     with _loading_text_to_image(name_or_path):
-        without = _left_out(kind, index)
-        pipeline = kind.from_pretrained(name_or_path, use_safetensors=True, variant=variant, **without)
+        parts = {**_left_out(kind, index), **_text_encoders(index, name_or_path, variant)}
+        pipeline = kind.from_pretrained(name_or_path, use_safetensors=True, variant=variant, **parts)
     pipeline.scheduler = with_scheduler(pipeline.scheduler, scheduler, latent=True)
     pipeline.set_progress_bar_config(disable=True)
     vae = None if guidance_vae is None else _load_vae(guidance_vae)
@@ -179,6 +179,29 @@ def _loading_text_to_image(name_or_path: str | Path) -> Iterator[None]:
 def _left_out(kind: type[diffusers.DiffusionPipeline], index: dict[str, Any]) -> dict[str, None]:
     """The components of `SPARED` that a prior does not have, as diffusers wants to be told."""
     return {name: None for name in SPARED.get(kind.__name__, ()) if index.get(name) in (None, [None, None])}
+
+
+def _text_encoders(index: dict[str, Any], name_or_path: str | Path, variant: str | None) -> dict[str, PreTrainedModel]:
+    """A prior's text encoders, in float32; raises ValueError unless their weights are all there.
+
+    diffusers would fill in those that are not there at random.
+    """
+    found = {}
+    for name, entry in index.items():
+        if name.startswith("text_encoder") and entry != [None, None] and entry is not None:
+            encoder, info = getattr(transformers, entry[1]).from_pretrained(
+                name_or_path,
+                subfolder=name,
+                use_safetensors=True,
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,  # they are in the info, and refused with their names
+                dtype=torch.float32,
+                variant=variant,
+            )
+            # Published ones hold more at times, such as a table of positions, which changes nothing.
+            check_loaded({**info, "unexpected_keys": []}, f"{name} of the prior {str(name_or_path)!r}")
+            found[name] = encoder
+    return found
 
 
 def _check_parts(kind: type[diffusers.DiffusionPipeline], index: dict[str, Any], name_or_path: str | Path) -> None:
