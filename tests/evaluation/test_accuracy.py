@@ -80,6 +80,23 @@ def test_epochs_are_the_protocols_unless_given(config, tmp_path):
         evaluate(config(protocols=[*short["protocols"], str(tmp_path / "other.yaml")]))
 
 
+def test_a_budget_of_steps_is_the_same_for_few_and_for_many_images(config):
+    budget = {"epochs": None, "max_steps": 5, "labels": ["hard"], "protocols": ["strong_kd"]}
+    plan = plan_evaluate(config(**budget))
+    # Batches of 10: an epoch of 3 images is a step, and so is one of 9.
+    assert [(row["title"][:5], row["images_seen"]) for row in plan] == [("IPC 1", 3 * 5), ("IPC 3", 9 * 5)]
+    (record,) = evaluate(config(**budget, ipc=[1]))
+    assert record["overrides"] == {"max_steps": 5}
+    (other,) = evaluate(config(epochs=5, ipc=[1], labels=["hard"], protocols=["strong_kd"]))
+    assert other["accuracies"] == record["accuracies"] and other["config_hash"] != record["config_hash"]
+    (paper,) = plan_evaluate(config(epochs=None, max_steps=7, ipc=[3], labels=["hard"], protocols=["rded_kd"]))
+    assert paper["images_seen"] == 9 * 7  # in place of 300 epochs
+    with pytest.raises(ValueError, match="max_steps must be left out beside --epochs. Got 5"):
+        config(epochs=3, max_steps=5)
+    with pytest.raises(ValueError, match="max_steps must be at least 1. Got 0"):
+        config(epochs=None, max_steps=0)
+
+
 def test_the_moving_average_is_measured(config, tmp_path):
     text = (
         (files("decoct.presets") / "protocols" / "rded_kd.yaml").read_text().replace("name: rded_kd", "name: averaged")

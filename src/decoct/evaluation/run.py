@@ -116,6 +116,10 @@ class Evaluation(ABC, Generic[UnitType]):
         self.manifest = read_manifest(config.distilled, revision)
         self.config = config = with_held_out(config, self.manifest)
         self.protocols = protocols or load_protocols(config.protocols)
+        if (steps := config.max_steps) is not None:
+            self.protocols = {
+                name: dataclasses.replace(each, epochs=None, steps=steps) for name, each in self.protocols.items()
+            }
         self.spec = spec_of(self.manifest)
         if config.output_dir is None and not Path(config.distilled).is_dir():
             raise ValueError(
@@ -315,6 +319,7 @@ class Evaluation(ABC, Generic[UnitType]):
         usual = epoch_count(protocol, setting.ipc, classes, setting.ipc * classes) if protocol.steps is None else None
         values = {
             "epochs": None if config.epochs == usual else config.epochs,
+            "max_steps": config.max_steps,
             # Stored views bring their own boxes.
             "rrc_scale": None if setting.labels in ("views", "mixed") else config.rrc_scale,
             "mixed_precision": None if config.mixed_precision == "no" else config.mixed_precision,
