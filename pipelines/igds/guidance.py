@@ -1,29 +1,26 @@
 """Information guidance, the extra step that IGDS adds to a reverse diffusion (Algorithm 2 of the IGDS paper).
 
-The two estimates of a labelled image `x` with class `y`, under a variational estimator with unit embeddings `f(x)` and
-logits `g(f(x))`, are the prototype term `log P(y | g(f(x)))` and the contextual term `KL(softmax(f(x) / tau) || Q)`,
-where `Q` is the mean of `softmax(f(x) / tau)` over the images of the class. The file stands alone: a copy of it travels
-with every saved pipeline.
+The file stands alone: a copy of it travels with every saved pipeline.
 """
 
 from __future__ import annotations
 
 import contextlib
-import copy
 import functools
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any, TypeVar
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import torch
-import torch.nn.functional as F
 from diffusers import DiffusionPipeline, SchedulerMixin
 from diffusers.callbacks import PipelineCallback
 from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
-from transformers import PreTrainedConfig, PreTrainedModel
+from transformers import PreTrainedModel
 
-from .reverse import check_labels, clean_prediction, decode_latents, ids_by_name, label_ids, unpacked_latents
+from .estimates import as_estimate, check_estimator, class_names, decoded, frozen_copy
+from .information import information_gradient, information_terms, precise_dtype
+from .reverse import check_labels, clean_prediction, label_ids, unpacked_latents
 from .schedulers import (
     PredictionSteps,
     check_guidance,
@@ -33,238 +30,7 @@ from .schedulers import (
     with_timesteps,
 )
 
-__all__ = [
-    "Estimate",
-    "InformationGuidance",
-    "as_estimate",
-    "check_estimator",
-    "class_names",
-    "class_means",
-    "contextual_terms",
-    "decoded",
-    "estimator_input",
-    "frozen_copy",
-    "information_gradient",
-    "information_terms",
-    "prototype_terms",
-    "soft_assignments",
-]
-
-OFFLOADING = ("_hf_hook", "_old_forward", "forward")  # what accelerate adds to a module
-Estimate = Callable[[Tensor], tuple[Tensor, Tensor]]
-Network = TypeVar("Network", bound=nn.Module)
-
-
-def soft_assignments(embeddings: Tensor, temperature: float) -> Tensor:
-    """Distributions over the embedding's dimensions, `softmax(embeddings / temperature)`, of shape `(batch, dim)`."""
-    return F.softmax(embeddings / temperature, dim=-1, dtype=_precise(embeddings))
-
-
-def class_means(assignments: Tensor, labels: Tensor) -> Tensor:
-    """For each row of `(batch, dim)`, the mean over the rows that have its label (`Q` of the paper's Algorithm 2)."""
-    _, classes, counts = labels.unique(return_inverse=True, return_counts=True)
-    sums = assignments.new_zeros(len(counts), assignments.shape[1]).index_add(0, classes, assignments)
-    return (sums / counts[:, None])[classes]
-
-
-def contextual_terms(embeddings: Tensor, means: Tensor, temperature: float) -> Tensor:
-    """`KL(softmax(embeddings / temperature) || means)` of each row, in nats, of shape `(batch,)`."""
-    logs = F.log_softmax(embeddings / temperature, dim=-1, dtype=_precise(embeddings))
-    return (logs.exp() * (logs - means.clamp_min(torch.finfo(means.dtype).tiny).log())).sum(dim=-1)
-
-
-def prototype_terms(logits: Tensor, labels: Tensor) -> Tensor:
-    """`log P(label | logits)` of each row, in nats, of shape `(batch,)`."""
-    return F.log_softmax(logits, dim=-1, dtype=_precise(logits)).gather(-1, labels[:, None]).squeeze(-1)
-
-
-def estimator_input(images: Tensor, estimator_config: PreTrainedConfig) -> Tensor:
-    """Images in [-1, 1] of any size as the estimator's normalised input; differentiable.
-
-    Args:
-        images: Pixels of shape `(batch, channels, height, width)`; values outside [-1, 1] are not clipped.
-        estimator_config: Has `image_size`, `num_channels`, and `image_mean` and `image_std` of pixels in [0, 1].
-
-    Returns:
-        Shape `(batch, channels, image_size, image_size)`; resized bilinearly with antialiasing where the sizes differ.
-
-    Raises:
-        ValueError: if the number of channels is not the estimator's.
-    """
-    if images.shape[1] != estimator_config.num_channels:
-        raise ValueError(
-            f"images must have the {estimator_config.num_channels} channels of the estimator. Got {images.shape[1]}."
-        )
-    size = (estimator_config.image_size, estimator_config.image_size)
-    if images.shape[-2:] != size:
-        images = F.interpolate(images, size, mode="bilinear", align_corners=False, antialias=True)
-    mean, std = (
-        torch.tensor(value, dtype=images.dtype, device=images.device)[:, None, None]
-        for value in (estimator_config.image_mean, estimator_config.image_std)
-    )
-    return (images / 2 + 0.5 - mean) / std
-
-
-def _precise(values: Tensor) -> torch.dtype:
-    """At least float32."""
-    return torch.promote_types(values.dtype, torch.float32)
-
-
-def information_terms(
-    images: Tensor, labels: Tensor, estimate: Estimate, temperature: float, micro_batch: int | None = None
-) -> tuple[Tensor, Tensor]:
-    """The prototype and contextual term of each image, both of shape `(batch,)`, in nats, without any gradient."""
-    with torch.no_grad():
-        parts = [estimate(chunk) for chunk in images.split(micro_batch or len(images))]
-        embeddings, logits = (torch.cat(part) for part in zip(*parts, strict=True))
-        means = class_means(soft_assignments(embeddings, temperature), labels)
-        return prototype_terms(logits, labels), contextual_terms(embeddings, means, temperature)
-
-
-def information_gradient(
-    images: Tensor,
-    labels: Tensor,
-    estimate: Estimate,
-    beta: float,
-    temperature: float,
-    reduction: str = "sum",
-    micro_batch: int | None = None,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradient of the information estimate with respect to the images (IGDS, Algorithm 2, lines 8 to 13).
-
-    The estimate is `sum_i [log P(y | g(f(x_i))) + beta * KL(softmax(f(x_i) / tau) || Q)]` over the images of a class in
-    the batch. `Q`, their mean, counts as a constant: `sum_i dKL_i/dQ` is the same number in every dimension, and the
-    entries of `Q` add up to one, so that their gradient vanishes.
-
-    Args:
-        images: Shape `(batch, channels, height, width)`: whatever `estimate` accepts, pixels or latents.
-        labels: The class of each image, of shape `(batch,)`; several classes may be mixed.
-        estimate: Maps images to unit embeddings `(batch, dim)` and logits `(batch, classes)`, differentiably.
-        beta: Weight of the contextual term, at least 0.
-        temperature: Temperature of the softmax over the embedding's dimensions, positive.
-        reduction: `sum` over the images of a class, or their `mean` (the paper's Eq. 29).
-        micro_batch: Images per pass; `Q` is of the whole batch all the same, so the result does not depend on it.
-
-    Returns:
-        The gradient, of the shape of `images`, and the prototype and contextual terms, of shape `(batch,)`, in nats.
-    """
-    images = images.detach()
-    size = micro_batch or len(images)
-    means = None
-    if size < len(images) and beta:
-        with torch.no_grad():
-            assignments = [soft_assignments(estimate(chunk)[0], temperature) for chunk in images.split(size)]
-        means = class_means(torch.cat(assignments), labels)
-
-    gradients, embeddings, logits = [], [], []
-    for rows in torch.arange(len(images), device=images.device).split(size):
-        with torch.enable_grad():
-            leaf = images[rows].requires_grad_(True)
-            embedding, logit = estimate(leaf)
-            objective = prototype_terms(logit, labels[rows]).sum()
-            if beta:
-                if means is None:
-                    means = class_means(soft_assignments(embedding.detach(), temperature), labels)
-                objective = objective + beta * contextual_terms(embedding, means[rows], temperature).sum()
-            gradients.append(torch.autograd.grad(objective, leaf)[0])
-        embeddings.append(embedding.detach())
-        logits.append(logit.detach())
-
-    gradient, embedding, logit = torch.cat(gradients), torch.cat(embeddings), torch.cat(logits)
-    if reduction == "mean":
-        counts = (labels[:, None] == labels[None, :]).sum(dim=1)
-        gradient = gradient / counts.to(gradient.dtype)[:, None, None, None]
-    if means is None:
-        means = class_means(soft_assignments(embedding, temperature), labels)
-    return gradient, prototype_terms(logit, labels), contextual_terms(embedding, means, temperature)
-
-
-def frozen_copy(module: Network, softplus: bool = False) -> Network:
-    """A copy in evaluation mode, of at least float32, whose parameters need no gradient; `module` stays as it is.
-
-    Args:
-        module: Any network, one that is offloaded to the CPU included: the copy is not.
-        softplus: Puts `Softplus(beta=3)` in place of every `ReLU`, which smooths the gradient (IGDS, section 5.1).
-
-    The copy shares the memory of its weights where they need no conversion.
-    """
-    shared: dict[int, Any] = {}
-    for part in module.modules():
-        hooks = [vars(part)[name] for name in OFFLOADING if "_hf_hook" in vars(part) and name in vars(part)]
-        shared.update({id(hook): hook for hook in hooks})
-        for name, parameter in part.named_parameters(recurse=False):
-            weight = _loaded(part, name, parameter.detach())
-            shared[id(parameter)] = nn.Parameter(weight, requires_grad=False)
-        shared.update(
-            {id(each): _loaded(part, name, each.detach()) for name, each in part.named_buffers(recurse=False)}
-        )
-    frozen = copy.deepcopy(module, shared).eval()
-    for part in frozen.modules():
-        if "_hf_hook" in vars(part):
-            for name in OFFLOADING:
-                vars(part).pop(name, None)
-    if softplus:
-        for name, layer in list(frozen.named_modules(remove_duplicate=False)):
-            if isinstance(layer, nn.ReLU):
-                frozen.set_submodule(name, nn.Softplus(beta=3))
-    dtype = next(frozen.parameters()).dtype
-    precise = torch.promote_types(dtype, torch.float32)
-    if dtype != precise:
-        frozen.to(dtype=precise)
-    return frozen.to(memory_format=torch.channels_last)
-
-
-def _loaded(part: nn.Module, name: str, weight: Tensor) -> Tensor:
-    """A weight, or what sequential offloading keeps in its place."""
-    if not weight.is_meta:
-        return weight
-    hook: Any = vars(part).get("_hf_hook")
-    for each in getattr(hook, "hooks", (hook,)):
-        weights = getattr(each, "weights_map", None)
-        if weights is not None:
-            return torch.as_tensor(weights[name])
-    raise ValueError(
-        f"{type(part).__name__} must have its weights loaded to guide. Got a parameter {name!r} without any."
-    )
-
-
-def as_estimate(estimator: PreTrainedModel, vae: nn.Module | None = None) -> Estimate:
-    """The estimator as a function of images in [-1, 1], or of the latents that `vae` decodes to such images."""
-
-    def estimate(batch: Tensor) -> tuple[Tensor, Tensor]:
-        images = batch if vae is None else decoded(vae, batch)
-        pixels = estimator_input(images.to(estimator.dtype), estimator.config)
-        output = estimator(pixel_values=pixels.contiguous(memory_format=torch.channels_last))
-        return output.embeddings, output.logits
-
-    return estimate
-
-
-def decoded(vae: nn.Module, latents: Tensor) -> Tensor:
-    """`decode_latents` in the VAE's precision; one that overflows in float16 (`force_upcast`) runs in float32."""
-    device = latents.device.type
-    overflows = bool(vae.config.get("force_upcast")) and torch.get_autocast_dtype(device) == torch.float16
-    enabled = torch.is_autocast_enabled(device) and not overflows
-    with torch.autocast(device, enabled=enabled):
-        return decode_latents(vae, latents.to(vae.dtype))
-
-
-def class_names(estimator: PreTrainedModel) -> dict[str, list[int]]:
-    """The class ids of each class name of an estimator."""
-    return ids_by_name(estimator.config.id2label)
-
-
-def check_estimator(estimator: PreTrainedModel) -> None:
-    """Raises ValueError if the configuration of an estimator does not say how pixels are normalised."""
-    channels = estimator.config.num_channels
-    for name in ("image_mean", "image_std"):
-        values = getattr(estimator.config, name, None)
-        if values is None or len(values) != channels or (name == "image_std" and min(values) <= 0):
-            positive = "positive " if name == "image_std" else ""
-            raise ValueError(
-                f"{name} in the estimator's configuration must be a list of {channels} {positive}numbers, one per "
-                f"channel of pixels in [0, 1]. Got {values}."
-            )
+__all__ = ["InformationGuidance"]
 
 
 class InformationGuidance(PipelineCallback):
@@ -397,7 +163,7 @@ class InformationGuidance(PipelineCallback):
         """
         steps: Any = self._steps
         predicted, variance = output.split([sample.shape[1], output.shape[1] - sample.shape[1]], dim=1)
-        clean = clean_prediction(pipeline.scheduler, predicted.to(_precise(predicted)), step_index, sample)
+        clean = clean_prediction(pipeline.scheduler, predicted.to(precise_dtype(predicted)), step_index, sample)
         images, labels = self.inputs(pipeline, step_index, {"pred_original_sample": clean.to(sample.dtype)})
         gradient = self._gradient(pipeline, images, labels, step_index)
         step = self.config.guidance_scale * float(steps.shift[step_index] / steps.of_output[step_index])
@@ -489,7 +255,7 @@ class InformationGuidance(PipelineCallback):
         with _autocast(images):
             estimate = as_estimate(self.estimator, self._vae)
             return information_terms(
-                images.to(_precise(images)), labels, estimate, self.config.temperature, self.config.micro_batch
+                images.to(precise_dtype(images)), labels, estimate, self.config.temperature, self.config.micro_batch
             )
 
     def inputs(
@@ -526,7 +292,7 @@ class InformationGuidance(PipelineCallback):
         settings = (config.beta, config.temperature, config.reduction, config.micro_batch)
         vae = self._vae
         with _autocast(images):
-            latents = images.to(_precise(images))
+            latents = images.to(precise_dtype(images))
             if vae is None:
                 gradient, _, _ = information_gradient(latents, labels, as_estimate(self.estimator), *settings)
             else:
@@ -551,7 +317,7 @@ class InformationGuidance(PipelineCallback):
         with torch.no_grad():
             images = torch.cat([decoded(vae, unpacked(part)) for part in parts])
         at_images, _, _ = information_gradient(
-            images.to(_precise(images)), labels, as_estimate(self.estimator), *settings
+            images.to(precise_dtype(images)), labels, as_estimate(self.estimator), *settings
         )
         gradients = []
         for part, outer in zip(parts, at_images.split(size), strict=True):

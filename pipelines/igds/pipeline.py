@@ -35,7 +35,9 @@ from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from .guidance import InformationGuidance, as_estimate, check_estimator, class_names, frozen_copy, information_terms
+from .estimates import as_estimate, check_estimator, class_names, frozen_copy
+from .guidance import InformationGuidance
+from .information import information_terms
 from .reverse import (
     check_components,
     check_labels,
@@ -51,7 +53,8 @@ from .schedulers import check_guidance, check_scheduler, with_timesteps
 
 __all__ = ["IGDSPipeline", "IGDSPipelineOutput"]
 
-CODE = ("pipeline.py", "guidance.py", "reverse.py", "schedulers.py")
+# What this file imports, each by itself: of a local pipeline, diffusers copies what its first file imports, no more.
+CODE = ("pipeline.py", "guidance.py", "estimates.py", "information.py", "reverse.py", "schedulers.py")
 COMPONENTS = ("unet", "transformer", "vae", "estimator")
 
 

@@ -19,7 +19,9 @@ from diffusers import DiffusionPipeline, ModelMixin, SchedulerMixin
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from .guidance import InformationGuidance, as_estimate, check_estimator, class_names, frozen_copy, information_terms
+from .estimates import as_estimate, check_estimator, class_names, frozen_copy
+from .guidance import InformationGuidance
+from .information import information_terms
 from .pipeline import IGDSPipelineOutput
 from .reverse import check_labels, label_ids
 from .schedulers import TRIAL_STEPS, check_guidance, check_scheduler, is_flow, with_timesteps

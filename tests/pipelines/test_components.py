@@ -22,7 +22,8 @@ from diffusers import (
 from torch import nn
 
 from decoct.igds.prior import load_pipeline
-from decoct.pipelines.igds.guidance import InformationGuidance, frozen_copy
+from decoct.pipelines.igds.estimates import frozen_copy
+from decoct.pipelines.igds.guidance import InformationGuidance
 from decoct.pipelines.igds.pipeline import IGDSPipeline
 from decoct.pipelines.igds.reverse import clean_prediction
 from decoct.pipelines.igds.schedulers import with_timesteps

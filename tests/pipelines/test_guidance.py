@@ -12,13 +12,11 @@ import torch.nn.functional as F
 from diffusers import DDPMScheduler, DiffusionPipeline
 from torch import Tensor, nn
 
-from decoct.pipelines.igds.guidance import (
-    InformationGuidance,
-    as_estimate,
+from decoct.pipelines.igds.estimates import as_estimate, estimator_input, frozen_copy
+from decoct.pipelines.igds.guidance import InformationGuidance
+from decoct.pipelines.igds.information import (
     class_means,
     contextual_terms,
-    estimator_input,
-    frozen_copy,
     information_gradient,
     information_terms,
     prototype_terms,

@@ -90,7 +90,7 @@ def test_a_saved_folder_holds_its_code(tmp_path, pipeline):
     assert index["_class_name"] == ["pipeline", "IGDSPipeline"]
     assert index["estimator"] == ["estimator", "VariationalEstimator"]
     assert index["unet"] == ["diffusers", "UNet2DModel"] and index["vae"] == [None, None]
-    for name in ("pipeline.py", "guidance.py", "reverse.py", "schedulers.py"):
+    for name in ("pipeline.py", "guidance.py", "estimates.py", "information.py", "reverse.py", "schedulers.py"):
         assert (tmp_path / "own" / name).read_bytes() == (CODE / name).read_bytes()
     assert (tmp_path / "own" / "estimator" / "estimator.py").is_file()
 

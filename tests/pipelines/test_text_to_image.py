@@ -23,9 +23,11 @@ from diffusers import (
 )
 from text_to_image import FAMILIES, build, vae
 
-from decoct.pipelines.igds import guidance as guiding
+from decoct.pipelines.igds import estimates
 from decoct.pipelines.igds import text_to_image as module
-from decoct.pipelines.igds.guidance import InformationGuidance, decoded, information_gradient
+from decoct.pipelines.igds.estimates import decoded
+from decoct.pipelines.igds.guidance import InformationGuidance
+from decoct.pipelines.igds.information import information_gradient
 from decoct.pipelines.igds.reverse import decode_latents, unpacked_latents
 from decoct.pipelines.igds.text_to_image import FlaggedImages, TextToImagePrior
 
@@ -119,7 +121,7 @@ def test_images_of_flux_need_not_be_square(make_prior, make_estimator, seeded, m
     """4 x 16 tokens are as many as 8 x 8."""
     prior, seen = make_prior("flux"), []
     monkeypatch.setattr(
-        guiding, "decoded", lambda vae, latents: seen.append(latents.shape[1:]) or decoded(vae, latents)
+        estimates, "decoded", lambda vae, latents: seen.append(latents.shape[1:]) or decoded(vae, latents)
     )
     size = {"height": 16, "width": 64}
     guided = prior(LABELS, guidance_scale=2.0, beta=0.0, micro_batch=micro_batch, **size, **options_of("flux", seeded))

@@ -19,7 +19,7 @@ from decoct.files import read_json
 from decoct.igds.contrastive import MomentumContrast
 from decoct.igds.loading import load_estimator
 from decoct.igds.probe import extract_features, fit_linear_classifier
-from decoct.pipelines.igds.guidance import frozen_copy
+from decoct.pipelines.igds.estimates import frozen_copy
 from decoct.run.seeding import numpy_generator
 from decoct.training.estimator import plan_estimator, train_estimator
 from decoct.training.view_augment import ViewChoices, draw_choices, view_of

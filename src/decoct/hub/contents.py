@@ -37,7 +37,10 @@ CODE = {
     "teacher": ("convnet.py", "resnet.py", "vgg.py"),
     "estimator": ("estimator.py",),
     "prior": (),
-    "pipeline": ("pipeline.py", "guidance.py", "reverse.py", "schedulers.py", "estimator/estimator.py"),
+    "pipeline": (
+        *("pipeline.py", "guidance.py", "estimates.py", "information.py", "reverse.py", "schedulers.py"),
+        "estimator/estimator.py",
+    ),
 }
 
 

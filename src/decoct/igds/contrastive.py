@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import update_bn
 
 from decoct.igds.estimator import VariationalEstimator
-from decoct.pipelines.igds.guidance import contextual_terms, soft_assignments
+from decoct.pipelines.igds.information import contextual_terms, soft_assignments
 from decoct.run.seeding import torch_generator
 
 __all__ = ["ContrastiveLoss", "MomentumContrast", "contextual_loss", "info_nce", "update_class_means"]

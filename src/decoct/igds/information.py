@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from decoct.pipelines.igds.guidance import contextual_terms, prototype_terms, soft_assignments
+from decoct.pipelines.igds.information import contextual_terms, prototype_terms, soft_assignments
 
 __all__ = [
     "ContextualScore",

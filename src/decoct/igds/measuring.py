@@ -25,7 +25,7 @@ from decoct.distilled.dataset import DistilledSet, commit_of, load_distilled, re
 from decoct.igds.estimator import VariationalEstimator
 from decoct.igds.information import class_references, contextual_score, label_entropy, prototype_information
 from decoct.igds.loading import label_names, load_estimator
-from decoct.pipelines.igds.guidance import estimator_input
+from decoct.pipelines.igds.estimates import estimator_input
 from decoct.run.finite import require_finite
 from decoct.run.folder import write_json
 from decoct.run.lock import writes_alone

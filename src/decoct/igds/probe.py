@@ -16,7 +16,7 @@ from torch.utils.data import BatchSampler, DataLoader, Dataset
 from tqdm.auto import tqdm
 
 from decoct.igds.estimator import VariationalEstimator
-from decoct.pipelines.igds.guidance import estimator_input
+from decoct.pipelines.igds.estimates import estimator_input
 
 __all__ = ["classifier_rank", "extract_features", "fit_linear_classifier", "full_rank", "knn_accuracy"]
 

@@ -23,7 +23,7 @@ from decoct.igds.contrastive import ContrastiveLoss, MomentumContrast
 from decoct.igds.estimator import VariationalEstimator
 from decoct.igds.loading import build_estimator, is_trained_here, label_names, wrap_encoder
 from decoct.igds.probe import classifier_rank, extract_features, fit_linear_classifier, full_rank, knn_accuracy
-from decoct.pipelines.igds.guidance import estimator_input, frozen_copy
+from decoct.pipelines.igds.estimates import estimator_input, frozen_copy
 from decoct.run.files import named_errors
 from decoct.run.folder import write_json
 from decoct.run.lock import writes_alone
