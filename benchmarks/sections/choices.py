@@ -1,0 +1,112 @@
+"""What the settings of sets that need no teacher were chosen by: bytes, training, images and views."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from decoct.results.statistics import compare_accuracies, mean_and_std
+from decoct.results.tables import accuracy_cell, percent
+from sections.cells import (
+    NO_RECORDS,
+    Columns,
+    Record,
+    accuracy,
+    best_first,
+    by_seed,
+    grouped,
+    mean_of,
+    precision,
+    read,
+    row_each,
+    same,
+    table,
+)
+
+# The data of the sweeps over ways of selecting.
+SELECTION = ("cifar10", "sample", "imagenette")
+
+
+def bytes_section(results: Path) -> str:
+    """Accuracy of more and fewer stored views, of finer and coarser labels, with what they weigh."""
+    columns: Columns = {
+        "images a class": lambda each: str(each["ipc"]),
+        "set": lambda each: each["setting"],
+        "kB": lambda each: f"{each['bytes'] / 1000:,.0f}",
+        "of which labels": lambda each: f"{each['label_bytes'] / 1000:,.0f}",
+        "accuracy %": lambda each: percent(each["accuracy_mean"]),
+    }
+    ordered = sorted(
+        read(results / "label_bytes.json"), key=lambda each: (each["ipc"], each["method"] == "random", each["bytes"])
+    )
+    return f"{row_each(ordered, columns)}\n\n{choice_conditions(ordered)}" if ordered else NO_RECORDS
+
+
+def training_section(results: Path) -> str:
+    """The recommended protocol, one setting changed at a time, the best first."""
+    parts = []
+    records = grouped(read(results / "strong_kd.json"), "dataset", "ipc", "labels")
+    for (dataset, ipc, labels), members in sorted(records.items()):
+        rows = [
+            [training + setting.removeprefix("random"), accuracy(each), f"{mean_of(each, 'seconds'):.0f}"]
+            for (training, setting), each in best_first(grouped(members, "training", "setting"))
+        ]
+        parts.append(f"{dataset}, IPC {ipc}, random images, labels `{labels}`:")
+        parts.append(table(["training", "accuracy %", "seconds"], rows))
+        parts.append(choice_conditions(members))
+    return "\n\n".join(parts) or NO_RECORDS
+
+
+def selection_section(results: Path) -> str:
+    """Ways of choosing images beside random ones, the best first; a table per dataset, IPC and training."""
+    records = [each for dataset in SELECTION for each in read(results / f"selection_{dataset}.json")]
+    parts = []
+    for (dataset, ipc, slots, training), members in grouped(records, "dataset", "ipc", "slots", "training").items():
+        ways = best_first(grouped(members, "setting"))
+        (random,) = [each for _, each in ways if each[0]["method"] == "random"]
+        rows = [
+            [way, accuracy(each), "–" if each is random else str(compare_accuracies(by_seed(each), by_seed(random)))]
+            for (way,), each in ways
+        ]
+        parts.append(f"{dataset}, IPC {ipc}, {slots} views, {training}:")
+        parts.append(table(["images", "accuracy %", "against random images"], rows))
+        parts.append(choice_conditions(members))
+    return "\n\n".join(parts) or NO_RECORDS
+
+
+def informative_section(results: Path) -> str:
+    """Mixed views that were chosen beside uniform ones: by heat maps, and by the teacher's error in them."""
+    parts = []
+    for name in ("informative_views", "error_views"):
+        for (slots, steps), records in grouped(read(results / f"{name}.json"), "slots", "steps").items():
+            ways = list(dict.fromkeys(record["views"] for record in records))
+            rows = [
+                [dataset, str(ipc), *views_row(members, ways)]
+                for (dataset, ipc), members in grouped(records, "dataset", "ipc").items()
+            ]
+            parts.append(table(["dataset", "images a class", *ways, "the best against uniform views"], rows))
+            parts.append(f"{slots} views, {steps:,} steps, on images held out of the training split.")
+    return "\n\n".join(parts) or NO_RECORDS
+
+
+def views_row(records: Sequence[Record], ways: Sequence[str]) -> list[str]:
+    """Accuracies of each way of choosing views, `uniform` the first, and the best difference from it."""
+    found = {way: {each["seed"]: each["accuracy"] for each in records if each["views"] == way} for way in ways}
+    cells = [
+        accuracy_cell(*mean_and_std(list(each.values())), len(each), count=True) if each else "–"
+        for each in found.values()
+    ]
+    gains = [compare_accuracies(found[way], found["uniform"]) for way in ways[1:] if found[way]]
+    return [*cells, str(max(gains, key=lambda each: each.mean))]
+
+
+def choice_conditions(records: Sequence[Record]) -> str:
+    """On what images settings were compared, and with how many seeds."""
+    one = same(records, "dataset", "eval_split", "student", "protocol", "labels", "mixed_precision")
+    seeds = len({seed for record in records for seed in record["seeds"]})
+    split = one["eval_split"]
+    where = "images held out of the training split" if split == "held_out" else f"{split} split"
+    return (
+        f"{one['dataset']}, {where}; student {one['student']}, protocol `{one['protocol']}`, labels "
+        f"`{one['labels']}`, {precision(one)}; {seeds} seed{'s' if seeds > 1 else ''}."
+    )
