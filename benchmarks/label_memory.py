@@ -3,10 +3,10 @@
     python benchmarks/label_memory.py
     python benchmarks/label_memory.py --classes 10 1000 --ipc 1 --slots 50
 
-Sets of random images of noise are distilled in a fresh process each, by an untrained network of as many outputs as there
-are classes: once with all logits at `--label_bits`, and once with the `--top_k` largest alone. The seconds are those beyond a
-set without mixed views: of making views, of this network's forward passes, and of encoding logits. `anonymous_mb` is the
-largest resident memory without mapped files (sampled, Linux) of the whole process, `start_mb` that before distilling.
+Sets of random images of noise are distilled in a fresh process each, by an untrained network of as many outputs as
+there are classes: once with all logits at `--label_bits`, once with the `--top_k` largest alone. The seconds are those
+beyond a set without mixed views: of making views, of this network's forward passes, and of encoding logits. `anonymous_mb`
+is the largest resident memory without mapped files (sampled, Linux) of the process, `start_mb` that before distilling.
 Results, with hardware and versions, go to benchmarks/results/label_memory.json.
 """
 
@@ -71,15 +71,18 @@ def label_set(options: argparse.Namespace, classes: int, top_k: int) -> dict[str
             "batch_size": options.batch_size,
             "mixed_precision": "no",
         }
-        seconds: list[float] = []
-        found = [0.0]
         start = anonymous_mb()
-        # The first warms up; what a set with mixed views takes beyond one without is theirs.
-        for number, slots in enumerate((1, 0, options.slots)):
+
+        def distil(name: str, slots: int) -> tuple[float, float]:
+            """Seconds and largest memory of a run."""
             began = time.perf_counter()
             with largest(anonymous_mb) as found:
-                distill(DistillConfig(**config, slots=slots, output_dir=str(Path(temporary) / f"run-{number}")))
-            seconds.append(time.perf_counter() - began)
+                distill(DistillConfig(**config, slots=slots, output_dir=str(Path(temporary) / name)))
+            return time.perf_counter() - began, found[0]
+
+        distil("warm-up", 1)
+        without, _ = distil("without", 0)
+        seconds, most = distil("with", options.slots)
     views = classes * options.ipc * options.slots
     return {
         "classes": classes,
@@ -87,8 +90,8 @@ def label_set(options: argparse.Namespace, classes: int, top_k: int) -> dict[str
         "label_top_k": top_k,
         "views": views,
         "start_mb": round(start, 1),
-        "anonymous_mb": round(found[0], 1),
-        "milliseconds_a_view": round(1000 * (seconds[2] - seconds[1]) / views, 3),
+        "anonymous_mb": round(most, 1),
+        "milliseconds_a_view": round(1000 * (seconds - without) / views, 3),
     }
 
 

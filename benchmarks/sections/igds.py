@@ -153,6 +153,8 @@ def schedulers_section(results: Path) -> str:
         return record["scheduler"] + (f" ({options})" if options else "")
 
     records = read(results / "schedulers.json")
+    if not records:
+        return NO_RECORDS
     plain = {record["scheduler"]: cells(record) for record in records if not record["options"]}
     refused = [scheduler for scheduler, each in plain.items() if set(each) == {"refused"}]
     rows = [

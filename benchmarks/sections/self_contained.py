@@ -20,7 +20,7 @@ def headline_section(results: Path) -> str:
     parts, seconds = [], dict(read(results / "seconds.json"))
     made = {ipc: f"{each['median']:.0f}" for ipc, each in seconds.get("seconds", {}).items()}
     settings = grouped(read(results / "self_contained.json"), *TRAINED, "eval_split")
-    for (dataset, student, protocol, labels, epoch, precision_of, split), records in settings.items():
+    for (dataset, student, protocol, labels, epoch, _, split), records in settings.items():
         reported = {
             ipc: percent(mean)
             for row in load_reported("infoutil")
@@ -53,9 +53,9 @@ def headline_section(results: Path) -> str:
         parts.append(table([*head, "teacher %", "InfoUtil reports %"], rows))
         parts.append(
             f"{dataset}, {split} split; student {student}, protocol `{protocol}`, labels `{labels}`, {epoch} epoch, "
-            f"{precision_of}. Random images have the same labels, teacher and training. Mean ± standard deviation over "
-            "seeds (their number), each with its own candidates, draw and student. The teacher's accuracy is that of "
-            f"the network that labelled.{early} The seconds are those of `decoct distill` on one core of a processor, "
+            f"{precision(records[0])}. Random images have the same labels, teacher and training. Mean ± standard "
+            "deviation over seeds (their number), each with its own candidates, draw and student. The teacher's accuracy is that "
+            f"of the network that labelled.{early} The seconds are those of `decoct distill` on one core of a processor, "
             "the teacher's training not among them. InfoUtil's own numbers are of another recipe, whose teacher labels "
             "throughout the training."
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import sysconfig
@@ -17,6 +18,7 @@ from diffusers import DDIMScheduler, DDPMPipeline, DDPMScheduler, DiffusionPipel
 from diffusers.utils import dynamic_modules_utils
 
 import decoct.pipelines.igds.pipeline as source
+from decoct.hub import contents
 from decoct.igds.loading import load_estimator
 from decoct.pipelines.igds.pipeline import IGDSPipeline
 
@@ -90,9 +92,19 @@ def test_a_saved_folder_holds_its_code(tmp_path, pipeline):
     assert index["_class_name"] == ["pipeline", "IGDSPipeline"]
     assert index["estimator"] == ["estimator", "VariationalEstimator"]
     assert index["unet"] == ["diffusers", "UNet2DModel"] and index["vae"] == [None, None]
-    for name in ("pipeline.py", "guidance.py", "estimates.py", "information.py", "reverse.py", "schedulers.py"):
+    for name in source.CODE:
         assert (tmp_path / "own" / name).read_bytes() == (CODE / name).read_bytes()
     assert (tmp_path / "own" / "estimator" / "estimator.py").is_file()
+
+
+def test_the_files_of_the_pipeline_are_those_it_imports_and_those_that_are_published():
+    """diffusers copies what the first file imports, and nothing of what that imports in its turn."""
+    first = (CODE / "pipeline.py").read_text("utf-8")
+    assert {f"{name}.py" for name in re.findall(r"^from \.(\w+) import", first, re.MULTILINE)} == set(source.CODE[1:])
+    for file in source.CODE:
+        needed = re.findall(r"^ *from \.(\w+) import", (CODE / file).read_text("utf-8"), re.MULTILINE)
+        assert {f"{name}.py" for name in needed} <= set(source.CODE)
+    assert contents.CODE["pipeline"] == (*source.CODE, "estimator/estimator.py")
 
 
 def test_a_saved_folder_gives_the_same_images_and_can_be_saved_again(tmp_path, pipeline):
