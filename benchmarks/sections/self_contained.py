@@ -53,11 +53,11 @@ def headline_section(results: Path) -> str:
         parts.append(table([*head, "teacher %", "InfoUtil reports %"], rows))
         parts.append(
             f"{dataset}, {split} split; student {student}, protocol `{protocol}`, labels `{labels}`, {epoch} epoch, "
-            f"{precision(records[0])}. Random images have the same labels, teacher and training. Mean ± standard "
-            "deviation over seeds (their number), each with its own candidates, draw and student. The teacher's accuracy is that "
-            f"of the network that labelled.{early} The seconds are those of `decoct distill` on one core of a processor, "
-            "the teacher's training not among them. InfoUtil's own numbers are of another recipe, whose teacher labels "
-            "throughout the training."
+            f"{precision(records[0])}. Random images have the same labels, teacher and training. "
+            "Mean ± standard deviation over seeds (their number), each with its own candidates, draw and student. "
+            f"The teacher's accuracy is that of the network that labelled.{early} "
+            "The seconds are those of `decoct distill` on one core of a processor, the teacher's training not among "
+            "them. InfoUtil's own numbers are of another recipe, whose teacher labels throughout the training."
         )
     return "\n\n".join(parts) or NO_RECORDS
 
