@@ -20,7 +20,8 @@ from decoct.pages.explored import (
     open_set,
     samples_page,
 )
-from decoct.synthesis.sampled import Chunk, PriorSettings, SamplingSettings, open_pipeline, sample_chunk
+from decoct.synthesis.chunks import Chunk, sample_chunk
+from decoct.synthesis.guided_prior import PriorSettings, SamplingSettings, open_pipeline
 
 __all__ = ["build_explorer", "explore", "samples_over_beta"]
 

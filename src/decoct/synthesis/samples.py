@@ -21,14 +21,8 @@ from decoct.run.folder import check_folder, claim_folder, identity_of, write_jso
 from decoct.run.lock import writes_alone
 from decoct.run.precision import autocast
 from decoct.run.versions import installed_versions
-from decoct.synthesis.sampled import (
-    Chunk,
-    PriorSettings,
-    SamplingSettings,
-    asked_for,
-    open_pipeline,
-    sample_chunk,
-)
+from decoct.synthesis.chunks import Chunk, sample_chunk
+from decoct.synthesis.guided_prior import PriorSettings, SamplingSettings, asked_for, open_pipeline
 from decoct.synthesis.tiles import pixels_of
 
 __all__ = ["draw_samples", "plan_samples"]

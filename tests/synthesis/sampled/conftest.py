@@ -17,7 +17,7 @@ from decoct.igds.loading import build_estimator, load_estimator
 from decoct.igds.prior import load_pipeline
 from decoct.pipelines.igds.pipeline import IGDSPipeline
 from decoct.synthesis.distill import distill
-from decoct.synthesis.sampled import SamplingSettings
+from decoct.synthesis.guided_prior import SamplingSettings
 from decoct.training.prior import build_unet
 
 from ..runs import NAMES, SIDE, VIEWS

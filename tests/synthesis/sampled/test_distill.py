@@ -27,9 +27,9 @@ from decoct.igds.prior import load_pipeline, prior_fingerprint
 from decoct.models.classifier import fingerprint_of
 from decoct.pipelines.igds.pipeline import IGDSPipeline
 from decoct.run.folder import write_json
+from decoct.synthesis.chunks import Chunk, betas_of, chunks_of
 from decoct.synthesis.distill import distill, plan_distill
 from decoct.synthesis.relabel import view_crops
-from decoct.synthesis.sampled import Chunk, betas_of, chunks_of
 
 from ..runs import CLASSES, NAMES, SIDE, VIEWS, columns
 from .samples import SCALE, STEPS, seeds_of

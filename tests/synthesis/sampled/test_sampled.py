@@ -8,17 +8,26 @@ import torch
 import torch.nn.functional as F
 from accelerate.state import AcceleratorState
 from datasets import load_dataset
-from diffusers import DDIMScheduler, DDPMPipeline, DPMSolverMultistepScheduler
+from diffusers import (
+    DDIMScheduler,
+    DDPMPipeline,
+    DPMSolverMultistepScheduler,
+    KDPM2DiscreteScheduler,
+    LMSDiscreteScheduler,
+    PNDMScheduler,
+)
 
 import decoct
+from decoct.config import DistillConfig, values_for
 from decoct.data.mosaic import unpack
 from decoct.data.pixels import to_pixels
 from decoct.igds.information import default_beta
 from decoct.igds.loading import build_estimator, load_estimator
 from decoct.igds.prior import load_pipeline
 from decoct.pipelines.igds.pipeline import IGDSPipeline
+from decoct.synthesis.chunks import Chunk, betas_of, chunks_of, sample_chunk
 from decoct.synthesis.distill import distill
-from decoct.synthesis.sampled import Chunk, betas_of, chunks_of, sample_chunk
+from decoct.synthesis.guided_prior import PriorSettings, SamplingSettings, open_pipeline
 
 from ..runs import CLASSES, SIDE, columns
 from .samples import PARTS, SCALE, difference, drawn, eight_bit, pixels, seeds_of
@@ -178,6 +187,39 @@ def test_a_sampler_that_does_not_carry_the_guidance_is_refused_with_the_option_t
         distill(quick(sampling_steps=5000))
     assert "As options" not in str(many.value) and "--" not in str(many.value)
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("scheduler", "steps", "place", "named"),
+    [
+        (LMSDiscreteScheduler(), 20, "prediction", ["--guide_on sample", "--scheduler ddim"]),
+        (PNDMScheduler(), 10, "sample", ["--scheduler ddim"]),
+        (KDPM2DiscreteScheduler(timestep_spacing="linspace"), 20, "prediction", ["--scheduler ddim"]),
+        *(
+            (KDPM2DiscreteScheduler(timestep_spacing="linspace"), 20, place, ["--scheduler ddim --guide_on prediction"])
+            for place in ("sample", "x0_pred")
+        ),
+        (DDIMScheduler(set_alpha_to_one=False), 20, "prediction", ["--guide_on sample"]),
+        (DPMSolverMultistepScheduler(num_train_timesteps=100), 150, "sample", []),  # more steps than DDIM has
+    ],
+)
+def test_the_options_that_help_were_seen_to_carry_the_guidance(
+    settings, pipeline, tmp_path, scheduler, steps, place, named
+):
+    DDPMPipeline(pipeline.unet, scheduler).save_pretrained(tmp_path)
+
+    def opened(**options):
+        asked = {"scheduler": "own", "sampling_steps": steps, "guide_on": place, **options}
+        config = DistillConfig(**{**settings, "prior": str(tmp_path), **asked}, output_dir="run")
+        return open_pipeline(values_for(PriorSettings, config), values_for(SamplingSettings, config))
+
+    with pytest.raises(ValueError, match="carr") as error:
+        opened()
+    told = str(error.value).partition(" As options: ")[2].removesuffix(".")
+    assert [option for option in told.split(", or ") if option] == named
+    for option in named:
+        words = option.replace("--", "").split()
+        opened(**dict(zip(words[::2], words[1::2], strict=True)))
 
 
 def test_an_unconditional_prior_is_led_by_the_guidance_alone(quick, tmp_path, untrained_prior):

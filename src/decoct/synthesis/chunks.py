@@ -1,0 +1,222 @@
+"""The tiles of IGDS, chunk by chunk: how a class is cut into chunks, how one is sampled, and how all are read."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import torch
+import torch.nn.functional as F
+from datasets import Dataset, Features, Value
+
+from decoct.data.mosaic import compose
+from decoct.data.spec import ImageSpec
+from decoct.igds.information import default_beta
+from decoct.igds.prior import GuidedPrior
+from decoct.pipelines.igds.text_to_image import FlaggedImages, TextToImagePrior
+from decoct.run.finite import require_finite
+from decoct.run.seeding import item_seed
+from decoct.synthesis.guided_prior import SamplingSettings
+from decoct.synthesis.tiles import Mosaics, pixels_of, png_bytes
+
+__all__ = ["SAMPLES", "Chunk", "SampledTiles", "betas_of", "chunks_of", "sample_chunk"]
+
+logger = logging.getLogger(__name__)
+
+SAMPLES = Features(
+    {
+        "label": Value("int64"),
+        "number": Value("int64"),
+        "seed": Value("int64"),
+        "prototype": Value("float32"),
+        "contextual": Value("float32"),
+        "image": Value("binary"),
+    }
+)
+CHUNKS_HELD = 8
+TRIES = 10  # seeds of a tile that a safety checker is shown
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Tiles of one class that are sampled, and compared with one another, together.
+
+    Args:
+        label: Class.
+        first: Number of the first tile within the class.
+        end: Number after the last one.
+        beta: Weight of the contextual information.
+    """
+
+    label: int
+    first: int
+    end: int
+    beta: float
+
+
+def chunks_of(classes: int, betas: dict[int, float], tiles_per_image: int, most: int) -> list[Chunk]:
+    """How the tiles of a run are sampled: class by class, and for each IPC what it adds to the next smaller one.
+
+    The sets of several IPCs are nested: a set's first tiles are those of the smaller sets, made with their beta.
+    Additions of more than `most` tiles are cut into equal parts.
+
+    Args:
+        betas: Weight of the contextual information by IPC, smallest IPC first.
+    """
+    parts: list[tuple[int, int, float]] = []
+    first = 0
+    for ipc, beta in betas.items():
+        count = ipc * tiles_per_image - first
+        pieces = math.ceil(count / most)
+        bounds = [first + count * piece // pieces for piece in range(pieces + 1)]
+        parts += [(low, high, beta) for low, high in zip(bounds, bounds[1:], strict=False)]
+        first += count
+    return [Chunk(label, *part) for label in range(classes) for part in parts]
+
+
+def betas_of(ipcs: Sequence[int], beta: float | None) -> dict[int, float]:
+    """The weight of the contextual information by IPC: the one that is given, or decoct's schedule."""
+    return {ipc: default_beta(ipc) if beta is None else beta for ipc in ipcs}
+
+
+def sample_chunk(pipeline: GuidedPrior, chunk: Chunk, settings: SamplingSettings, side: int) -> Dataset:
+    """Samples the tiles of a chunk, each from a generator of its own seed.
+
+    Where a prior's safety checker blacks out tiles, the chunk is sampled again, with other seeds of those.
+
+    Args:
+        side: Of the tiles, in pixels; samples of another size are resized (bilinear, antialiased).
+
+    Returns:
+        Columns of `SAMPLES`: PNG bytes, the seeds and both estimates, in nats, of the samples.
+
+    Raises:
+        ValueError: If pixels or estimates are not finite, or tiles were blacked out again and again.
+    """
+    flagged: Counter[int] = Counter()
+    while True:
+        try:
+            return _sampled_once(pipeline, chunk, settings, side, flagged)
+        except FlaggedImages as error:
+            tiles = [chunk.first + row for row in error.rows]
+            flagged.update(tiles)
+            if lost := [tile for tile in tiles if flagged[tile] >= TRIES]:
+                raise ValueError(
+                    f"The prior's safety checker must pass the images of class {chunk.label}. Got tiles {lost} blacked "
+                    f"out with each of {TRIES} seeds: give the class another prompt than {error.prompts[0]!r}, in a "
+                    "YAML file --prompts, with --overwrite; or go on without the checker, by the same command with "
+                    '--prior a copy of the folder whose model_index.json has "safety_checker": [null, null].'
+                ) from error
+            logger.warning(
+                "The prior's safety checker blacked out tiles %s of class %d (%r): sampled again with other seeds.",
+                tiles, chunk.label, error.prompts[0],
+            )  # fmt: skip
+
+
+def _sampled_once(
+    pipeline: GuidedPrior, chunk: Chunk, settings: SamplingSettings, side: int, flagged: Mapping[int, int]
+) -> Dataset:
+    """`sample_chunk`, where tiles that were `flagged` so many times before have a further seed."""
+    numbers = range(chunk.first, chunk.end)
+    seeds = [
+        item_seed(settings.seed, "sample", chunk.label, number, *([flagged[number]] if flagged[number] else []))
+        for number in numbers
+    ]
+    options: dict[str, Any] = {}
+    if not isinstance(pipeline, TextToImagePrior):
+        options = {"output_type": "pt"}
+        if settings.prior_classes:
+            options["prior_class_labels"] = [settings.prior_classes[chunk.label]] * len(seeds)
+    output = pipeline(
+        class_labels=[chunk.label] * len(seeds),
+        beta=chunk.beta,
+        guidance_scale=settings.guidance_scale,
+        num_inference_steps=settings.sampling_steps,
+        temperature=settings.temperature,
+        guide_on=settings.guide_on,
+        reduction=settings.guidance_reduction,
+        guidance_interval=(settings.guidance_start, settings.guidance_stop, settings.guidance_every),
+        micro_batch=settings.micro_batch,
+        vae_micro_batch=settings.vae_micro_batch,
+        estimator_micro_batch=settings.estimator_micro_batch,
+        softplus=settings.softplus,
+        classifier_free_guidance_scale=settings.classifier_free_guidance_scale,
+        generator=[torch.Generator().manual_seed(seed) for seed in seeds],
+        **options,
+    )
+
+    def place_of(tile: int) -> str:
+        return f"tile {chunk.first + tile} of class {chunk.label} (seed {seeds[tile]})"
+
+    images = require_finite(output.images.float(), "pixels of the prior's samples", place_of)
+    for name in ("prototype", "contextual"):
+        require_finite(getattr(output, name), f"estimates of the {name} information", place_of)
+    if images.shape[-1] != side:
+        images = F.interpolate(images, (side, side), mode="bilinear", align_corners=False, antialias=True)
+    pixels = (images * 255).round().clamp(0, 255).to(torch.uint8).cpu()
+    columns = {
+        "label": [chunk.label] * len(seeds),
+        "number": list(numbers),
+        "seed": seeds,
+        "prototype": output.prototype.cpu().tolist(),
+        "contextual": output.contextual.cpu().tolist(),
+        "image": [png_bytes(each) for each in pixels],
+    }
+    return Dataset.from_dict(columns, features=SAMPLES)
+
+
+class SampledTiles:
+    """The tiles in sample shards, read as they are needed.
+
+    Args:
+        shards: One per chunk.
+        chunks: As `chunks_of` returns them.
+        spec: The images to pack.
+    """
+
+    def __init__(self, shards: Sequence[Path], chunks: Sequence[Chunk], spec: ImageSpec) -> None:
+        self.spec = spec
+        self._chunks: dict[int, list[tuple[Chunk, Path]]] = {}
+        for chunk, path in zip(chunks, shards, strict=True):
+            self._chunks.setdefault(chunk.label, []).append((chunk, path))
+        self._read = functools.lru_cache(maxsize=CHUNKS_HELD)(lambda path: pq.read_table(path).to_pylist())
+
+    def rows(self, label: int, first: int, end: int) -> list[dict[str, Any]]:
+        """Tiles `first` … `end - 1` of a class, as rows of `SAMPLES`."""
+        rows: list[dict[str, Any]] = []
+        for chunk, path in self._chunks[label]:
+            low, high = max(first, chunk.first), min(end, chunk.end)
+            if low < high:
+                rows += self._read(path)[low - chunk.first : high - chunk.first]
+        return rows
+
+    def mosaics(self, ipc: int, tiles_per_image: int, start: int, end: int) -> Mosaics:
+        """Images `start` … `end - 1` of an IPC's set, class by class; image j takes tiles jk … jk + k - 1."""
+        places = [divmod(image, ipc) for image in range(start, end)]
+        tiles = [self.rows(label, n * tiles_per_image, (n + 1) * tiles_per_image) for label, n in places]
+        stacks = [pixels_of([tile["image"] for tile in each], self.spec.channels) for each in tiles]
+        return Mosaics(
+            compose(torch.stack(stacks)),
+            [label for label, _ in places],
+            [number for _, number in places],
+            [[{key: tile[key] for key in ("seed", "prototype", "contextual")} for tile in each] for each in tiles],
+        )
+
+    def information(self, count: int) -> dict[str, float]:
+        """Mean prototype and contextual term, in nats, of the first `count` tiles of every class."""
+        terms = {"prototype": [], "contextual": []}  # type: dict[str, list[float]]
+        for paths in self._chunks.values():
+            for chunk, path in paths:
+                if chunk.first < count:
+                    table = pq.read_table(path, columns=list(terms))
+                    for name, values in terms.items():
+                        values += table[name].to_pylist()
+        return {name: float(np.mean(values)) for name, values in terms.items()}
