@@ -1,16 +1,14 @@
-"""What the tasks of `decoct evaluate` share: names of files, sharing over processes, results.json, the plan."""
+"""What the tasks of `decoct evaluate` share: names of files, results.json, the plan."""
 
 import json
-from types import SimpleNamespace
 
 import pytest
 
 from decoct.config import EvaluateConfig
 from decoct.distilled.dataset import DistilledSet
-from decoct.evaluation import random_baseline, run, transfer
+from decoct.evaluation import eval_split, random_baseline, transfer
 from decoct.evaluation.evaluate import TASKS, evaluate, format_evaluation, format_plan, plan_evaluate
 from decoct.evaluation.random_baseline import RandomBaseline
-from decoct.evaluation.run import share_out
 from decoct.models.classifier import Classifier
 
 PLAIN = {"labels": ["hard"]}
@@ -59,7 +57,7 @@ def known_fingerprints(monkeypatch):
     monkeypatch.setattr(Classifier, "fingerprint", lambda self: "weights")
     monkeypatch.setattr(DistilledSet, "fingerprint", lambda self: f"set of IPC {self.ipc}")
     monkeypatch.setattr(RandomBaseline, "fingerprint", lambda self, ipc, seed: f"draw {seed} of IPC {ipc}")
-    for module in (run, random_baseline, transfer):
+    for module in (eval_split, random_baseline, transfer):
         monkeypatch.setattr(module, "dataset_fingerprint", lambda images: f"{len(images)} images")
 
 
@@ -111,14 +109,6 @@ def test_students_trained_by_earlier_versions_are_found(known_fingerprints, make
     file = measured.folder / "evaluation" / f"teacher-{TEACHER[kind]}.json"
     file.write_text(json.dumps({"accuracy": 0.625}))
     assert runs["continual"].teacher_accuracy(teacher, None) == measured.teacher_accuracy(teacher, None) == 0.625
-
-
-def test_processes_share_the_students():
-    events = []
-    for rank in (0, 1):
-        process = SimpleNamespace(process_index=rank, num_processes=2, wait_for_everyone=lambda: events.append("wait"))
-        share_out(process, list("abc"), events.append)
-    assert events == ["wait", "a", "c", "wait", "wait", "b", "wait"]
 
 
 def test_one_file_holds_the_records_of_all_tasks(values, teacher, make_run):

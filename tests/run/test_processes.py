@@ -1,4 +1,6 @@
-"""Opening accelerate: a precision that the processor computes in software is said to be slow."""
+"""Opening accelerate: a precision that the processor computes in software is said to be slow. Processes share work."""
+
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -31,3 +33,11 @@ def test_narrow_strided_convolutions_are_laid_out_so_that_their_gradient_is_safe
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
     network = torch.nn.Sequential(torch.nn.Conv2d(width, 8, 1, stride=2))
     assert (convolution_layout(network) is torch.channels_last) == kept
+
+
+def test_processes_share_the_pieces_of_work():
+    events = []
+    for rank in (0, 1):
+        process = SimpleNamespace(process_index=rank, num_processes=2, wait_for_everyone=lambda: events.append("wait"))
+        processes.share_out(process, list("abc"), events.append)
+    assert events == ["wait", "a", "c", "wait", "wait", "b", "wait"]

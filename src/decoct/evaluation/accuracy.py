@@ -11,7 +11,8 @@ from accelerate import Accelerator
 from torch import nn
 
 from decoct.config import config_hash
-from decoct.evaluation.run import Evaluation, Setting, Unit
+from decoct.evaluation.run import Evaluation
+from decoct.evaluation.units import Setting, Unit
 from decoct.models.classifier import Classifier
 from decoct.models.zoo import architecture_of, build_classifier
 from decoct.results.ranking import dd_ranking
@@ -47,7 +48,7 @@ class AccuracyEvaluation(Evaluation[Unit]):
 
     def _identity(self, setting: Setting, images: str | list[str]) -> dict[str, Any]:
         trained = {**dataclasses.asdict(setting), **self.identity(setting, images)}
-        return {**trained, "data": self.data_fingerprint, "epoch": self.config.epoch}
+        return {**trained, "data": self.split.fingerprint, "epoch": self.config.epoch}
 
     def train_and_measure(self, unit: Unit, accelerator: Accelerator) -> dict[str, Any]:
         setting, best, measured = unit.setting, self.config.epoch == "best", []
@@ -55,7 +56,7 @@ class AccuracyEvaluation(Evaluation[Unit]):
 
         def after_epoch(done: int, network: nn.Module) -> None:
             if done == epochs or (best and done % BEST_EVERY == 0):
-                measured.append(self.measure(network, self.pixels, accelerator.device))
+                measured.append(self.measure(network, self.split.pixels, accelerator.device))
 
         student = build_classifier(setting.student, self.spec, unit.seed)
         images, teacher, words = self.images_of(unit), self.teacher(setting), f"{unit.title}, seed {unit.seed}"
@@ -64,7 +65,7 @@ class AccuracyEvaluation(Evaluation[Unit]):
 
     def fields(self, setting: Setting, device: torch.device) -> dict[str, Any]:
         ranking = self._ranking(setting, device) if self.config.ranking else None
-        return {"eval_split": self.eval_split, "dd_ranking": ranking}
+        return {"eval_split": self.split.name, "dd_ranking": ranking}
 
     def _ranking(self, setting: Setting, device: torch.device) -> dict[str, Any]:
         """DD-Ranking's metrics of a setting."""

@@ -22,7 +22,7 @@ from decoct.data.loading import check_label_names, eval_split_name, load_split, 
 from decoct.data.source import dataset_fingerprint
 from decoct.data.tensors import PixelDataset
 from decoct.evaluation.grid import Grid
-from decoct.evaluation.run import seconds_per_image
+from decoct.evaluation.plan import seconds_per_image
 from decoct.files import read_object
 from decoct.igds.loading import label_names, load_estimator
 from decoct.igds.measuring import embed, measure

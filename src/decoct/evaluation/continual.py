@@ -23,12 +23,13 @@ from decoct.config import config_hash
 from decoct.data.loading import require_class_count
 from decoct.data.tensors import PixelDataset
 from decoct.distilled.dataset import DistilledSet
-from decoct.evaluation.run import Evaluation, Setting, Unit, accuracies_of
+from decoct.evaluation.run import Evaluation
+from decoct.evaluation.units import Setting, Unit
 from decoct.methods import method_name
 from decoct.models.classifier import Classifier
 from decoct.models.zoo import build_classifier
 from decoct.results.records import setting_of
-from decoct.results.statistics import mean_and_std, place_of, verdict
+from decoct.results.statistics import accuracies_of, mean_and_std, place_of, verdict
 from decoct.results.tables import accuracy_cell, text_table
 from decoct.run.seeding import numpy_generator
 
@@ -86,7 +87,7 @@ class ContinualEvaluation(Evaluation[Stage]):
                 "come yet. Name others: --labels tiles, which every set has, or hard, views or online."
             )
         _ = self.seen
-        require_class_count(self.images, 1)
+        require_class_count(self.split.images, 1)
 
     def classes(self, unit: Stage) -> list[int]:
         """The classes that a unit's student knows."""
@@ -102,7 +103,7 @@ class ContinualEvaluation(Evaluation[Stage]):
 
     def _identity(self, setting: Setting, images: str | list[str], classes: list[Any], seed: int) -> dict[str, Any]:
         trained = {**self.identity(setting, images), "setting": dataclasses.asdict(setting)}
-        return {**trained, "data": self.data_fingerprint, "classes": classes, "seed": seed}
+        return {**trained, "data": self.split.fingerprint, "classes": classes, "seed": seed}
 
     def extent(self, unit: Stage) -> int:
         classes = len(self.classes(unit))
@@ -117,7 +118,7 @@ class ContinualEvaluation(Evaluation[Stage]):
         seconds = self.fit(student, memory, unit, known, accelerator, words)
         return {
             "classes": [self.spec.label_names[label] for label in classes],
-            "accuracy": self.measure(student, SeenImages(self.pixels, classes), accelerator.device),
+            "accuracy": self.measure(student, SeenImages(self.split.pixels, classes), accelerator.device),
             "seconds": seconds,
         }
 
@@ -135,7 +136,7 @@ class ContinualEvaluation(Evaluation[Stage]):
     def fields(self, setting: Setting, device: torch.device) -> dict[str, Any]:
         names = self.spec.label_names
         orders = [[names[label] for label in order] for order in self.orders.values()]
-        return {"eval_split": self.eval_split, "steps": self.config.steps, "orders": orders}
+        return {"eval_split": self.split.name, "steps": self.config.steps, "orders": orders}
 
 
 # Classes seen so far

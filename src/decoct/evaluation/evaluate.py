@@ -11,6 +11,7 @@ from accelerate import Accelerator
 from decoct.config import EvaluateConfig
 from decoct.evaluation.accuracy import AccuracyEvaluation, format_accuracy
 from decoct.evaluation.continual import ContinualEvaluation, format_continual
+from decoct.evaluation.plan import plan_students
 from decoct.evaluation.run import Evaluation
 from decoct.evaluation.transfer import TransferEvaluation, format_transfer
 from decoct.pages.report import write_report
@@ -63,7 +64,7 @@ def evaluate(config: EvaluateConfig) -> list[dict[str, Any]]:
 def plan_evaluate(config: EvaluateConfig) -> list[dict[str, Any]]:
     """What `evaluate` would train, for `format_plan`; nothing is written."""
     accelerator = open_accelerator(config.mixed_precision)
-    rows = _checked(config, accelerator).plan(accelerator.device)
+    rows = plan_students(_checked(config, accelerator), accelerator.device)
     close(accelerator)
     return rows
 

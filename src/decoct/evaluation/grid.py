@@ -31,11 +31,11 @@ from decoct.data.loading import load_split, side_of
 from decoct.data.spec import ImageSpec
 from decoct.distilled.dataset import read_manifest, spec_of
 from decoct.evaluation.accuracy import AccuracyEvaluation
-from decoct.evaluation.run import share_out
 from decoct.models.label_map import teacher_for
 from decoct.models.zoo import build_classifier, load_classifier
 from decoct.results.records import read_results
 from decoct.run.folder import write_json
+from decoct.run.processes import share_out
 from decoct.synthesis.real import candidates_of, distill_images, forward_passes
 from decoct.synthesis.run import label_teacher, validation_images
 from decoct.synthesis.shared import SharedScores, heatmap_settings, score_settings

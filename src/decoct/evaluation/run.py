@@ -11,28 +11,24 @@ import itertools
 import logging
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 import torch
 from accelerate import Accelerator, PartialState
-from datasets import Dataset
 from torch import nn
 from tqdm.auto import tqdm
 
 from decoct.config import EvaluateConfig, config_hash
 from decoct.config.options import require
-from decoct.data.columns import listed
 from decoct.data.held_out import check_share
-from decoct.data.loading import check_label_names, class_counts, eval_split_name, load_split, side_of
-from decoct.data.source import dataset_fingerprint
-from decoct.data.tensors import PixelDataset
 from decoct.distilled.dataset import DistilledSet, commit_of, load_distilled, read_manifest, spec_of
+from decoct.evaluation.eval_split import EvalSplit
 from decoct.evaluation.random_baseline import SOURCE_FIELDS, RandomBaseline
 from decoct.evaluation.teachers import Teachers
+from decoct.evaluation.units import Setting, Unit
 from decoct.files import read_object
 from decoct.models.accuracy import accuracy
 from decoct.models.chance import weakness
@@ -40,63 +36,18 @@ from decoct.models.classifier import Classifier
 from decoct.models.label_map import read_label_map
 from decoct.models.weak_teacher import sample_accuracy
 from decoct.models.zoo import architecture_of, build_classifier
-from decoct.results.statistics import mean_and_std
+from decoct.results.statistics import accuracies_of
 from decoct.run.folder import write_json
-from decoct.run.processes import device_name
+from decoct.run.processes import device_name, share_out
 from decoct.run.versions import installed_versions
-from decoct.training.protocols import Protocol, batch_size, epoch_count, load_protocol, own_settings, student_name
+from decoct.training.protocols import Protocol, epoch_count, load_protocols, own_settings, student_name
 from decoct.training.student import train_student
 
-__all__ = ["Evaluation", "Setting", "Unit", "load_protocols", "seconds_per_image", "share_out"]
+__all__ = ["Evaluation"]
 
 logger = logging.getLogger(__name__)
 
-Piece = TypeVar("Piece")
-UnitType = TypeVar("UnitType", bound="Unit")
-
-
-@dataclass(frozen=True)
-class Setting:
-    """What the students of one record share.
-
-    Args:
-        ipc: Images per class.
-        student: Architecture, under the protocol's norm.
-        protocol: Name of the protocol.
-        labels: Label mode.
-    """
-
-    ipc: int
-    student: str
-    protocol: str
-    labels: str
-
-    def __str__(self) -> str:
-        return f"IPC {self.ipc}, {self.student}, {self.protocol}, {self.labels} labels"
-
-
-@dataclass(frozen=True)
-class Unit:
-    """One student to train: the smallest piece of work that is saved and resumed.
-
-    Args:
-        setting: How it is trained.
-        seed: Of its weights and its training and, for random images, of their draw.
-        random: On random images in place of the distilled ones.
-    """
-
-    setting: Setting
-    seed: int
-    random: bool = False
-
-    @property
-    def title(self) -> str:
-        """How it is trained, and on what, in words; students that differ by their seeds share it."""
-        return f"{self.setting}, random images" if self.random else str(self.setting)
-
-    def to_dict(self) -> dict[str, Any]:
-        """How it was trained, as the file of its accuracy states it."""
-        return {**dataclasses.asdict(self.setting), "seed": self.seed, "random": self.random}
+UnitType = TypeVar("UnitType", bound=Unit)
 
 
 class Evaluation(ABC, Generic[UnitType]):
@@ -131,6 +82,7 @@ class Evaluation(ABC, Generic[UnitType]):
         self.sets: dict[int, DistilledSet] = {ipc: load_distilled(config.distilled, ipc, revision) for ipc in self.ipcs}
         self.fingerprints = {ipc: distilled.fingerprint() for ipc, distilled in self.sets.items()}
         label_map = read_label_map(config.label_map)
+        self.split = EvalSplit(config, self.spec)
         self.teachers = Teachers(config.distilled, self.manifest, self.spec, config.teacher, label_map)
         draws = None if config.baseline_dir is None else Path(config.baseline_dir)
         self.baseline = RandomBaseline(self.source, self.manifest, self.sets, self.teachers, self.folder, draws)
@@ -174,8 +126,9 @@ class Evaluation(ABC, Generic[UnitType]):
         asked = "online" in self.config.labels or self.config.teacher is not None
         if asked and self.config.task != "transfer":  # which reads no images of the source's classes
             for teacher in {id(each): each for each in map(self.teachers.online, self.ipcs)}.values():
-                found, count = sample_accuracy(teacher, self.images, PartialState().device, self.config.mixed_precision)
-                what = f"{count:,} images of the split {self.eval_split!r}"
+                device, precision = PartialState().device, self.config.mixed_precision
+                found, count = sample_accuracy(teacher, self.split.images, device, precision)
+                what = f"{count:,} images of the split {self.split.name!r}"
                 faults.append(weakness(found, classes, f"The teacher {teacher.name}", what))
         return [fault for fault in faults if fault is not None]
 
@@ -198,13 +151,7 @@ class Evaluation(ABC, Generic[UnitType]):
 
     def check_data(self) -> None:
         """Raises ValueError unless the evaluation split has the set's label names."""
-        names = self.images.features["label"].names
-        check_label_names(self.spec.label_names, names, str(self.config.distilled), self.config.dataset)
-        if absent := [name for name, count in zip(names, class_counts(self.images), strict=True) if not count]:
-            logger.warning(
-                "%d of %d classes have no image in the split %r, so that nothing is measured on them: %s.",
-                len(absent), len(names), self.eval_split, listed(absent),
-            )  # fmt: skip
+        self.split.check(str(self.config.distilled))
 
     def extent(self, unit: UnitType) -> int:
         """Images that a student sees while it is trained."""
@@ -237,40 +184,6 @@ class Evaluation(ABC, Generic[UnitType]):
     def record_identity(self, setting: Setting, images: list[str]) -> dict[str, Any]:
         """Everything that a setting's accuracies depend on, the fingerprints of the images among it."""
 
-    # Data
-
-    @cached_property
-    def eval_split(self) -> str:
-        """Name of the evaluation split."""
-        config = self.config
-        return eval_split_name(config.dataset, config.dataset_config, config.eval_split, config.label_column)
-
-    @cached_property
-    def images(self) -> Dataset:
-        """The evaluation split."""
-        side_of(self.config.image_size, self.spec.image_size, "the distilled set")
-        return load_split(self.config, self.eval_split, self.spec.image_size, self.spec.label_names)
-
-    @cached_property
-    def data_fingerprint(self) -> str:
-        """Fingerprint of the evaluation split."""
-        return dataset_fingerprint(self.images)
-
-    @cached_property
-    def pixels(self) -> PixelDataset:
-        """The evaluation split's pixels."""
-        return PixelDataset(self.images, self.spec.image_size, self.spec.channels)
-
-    def images_of(self, unit: UnitType) -> DistilledSet:
-        """What a unit's student is trained on; random images have been drawn."""
-        ipc = unit.setting.ipc
-        return self.baseline.load(ipc, unit.seed) if unit.random else self.sets[ipc]
-
-    def fingerprint_of(self, unit: UnitType) -> str:
-        """Fingerprint of `images_of`."""
-        ipc = unit.setting.ipc
-        return self.baseline.fingerprint(ipc, unit.seed) if unit.random else self.fingerprints[ipc]
-
     # Units
 
     @cached_property
@@ -290,6 +203,16 @@ class Evaluation(ABC, Generic[UnitType]):
             for setting in settings
             for unit in self.units_of(setting, random)
         ]
+
+    def images_of(self, unit: UnitType) -> DistilledSet:
+        """What a unit's student is trained on; random images have been drawn."""
+        ipc = unit.setting.ipc
+        return self.baseline.load(ipc, unit.seed) if unit.random else self.sets[ipc]
+
+    def fingerprint_of(self, unit: UnitType) -> str:
+        """Fingerprint of `images_of`."""
+        ipc = unit.setting.ipc
+        return self.baseline.fingerprint(ipc, unit.seed) if unit.random else self.fingerprints[ipc]
 
     def identity(self, setting: Setting, images: str | list[str]) -> dict[str, Any]:
         """Everything that training on images with these fingerprints depends on, but the seed."""
@@ -479,57 +402,18 @@ class Evaluation(ABC, Generic[UnitType]):
             return None
         identity = {
             "teacher": self.teachers.fingerprint(teacher),
-            "data": self.data_fingerprint,
+            "data": self.split.fingerprint,
             "mixed_precision": self.config.mixed_precision,
         }
         file = self.folder / "evaluation" / f"teacher-{config_hash(identity)}.json"
         if not file.is_file():
             teacher.to(device)
-            same = (teacher.spec.image_size, teacher.spec.channels) == (self.spec.image_size, self.spec.channels)
-            pixels = self.pixels if same else PixelDataset(self.images, teacher.spec.image_size, teacher.spec.channels)
-            found = self.measure(teacher, pixels, device)
-            what = f"the images of the split {self.eval_split!r}"
+            found = self.measure(teacher, self.split.pixels_for(teacher.spec), device)
+            what = f"the images of the split {self.split.name!r}"
             if fault := weakness(found, self.spec.num_classes, f"The teacher {teacher.name}", what):
                 logger.warning(fault)
             write_json(file, {"teacher": teacher.name, "accuracy": found})
         return read_object(file)["accuracy"]
-
-    # Dry run
-
-    def plan(self, device: torch.device) -> list[dict[str, Any]]:
-        """Rows for `format_plan`: the students of each title, those to train and those done, and what training takes.
-
-        `images_seen` and `seconds` are those of all students to train; the seconds come from a timing of two steps on
-        the distilled images.
-        """
-        groups: dict[str, list[UnitType]] = {}
-        for unit in self.units:
-            groups.setdefault(unit.title, []).append(unit)
-        rows = []
-        for title, units in groups.items():
-            missing = [unit for unit in units if not self.is_done(unit)]
-            seen = sum(map(self.extent, missing))
-            rows.append(
-                {
-                    "title": title,
-                    "students": len(missing),
-                    "done": len(units) - len(missing),
-                    "images_seen": seen,
-                    "seconds": seen * self._seconds_per_image(units[0].setting, device) if missing else 0.0,
-                }
-            )
-        return rows
-
-    def _seconds_per_image(self, setting: Setting, device: torch.device) -> float:
-        return seconds_per_image(
-            build_classifier(setting.student, self.spec),
-            self.sets[setting.ipc],
-            self.protocols[setting.protocol],
-            setting.labels,
-            self.teacher(setting),
-            device,
-            self.config.mixed_precision,
-        )
 
 
 def with_held_out(config: EvaluateConfig, manifest: dict[str, Any]) -> EvaluateConfig:
@@ -553,63 +437,3 @@ def with_held_out(config: EvaluateConfig, manifest: dict[str, Any]) -> EvaluateC
         train_split=manifest["config"]["train_split"] if made else config.train_split,  # what the share is of
         bit_depth=config.bit_depth or manifest.get("bit_depth"),
     )
-
-
-def load_protocols(names: Iterable[str]) -> dict[str, Protocol]:
-    """Protocols by the name that they state.
-
-    Raises:
-        ValueError: If there is no such protocol, or two files state the same name.
-    """
-    protocols: dict[str, Protocol] = {}
-    for name in dict.fromkeys(names):
-        protocol = load_protocol(name)
-        if protocol.name in protocols:
-            raise ValueError(f"protocols must have names of their own. Got {protocol.name!r} twice.")
-        protocols[protocol.name] = protocol
-    return protocols
-
-
-def share_out(accelerator: Accelerator, pieces: Sequence[Piece], do: Callable[[Piece], None]) -> None:
-    """Does each piece of work in one of the processes, and waits for all of them.
-
-    Args:
-        pieces: What is missing, the same in all processes.
-    """
-    accelerator.wait_for_everyone()  # all processes must have listed what is missing before the first result is saved
-    for piece in pieces[accelerator.process_index :: accelerator.num_processes]:
-        do(piece)
-    accelerator.wait_for_everyone()
-
-
-def accuracies_of(results: Sequence[dict[str, Any]], seeds: Sequence[int]) -> dict[str, Any]:
-    """Mean, standard deviation and single accuracies of students, one per seed."""
-    accuracies = [result["accuracy"] for result in results]
-    mean, std = mean_and_std(accuracies)
-    return {"accuracy_mean": mean, "accuracy_std": std, "accuracies": accuracies, "seeds": list(seeds)}
-
-
-def seconds_per_image(
-    student: Classifier,
-    distilled: DistilledSet,
-    protocol: Protocol,
-    labels: str,
-    teacher: Classifier | None,
-    device: torch.device,
-    mixed_precision: str,
-) -> float:
-    """Seconds that training takes per image, from the second of two steps of a full batch."""
-    size = batch_size(protocol, distilled.ipc, distilled.spec.num_classes, len(distilled))
-    ends: list[float] = []
-    train_student(
-        student,
-        distilled.head(size),
-        protocol,
-        labels,
-        teacher,
-        device=device,
-        mixed_precision=mixed_precision,
-        epochs=2,
-        on_epoch_end=lambda *_: ends.append(time.perf_counter()),
-    )
-    return (ends[1] - ends[0]) / size

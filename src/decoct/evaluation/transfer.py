@@ -21,12 +21,13 @@ from decoct.data.loading import check_label_names, eval_split_name, load_images
 from decoct.data.source import dataset_fingerprint
 from decoct.data.tensors import PixelDataset
 from decoct.evaluation.random_baseline import SOURCE_FIELDS
-from decoct.evaluation.run import Evaluation, Setting, Unit, accuracies_of
+from decoct.evaluation.run import Evaluation
+from decoct.evaluation.units import Setting, Unit
 from decoct.methods import method_name
 from decoct.models.classifier import Classifier
 from decoct.models.zoo import build_classifier
 from decoct.results.records import setting_of
-from decoct.results.statistics import place_of, verdict
+from decoct.results.statistics import accuracies_of, place_of, verdict
 from decoct.results.tables import accuracy_cell, text_table
 from decoct.run.files import write_tensors
 from decoct.training.finetuning import MOMENTUM, WEIGHT_DECAY, fine_tune, replace_head

@@ -10,7 +10,16 @@ from typing import Any
 from decoct.methods import method_name
 from decoct.results.tables import percent
 
-__all__ = ["CONFIDENCE", "VERDICTS", "Difference", "compare_accuracies", "mean_and_std", "place_of", "verdict"]
+__all__ = [
+    "CONFIDENCE",
+    "VERDICTS",
+    "Difference",
+    "accuracies_of",
+    "compare_accuracies",
+    "mean_and_std",
+    "place_of",
+    "verdict",
+]
 
 Record = Mapping[str, Any]
 
@@ -21,6 +30,13 @@ VERDICTS = ("above", "below", "undecided")
 def mean_and_std(values: Sequence[float]) -> tuple[float, float]:
     """Mean and sample standard deviation (0 for one value)."""
     return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else 0.0
+
+
+def accuracies_of(results: Sequence[dict[str, Any]], seeds: Sequence[int]) -> dict[str, Any]:
+    """Mean, standard deviation and single accuracies of students, one per seed."""
+    accuracies = [result["accuracy"] for result in results]
+    mean, std = mean_and_std(accuracies)
+    return {"accuracy_mean": mean, "accuracy_std": std, "accuracies": accuracies, "seeds": list(seeds)}
 
 
 @dataclass(frozen=True)

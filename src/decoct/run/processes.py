@@ -1,12 +1,14 @@
-"""Opening and closing accelerate."""
+"""Opening and closing accelerate, and sharing work over its processes."""
 
 from __future__ import annotations
 
 import gc
 import logging
 import os
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from accelerate import Accelerator
@@ -14,9 +16,11 @@ from accelerate.utils import InitProcessGroupKwargs
 
 from decoct.run.precision import times_fp32
 
-__all__ = ["close", "device_name", "open_accelerator"]
+__all__ = ["close", "device_name", "open_accelerator", "share_out"]
 
 logger = logging.getLogger(__name__)
+
+Piece = TypeVar("Piece")
 
 # Processes wait for each other, say, while one trains the last student; torch's default gives them 10 or 30 minutes.
 LONGEST_WAIT = timedelta(days=7)
@@ -53,6 +57,18 @@ def open_accelerator(
                 mixed_precision,
             )
     return accelerator
+
+
+def share_out(accelerator: Accelerator, pieces: Sequence[Piece], do: Callable[[Piece], None]) -> None:
+    """Does each piece of work in one of the processes, and waits for all of them.
+
+    Args:
+        pieces: What is missing, the same in all processes.
+    """
+    accelerator.wait_for_everyone()  # all processes must have listed what is missing before the first result is saved
+    for piece in pieces[accelerator.process_index :: accelerator.num_processes]:
+        do(piece)
+    accelerator.wait_for_everyone()
 
 
 def close(accelerator: Accelerator) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 from importlib.resources import files
@@ -26,6 +26,7 @@ __all__ = [
     "initial_learning_rate",
     "learning_rate",
     "load_protocol",
+    "load_protocols",
     "own_settings",
     "protocol_names",
     "schedule",
@@ -236,6 +237,21 @@ def load_protocol(name_or_path: str | Path) -> Protocol:
             f"name must be none of {names}, whose settings are others. Got {protocol.name!r} in {name_or_path}."
         )
     return protocol
+
+
+def load_protocols(names: Iterable[str]) -> dict[str, Protocol]:
+    """Protocols by the name that they state.
+
+    Raises:
+        ValueError: If there is no such protocol, or two files state the same name.
+    """
+    protocols: dict[str, Protocol] = {}
+    for name in dict.fromkeys(names):
+        protocol = load_protocol(name)
+        if protocol.name in protocols:
+            raise ValueError(f"protocols must have names of their own. Got {protocol.name!r} twice.")
+        protocols[protocol.name] = protocol
+    return protocols
 
 
 def _fields(values: Any, source: str) -> dict[str, Any]:
