@@ -6,7 +6,7 @@
 Sets of random images of noise are distilled in a fresh process each, by an untrained network of as many outputs as
 there are classes: once with all logits at `--label_bits`, once with the `--top_k` largest alone. The seconds are those
 beyond a set without mixed views: of making views, of this network's forward passes, and of encoding logits.
-`anonymous_mb` is the largest resident memory without mapped files (sampled, Linux) of the process, `start_mb` that before it.
+`anonymous_mb` is the largest resident memory of the process without mapped files (sampled, Linux), `start_mb` before.
 Results, with hardware and versions, go to benchmarks/results/label_memory.json.
 """
 

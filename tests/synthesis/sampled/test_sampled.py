@@ -171,10 +171,9 @@ def test_other_samplers(quick, finished, tmp_path, tiny_prior, estimator, name, 
     by_hand = IGDSPipeline(scheduler.from_config(stock.scheduler.config), stock.unet.eval(), **parts)
     tiles = columns(tmp_path / "run", 1)["pixels"]
     for label in (0, 3):
-        # Processors without AVX-512 round a batch of another size otherwise.
-        level = int(torch.backends.cpu.get_cpu_capability() in ("AVX2", "DEFAULT"))
         expected = eight_bit(drawn(by_hand, label, seeds_of(label, 0, 1), guide_on=place).images)
-        assert int((tiles[label : label + 1].int() - expected.int()).abs().max()) <= level
+        # Some processors round a batch of another size otherwise.
+        assert int((tiles[label : label + 1].int() - expected.int()).abs().max()) <= 1
     assert difference(tiles, columns(finished(1), 1)["pixels"]) > 1
 
 
