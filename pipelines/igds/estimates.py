@@ -1,6 +1,6 @@
-"""What guides: frozen copies of networks, and the estimator as a function of the images or latents that are guided.
+"""The networks that guide: frozen copies, and the estimator as a function of the images or latents that are guided.
 
-The file stands alone: a copy of it travels with every saved pipeline.
+It imports nothing of decoct: a copy of it travels with every saved pipeline.
 """
 
 from __future__ import annotations

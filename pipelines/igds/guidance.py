@@ -1,6 +1,6 @@
 """Information guidance, the extra step that IGDS adds to a reverse diffusion (Algorithm 2 of the IGDS paper).
 
-The file stands alone: a copy of it travels with every saved pipeline.
+Its equations are those of `information`. It imports nothing of decoct: a copy of it travels with every saved pipeline.
 """
 
 from __future__ import annotations

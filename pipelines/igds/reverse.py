@@ -1,7 +1,7 @@
 """The reverse diffusion of a prior: its prediction with and without a class, and what a scheduler makes of it.
 
-A prior is a `UNet2DModel`, or a `DiTTransformer2DModel` with a VAE. The file stands alone: a copy of it travels with
-every saved pipeline.
+A prior is a `UNet2DModel`, or a `DiTTransformer2DModel` with a VAE. It imports nothing of decoct: a copy of it
+travels with every saved pipeline.
 """
 
 from __future__ import annotations

@@ -23,6 +23,7 @@ from decoct.config import (
     to_dict,
 )
 from decoct.files import read_json, read_object
+from decoct.results.tables import record_cell
 from decoct.run.folder import write_json
 from decoct.run.supervision import PARENT
 
@@ -142,8 +143,8 @@ def demo_summary(folder: Path) -> str:
     """One table, methods by images per class, with how it was measured and where everything is."""
     records: list[dict[str, Any]] = [record for name in METHODS for record in read_json(folder / name / "results.json")]
     ipcs = sorted({record["ipc"] for record in records})
-    accuracy = {(record["method"], record["ipc"]): f"{100 * record['accuracy_mean']:.1f} %" for record in records}
-    rows = [["method", *(f"IPC {ipc}" for ipc in ipcs)]]
+    accuracy = {(record["method"], record["ipc"]): record_cell(record) for record in records}
+    rows = [["method", *(f"IPC {ipc}, %" for ipc in ipcs)]]
     rows += [[method, *(accuracy[method, ipc] for ipc in ipcs)] for method in METHODS]
     rows.insert(1, ["-" * 8] * len(rows[0]))
     one = records[-1]
@@ -151,12 +152,13 @@ def demo_summary(folder: Path) -> str:
     return "\n".join(
         [
             "Accuracy on 1,000 real test images, after training on the distilled images alone",
-            *("  " + "".join(f"{cell:<12}" for cell in row).rstrip() for row in rows),
+            *("  " + "".join(f"{cell:<14}" for cell in row).rstrip() for row in rows),
             *(f"  {name:<12}{SAID[name]}" for name in METHODS),
             f"  teacher, which has seen all 4,000 images: {100 * one['teacher_accuracy']:.1f} %",
             f"Protocol {one['protocol']}, last epoch; overrides: {overrides}; label mode "
             f"{one['labels']}; student {one['student']}.",
-            f"Seeds: {len(one['seeds'])}. A look, not a measurement: differences of a few points mean nothing.",
+            f"Students of a set: {len(one['seeds'])}, mean and deviation. A look, not a measurement: one draw each.",
+            "The training is short. In longer ones random images come level at IPC 10: docs/results.md, Which images.",
             "",
             *(f"{f'{method}:':<11}{(folder / method / 'preview.png').resolve()}" for method in METHODS),
             f"{'over beta:':<11}{(folder / 'samples' / 'samples.png').resolve()}",

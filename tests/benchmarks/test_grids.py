@@ -16,8 +16,7 @@ from decoct.evaluation.sweep import Inputs, cells_of
 from .loading import BENCHMARKS, load
 
 NAMES = (
-    "demo",
-    *("beta_sweep", "cifar10_final", "cifar10_igds", "cifar10_sweep", "cifar10_views"),
+    *("beta_sweep", "cifar10_final", "cifar10_igds", "cifar10_sweep", "cifar10_views", "demo"),
     *("fashion_mnist", "imagenette", "label_bytes", "other_architectures", "selection", "self_contained", "strong_kd"),
     "view_scale",
 )

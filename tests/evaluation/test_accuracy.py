@@ -80,7 +80,7 @@ def test_epochs_are_the_protocols_unless_given(config, tmp_path):
         evaluate(config(protocols=[*short["protocols"], str(tmp_path / "other.yaml")]))
 
 
-def test_a_budget_of_steps_is_the_same_for_few_and_for_many_images(config):
+def test_a_limit_of_steps_is_the_same_for_few_and_for_many_images(config):
     budget = {"epochs": None, "max_steps": 5, "labels": ["hard"], "protocols": ["strong_kd"]}
     plan = plan_evaluate(config(**budget))
     # Batches of 10: an epoch of 3 images is a step, and so is one of 9.
@@ -91,8 +91,8 @@ def test_a_budget_of_steps_is_the_same_for_few_and_for_many_images(config):
     assert other["accuracies"] == record["accuracies"] and other["config_hash"] != record["config_hash"]
     (paper,) = plan_evaluate(config(epochs=None, max_steps=7, ipc=[3], labels=["hard"], protocols=["rded_kd"]))
     assert paper["images_seen"] == 9 * 7  # in place of 300 epochs
-    with pytest.raises(ValueError, match="max_steps must be left out beside --epochs. Got 5"):
-        config(epochs=3, max_steps=5)
+    (shorter,) = evaluate(config(epochs=2, max_steps=5, ipc=[1], labels=["hard"], protocols=["strong_kd"]))
+    assert shorter["overrides"] == {"epochs": 2}  # a limit that is not reached is none
     with pytest.raises(ValueError, match="max_steps must be at least 1. Got 0"):
         config(epochs=None, max_steps=0)
 

@@ -80,6 +80,7 @@ def crops_of(images: Dataset, boxes: np.ndarray) -> list[torch.Tensor]:
         {"attribution": "grad_cam", "utility": "gradient_flow", "selection": "herding"},
         {"method": "rded"},
         {"method": "herding"},
+        {"selection": "regression", "utility": "random"},
         {"crop_fraction": 1.0, "baseline": "blur", "value": "probability"},
     ],
 )
@@ -95,6 +96,9 @@ def test_a_batch_equals_singles(teacher, images, options):
         assert np.allclose(together["heatmap"], singles["heatmap"], atol=1e-5)
     if "features" in together:
         assert np.allclose(together["features"].astype(float), singles["features"].astype(float), atol=1e-2)
+    assert ("logits" in together) == (options.get("selection") == "regression")
+    if "logits" in together:
+        assert np.allclose(together["logits"], singles["logits"], atol=1e-4)
 
 
 def test_columns_of_the_papers_setting(teacher, images):
@@ -137,7 +141,7 @@ def test_scores_are_those_of_the_resized_crops(teacher, images, utility):
     ],
 )
 def test_what_is_scored_is_what_is_stored(teacher, images, tiles_per_image, options):
-    settings = {"utility": "loss", "selection": "herding", **options}
+    settings = {"utility": "loss", "selection": "regression", **options}
     scored = process(teacher, images, tiles_per_image=tiles_per_image, **settings)
     assert (scored["boxes"][..., 2] == scored["boxes"][..., 3]).all()
     pixels, side = to_pixels(images["image"][:], 28, 1), 28 if tiles_per_image == 1 else 14
@@ -156,6 +160,8 @@ def test_what_is_scored_is_what_is_stored(teacher, images, tiles_per_image, opti
         expected = F.cross_entropy(logits, torch.tensor([scored["label"][row]]))
         assert scored["utility"][row, crop] == pytest.approx(float(expected), rel=1e-3, abs=1e-5)
         assert np.allclose(scored["features"][row, crop].astype(float), features[0].numpy(), rtol=2e-3, atol=2e-2)
+        if "logits" in scored:
+            assert np.allclose(scored["logits"][row, crop], logits[0].numpy(), rtol=1e-3, atol=1e-4)
 
 
 def test_whole_images_need_no_heat_map_and_have_one_crop(teacher, images):

@@ -174,6 +174,17 @@ def test_text_encoders_with_more_than_their_weights(changed, make_estimator):
     assert load_text_to_image(folder, make_estimator(), PROMPTS).prompts == PROMPTS
 
 
+def test_a_variant_that_not_all_networks_have(make_estimator, tmp_path):
+    """As diffusers loads it: those without have their plain weights."""
+    text_to_image.build("stable_diffusion", tmp_path).save_pretrained(tmp_path / "prior", variant="fp16")
+    text_encoder = tmp_path / "prior/text_encoder"
+    (text_encoder / "model.fp16.safetensors").rename(text_encoder / "model.safetensors")
+    assert load_text_to_image(tmp_path / "prior", make_estimator(), PROMPTS, variant="fp16").prompts == PROMPTS
+    (text_encoder / "model.safetensors").unlink()
+    with pytest.raises(ValueError, match="which cannot be loaded: .*model.safetensors"):
+        load_text_to_image(tmp_path / "prior", make_estimator(), PROMPTS, variant="fp16")
+
+
 def test_a_tokenizer_of_t5_without_files_knows_no_words(make_estimator, tmp_path):
     from transformers import T5Tokenizer
 

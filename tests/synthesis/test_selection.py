@@ -8,7 +8,16 @@ import numpy as np
 import pytest
 
 from decoct.run.seeding import numpy_generator
-from decoct.synthesis.selection import coverage, draw_candidates, herding, k_center, k_means, select_class, sort_keys
+from decoct.synthesis.selection import (
+    coverage,
+    draw_candidates,
+    herding,
+    k_center,
+    k_means,
+    regression,
+    select_class,
+    sort_keys,
+)
 
 
 def features(rows: int = 30, width: int = 5, seed: int = 0) -> np.ndarray:
@@ -77,6 +86,49 @@ def test_coverage_chooses_from_a_share_of_the_best(share, pool):
     )
     best = np.argsort(utility[:, 0])[:pool]
     assert chosen.rows.tolist() == best[coverage(described[best, 0], 4)].tolist()
+
+
+def regression_error(points: np.ndarray, targets: np.ndarray, rows: list[int], noise: float) -> float:
+    """Squared error over all points of the regression on some of them, solved at once."""
+    unit = points / np.linalg.norm(points, axis=1, keepdims=True)
+    centred = targets - targets.mean(1, keepdims=True)
+    kernel = unit @ unit[rows].T
+    solved = np.linalg.solve(kernel[rows] + noise * np.eye(len(rows)), centred[rows])
+    return float(((centred - kernel @ solved) ** 2).sum())
+
+
+@pytest.mark.parametrize("noise", [1e-2, 0.1, 1.0])
+@pytest.mark.parametrize(("rows", "width"), [(30, 6), (24, 40)])
+def test_regression_takes_what_predicts_the_targets_of_all_best(rows, width, noise):
+    generator = np.random.default_rng([rows, width])
+    points, targets = generator.normal(size=(rows, width)), generator.normal(size=(rows, 4))
+    labels = generator.permutation(np.arange(rows) % 3) * 2  # classes 0, 2 and 4
+    taken: list[int] = []
+    expected = np.full((4, 3), -1)
+    for turn in range(4):
+        while (expected[turn] < 0).any():
+            errors = [
+                np.inf
+                if row in taken or expected[turn, labels[row] // 2] >= 0
+                else regression_error(points, targets, [*taken, row], noise)
+                for row in range(rows)
+            ]
+            taken.append(int(np.argmin(errors)))
+            expected[turn, labels[taken[-1]] // 2] = taken[-1]
+    found = regression(points, targets, labels, 4, noise)
+    assert found.tolist() == expected.tolist()
+    assert regression(points, targets, labels, 2, noise).tolist() == expected[:2].tolist()
+    everything = regression(points, targets, labels, rows // 3, noise)
+    assert sorted(everything.flatten()) == list(range(rows))
+    assert (labels[everything] == [0, 2, 4]).all()
+
+
+def test_what_all_logits_share_and_how_long_features_are_does_not_matter_to_regression():
+    points, targets, labels = features(), features(width=3, seed=1), np.arange(30) % 2
+    lengths, shared = np.arange(1, 31)[:, None], np.random.default_rng(2).normal(size=(30, 1))
+    expected = regression(points, targets, labels, 5).tolist()
+    assert regression(points * lengths, 7 * (targets + shared), labels, 5).tolist() == expected
+    assert regression(np.zeros((4, 2)), np.zeros((4, 2)), np.array([0, 1, 0, 1]), 2).tolist() == [[0, 1], [2, 3]]
 
 
 @pytest.mark.parametrize("choose", [herding, k_center, coverage])

@@ -129,10 +129,11 @@ class DistillConfig(SamplingConfig, PublishingConfig, DataConfig):
     utility_quantile: float = option(
         0.5, "Target of `utility_order quantile`: 0 is the lowest score, 1 the highest.", matters="selection"
     )
-    selection: Literal["top", "random", "herding", "k_center", "k_means", "coverage"] | None = option(
+    selection: Literal["top", "random", "herding", "k_center", "k_means", "coverage", "regression"] | None = option(
         None,
         "Take the best scores, random images, or the most diverse of a pool by the teacher's features; `coverage` "
-        "takes those that leave the least variance in a Gaussian process over the pool, the same first for every IPC. "
+        "takes those that leave the least variance in a Gaussian process over the pool, `regression` those of all "
+        "classes from which it best predicts the teacher's logits; both take the same first for every IPC. "
         f"{by_method('selection')}",
         matters="selection",
     )
@@ -145,11 +146,14 @@ class DistillConfig(SamplingConfig, PublishingConfig, DataConfig):
     )
     pool_share: float = option(
         0.5,
-        "Pool that `coverage` chooses from, best scores first, as a share of a class's candidates, in (0, 1].",
+        "Pool that `coverage` and `regression` choose from, best scores first, as a share of a class's candidates, in "
+        "(0, 1].",
         matters="selection",
     )
     coverage_noise: float = option(
-        0.1, "Variance of the noise in the Gaussian process of `coverage`, whose own is 1.", matters="selection"
+        0.1,
+        "Variance of the noise in the Gaussian process of `coverage` and `regression`, whose own is 1.",
+        matters="selection",
     )
     tune: bool = option(
         False,
@@ -263,7 +267,7 @@ class DistillConfig(SamplingConfig, PublishingConfig, DataConfig):
             held_out = "0 for --streaming, since all labels say which images are held out"
             require(not self.validation_fraction, "validation_fraction", held_out, self.validation_fraction)
         if self.tune:
-            self.selection = "coverage"  # what is tried needs the features
+            self.selection = "regression"  # what is tried needs features and logits
         if self.attribution == "exact_shapley":
             require(self.grid_size <= 4, "grid_size", "at most 4 for exact_shapley (2^16 coalitions)", self.grid_size)
         if self.attribution == "kernel_shap":
@@ -298,6 +302,11 @@ class DistillConfig(SamplingConfig, PublishingConfig, DataConfig):
     def whole_images(self) -> bool:
         """Whether every tile shows a whole image, so that crops need no heat map."""
         return self.attribution == "whole" or (self.attribution != "random" and self.crop_fraction == 1)
+
+    @property
+    def needs_logits(self) -> bool:
+        """Whether the candidates' logits are kept with their scores."""
+        return self.tune or self.selection == "regression"
 
     @property
     def tile_rows(self) -> int:

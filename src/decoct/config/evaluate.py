@@ -46,7 +46,8 @@ class EvaluateConfig(DataConfig):
     epochs: int | None = option(None, "Epochs, recorded as an override. Default: the protocol's.", group="training")
     max_steps: int | None = option(
         None,
-        "Optimiser steps, up to whole epochs, in place of the protocol's steps or epochs; recorded as an override.",
+        "Optimiser steps at most, rounded up to whole epochs: of each student, and of pre-training for task transfer. "
+        "Recorded as an override where the training would be longer. Default: no limit.",
         group="training",
     )
     rrc_scale: float | None = option(
@@ -124,8 +125,6 @@ class EvaluateConfig(DataConfig):
         require(self.seeds >= 1, "seeds", "at least 1", self.seeds)
         require(self.epochs is None or self.epochs >= 1, "epochs", "at least 1", self.epochs)
         require(self.max_steps is None or self.max_steps >= 1, "max_steps", "at least 1", self.max_steps)
-        both = self.epochs is not None and self.max_steps is not None
-        require(not both, "max_steps", "left out beside --epochs", self.max_steps)
         require(self.rrc_scale is None or 0 < self.rrc_scale <= 1, "rrc_scale", "in (0, 1]", self.rrc_scale)
         require(self.steps >= 1, "steps", "at least 1", self.steps)
         require(self.orders >= 1, "orders", "at least 1", self.orders)

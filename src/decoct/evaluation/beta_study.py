@@ -22,7 +22,7 @@ from decoct.data.loading import check_label_names, eval_split_name, load_split, 
 from decoct.data.source import dataset_fingerprint
 from decoct.data.tensors import PixelDataset
 from decoct.evaluation.grid import Grid
-from decoct.evaluation.plan import seconds_per_image
+from decoct.evaluation.plan import student_seconds_per_image
 from decoct.files import read_object
 from decoct.igds.loading import label_names, load_estimator
 from decoct.igds.measuring import embed, measure
@@ -348,7 +348,7 @@ class Study(Grid[Subset]):
             members = [torch.nonzero(self.labels == label).flatten()[:ipc] for label in range(self.spec.num_classes)]
             subset = distilled_set(self.images, torch.cat(members), self.spec)
             network, teacher = build_classifier(student, self.spec), self.online_teacher
-            seconds = seconds_per_image(
+            seconds = student_seconds_per_image(
                 network, subset, self.protocol, config.labels, teacher, self.device, config.mixed_precision
             )
             left = sum((cell.ipc, cell.student) == (ipc, student) for cell in missing)

@@ -32,7 +32,7 @@ class EvalSplit:
 
     @cached_property
     def name(self) -> str:
-        """Of the split."""
+        """Name of the split."""
         config = self.config
         return eval_split_name(config.dataset, config.dataset_config, config.eval_split, config.label_column)
 

@@ -15,7 +15,7 @@ from decoct.models.zoo import build_classifier
 from decoct.training.protocols import Protocol, batch_size
 from decoct.training.student import train_student
 
-__all__ = ["plan_students", "seconds_per_image"]
+__all__ = ["plan_students", "student_seconds_per_image"]
 
 
 def plan_students(evaluation: Evaluation[Any], device: torch.device) -> list[dict[str, Any]]:
@@ -45,7 +45,7 @@ def plan_students(evaluation: Evaluation[Any], device: torch.device) -> list[dic
 
 def _seconds_of(evaluation: Evaluation[Any], setting: Setting, device: torch.device) -> float:
     """Seconds that training a setting's student takes per image."""
-    return seconds_per_image(
+    return student_seconds_per_image(
         build_classifier(setting.student, evaluation.spec),
         evaluation.sets[setting.ipc],
         evaluation.protocols[setting.protocol],
@@ -56,7 +56,7 @@ def _seconds_of(evaluation: Evaluation[Any], setting: Setting, device: torch.dev
     )
 
 
-def seconds_per_image(
+def student_seconds_per_image(
     student: Classifier,
     distilled: DistilledSet,
     protocol: Protocol,

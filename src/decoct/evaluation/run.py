@@ -40,7 +40,7 @@ from decoct.results.statistics import accuracies_of
 from decoct.run.folder import write_json
 from decoct.run.processes import device_name, share_out
 from decoct.run.versions import installed_versions
-from decoct.training.protocols import Protocol, epoch_count, load_protocols, own_settings, student_name
+from decoct.training.protocols import Protocol, epoch_count, epochs_with, load_protocols, own_settings, student_name
 from decoct.training.student import train_student
 
 __all__ = ["Evaluation"]
@@ -67,10 +67,6 @@ class Evaluation(ABC, Generic[UnitType]):
         self.manifest = read_manifest(config.distilled, revision)
         self.config = config = with_held_out(config, self.manifest)
         self.protocols = protocols or load_protocols(config.protocols)
-        if (steps := config.max_steps) is not None:
-            self.protocols = {
-                name: dataclasses.replace(each, epochs=None, steps=steps) for name, each in self.protocols.items()
-            }
         self.spec = spec_of(self.manifest)
         if config.output_dir is None and not Path(config.distilled).is_dir():
             raise ValueError(
@@ -231,18 +227,24 @@ class Evaluation(ABC, Generic[UnitType]):
 
     def epochs(self, setting: Setting, classes: int) -> int:
         """Epochs of training on so many classes."""
+        full, most = self.full_epochs(setting, classes), self.config.max_steps
+        protocol, ipc = self.protocols[setting.protocol], setting.ipc
+        return full if most is None else min(full, epochs_with(most, protocol, ipc, classes, ipc * classes))
+
+    def full_epochs(self, setting: Setting, classes: int) -> int:
+        """`epochs` without a limit of steps."""
         protocol, ipc = self.protocols[setting.protocol], setting.ipc
         return self.config.epochs or epoch_count(protocol, ipc, classes, ipc * classes)
 
     def overrides(self, setting: Setting) -> dict[str, Any]:
         """What is not trained as the protocol says."""
-        config, protocol = self.config, self.protocols[setting.protocol]
+        config, protocol, classes = self.config, self.protocols[setting.protocol], self.spec.num_classes
         # A number of epochs is never what a protocol with steps says: on fewer classes, the steps take more of them.
-        classes = self.spec.num_classes
         usual = epoch_count(protocol, setting.ipc, classes, setting.ipc * classes) if protocol.steps is None else None
+        limited = self.epochs(setting, classes) < self.full_epochs(setting, classes)
         values = {
             "epochs": None if config.epochs == usual else config.epochs,
-            "max_steps": config.max_steps,
+            "max_steps": config.max_steps if limited else None,
             # Stored views bring their own boxes.
             "rrc_scale": None if setting.labels in ("views", "mixed") else config.rrc_scale,
             "mixed_precision": None if config.mixed_precision == "no" else config.mixed_precision,

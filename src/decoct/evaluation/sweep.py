@@ -158,7 +158,12 @@ def cells_of(grid: GridFile, inputs: Inputs, folder: Path, eval_split: str = "te
     Args:
         folder: Grid folder.
         eval_split: The dataset's own evaluation split, which is measured on where the file names none.
+
+    Raises:
+        ValueError: If the grid limits the steps of its students.
     """
+    if (most := grid.evaluate.get("max_steps")) is not None:
+        raise ValueError(f"evaluate.max_steps must be left out of a grid, whose training says `steps`. Got {most}.")
     sets = grid.sets
     if inputs.distilled is not None:
         method = read_manifest(inputs.distilled)["config"]["method"]

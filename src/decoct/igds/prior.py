@@ -189,19 +189,33 @@ def _text_encoders(index: dict[str, Any], name_or_path: str | Path, variant: str
     found = {}
     for name, entry in index.items():
         if name.startswith("text_encoder") and entry != [None, None] and entry is not None:
-            encoder, info = getattr(transformers, entry[1]).from_pretrained(
-                name_or_path,
-                subfolder=name,
-                use_safetensors=True,
-                output_loading_info=True,
-                ignore_mismatched_sizes=True,  # they are in the info, and refused with their names
-                dtype=torch.float32,
-                variant=variant,
-            )
+            encoder, info = _load_text_encoder(getattr(transformers, entry[1]), name_or_path, name, variant)
             # Published ones hold more at times, such as a table of positions, which changes nothing.
             check_loaded({**info, "unexpected_keys": []}, f"{name} of the prior {str(name_or_path)!r}")
             found[name] = encoder
     return found
+
+
+def _load_text_encoder(
+    kind: type[PreTrainedModel], name_or_path: str | Path, part: str, variant: str | None
+) -> tuple[PreTrainedModel, dict[str, Any]]:
+    """A text encoder, and what transformers says of its weights; without the variant where it has none, as diffusers."""
+    loaded: Any
+    try:
+        loaded = kind.from_pretrained(
+            name_or_path,
+            subfolder=part,
+            use_safetensors=True,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # they are in the info, and refused with their names
+            dtype=torch.float32,
+            variant=variant,
+        )
+    except OSError:
+        if variant is None:
+            raise
+        loaded = _load_text_encoder(kind, name_or_path, part, None)
+    return loaded
 
 
 def _check_parts(kind: type[diffusers.DiffusionPipeline], index: dict[str, Any], name_or_path: str | Path) -> None:

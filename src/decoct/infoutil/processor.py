@@ -98,8 +98,8 @@ class InfoUtilProcessor:
 
     The result has one row per image and no pixels: `label`, `source_index`, `heatmap` (grid x grid, or null where no
     heat map was needed), `boxes` (crops x top, left, height, width in pixels at the teacher's image size), `utility`
-    (one score per crop) and, for diverse selection, `features` (crops x width). It does not depend on batch size or
-    process count.
+    (one score per crop), for diverse selection `features` (crops x width) and, for regression, `logits` (crops x
+    classes). It does not depend on batch size or process count.
 
     Args:
         teacher: In eval mode.
@@ -131,6 +131,7 @@ class InfoUtilProcessor:
         self.teacher, self.reference, self.forgetting, self.heatmaps = teacher, reference, forgetting, heatmaps
         self.crops = values_for(CropSettings, config)
         self.utility, self.diverse = config.utility, config.selection not in ("top", "random")
+        self.with_logits = config.needs_logits
         if self.diverse or self.utility in LAST_LAYER_SCORES:
             teacher.linear_heads()
         self.seed, self.mixed_precision = config.seed, config.mixed_precision
@@ -153,6 +154,8 @@ class InfoUtilProcessor:
         }
         if self.diverse:
             columns["features"] = List(List(Value("float16")))
+        if self.with_logits:
+            columns["logits"] = List(List(Value("float32")))
         return Features(columns)
 
     def __call__(self, batch: dict[str, list[Any]], indices: list[int], rank: int | None = None) -> dict[str, Any]:
@@ -179,7 +182,7 @@ class InfoUtilProcessor:
         if heatmaps is not None:
             require_finite(heatmaps, "values of heat maps", place_of)
         boxes = self._boxes(heatmaps, source)
-        utility, features = self._score(pixels, labels, boxes, source)
+        utility, features, logits = self._score(pixels, labels, boxes, source)
         require_finite(utility, f"scores ({self.utility})", place_of)
         if self.diverse:
             require_finite(features, "features of the teacher", place_of, half=True)
@@ -192,6 +195,8 @@ class InfoUtilProcessor:
         }
         if self.diverse:
             result["features"] = features.half().numpy()
+        if self.with_logits:
+            result["logits"] = logits.numpy()
         return result
 
     def _heatmaps(self, pixels: Tensor, labels: Tensor, source: list[int]) -> Tensor | None:
@@ -223,26 +228,25 @@ class InfoUtilProcessor:
             crops.crop_center,
         )
 
-    def _score(self, pixels: Tensor, labels: Tensor, boxes: Tensor, source: list[int]) -> tuple[Tensor, Tensor]:
-        """Utility `(batch, crops)` and teacher features `(batch, crops, width)`; a window is scored once."""
+    def _score(self, pixels: Tensor, labels: Tensor, boxes: Tensor, source: list[int]) -> tuple[Tensor, Tensor, Tensor]:
+        """Utility `(batch, crops)`, features `(batch, crops, width)` and logits; a window is scored once."""
         distinct = [distinct_boxes(each) for each in boxes]
         rows = torch.repeat_interleave(torch.tensor([len(unique) for unique, _ in distinct]))
         flat = torch.cat([unique for unique, _ in distinct])
-        scores, features = [], []
+        parts = []
         for start in range(0, len(flat), self.batch_size):
             chunk = slice(start, start + self.batch_size)
             crops = self._crops(pixels, rows[chunk], flat[chunk]).to(labels.device)
-            score, feature = self._utility(crops, labels[rows[chunk].to(labels.device)])
-            scores.append(score.cpu())
-            features.append(feature.cpu())
+            parts.append([each.cpu() for each in self._utility(crops, labels[rows[chunk].to(labels.device)])])
+        scores, features, logits = (torch.cat(each) for each in zip(*parts, strict=True))
         if self.utility == "random":
             drawn = [numpy_generator(self.seed, "utility", row).random() for row in source]
-            scores = [torch.tensor(drawn)[rows].float()]
+            scores = torch.tensor(drawn)[rows].float()
         elif self.utility == "forgetting" and self.forgetting is not None:
-            scores = [torch.from_numpy(self.forgetting[source])[rows].float()]
+            scores = torch.from_numpy(self.forgetting[source])[rows].float()
         first = torch.tensor([0, *(len(unique) for unique, _ in distinct)])[:-1].cumsum(0)
         index = torch.stack([offset + inverse for offset, (_, inverse) in zip(first, distinct, strict=True)])
-        return torch.cat(scores)[index], torch.cat(features)[index]
+        return scores[index], features[index], logits[index]
 
     def _crops(self, pixels: Tensor, rows: Tensor, boxes: Tensor) -> Tensor:
         """Tiles as they are stored, at the teacher's size: resized, or padded as RDED scores them."""
@@ -253,14 +257,14 @@ class InfoUtilProcessor:
             return tiles
         return F.interpolate(tiles, (self.side, self.side), mode="bilinear", align_corners=False)
 
-    def _utility(self, crops: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Scores `(crops,)` and, where something needs them, features `(crops, width)`."""
-        score = features = torch.zeros(len(crops), 0)
+    def _utility(self, crops: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Scores `(crops,)` and, where something needs them, features `(crops, width)` and logits."""
+        score = features = logits = torch.zeros(len(crops), 0)
         if self.utility == "grad_norm":
             score = grad_norm(self.teacher, crops, labels, min(self.batch_size, 64), DTYPES.get(self.mixed_precision))
         needs_features = self.diverse or self.utility in LAST_LAYER_SCORES
         if not needs_features and self.utility != "loss":
-            return score, features
+            return score, features, logits
         with torch.no_grad(), autocast(self.teacher.device, self.mixed_precision):
             if needs_features:
                 features, logits = (part.float() for part in self.teacher.features_and_logits(crops))
@@ -274,7 +278,7 @@ class InfoUtilProcessor:
             reference = self.reference
             others = (reference.features, reference.logits, reference.labels)
             score = gradient_flow(features, logits, labels, *others, self.teacher.bias_factor)
-        return score, features
+        return score, features, logits
 
 
 def reference_of(teacher: Classifier, pixels: Tensor, labels: np.ndarray, mixed_precision: str) -> Reference:

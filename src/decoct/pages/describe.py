@@ -200,6 +200,10 @@ def method_sentence(config: dict[str, Any], tuned: dict[str, Any] | None = None)
     else:
         ranked = f"ranked {UTILITIES.get(utility, 'by a score')}{order}"
         ranked += f", and of the best those most diverse in the teacher's features ({diverse})" if diverse else ""
+        if config.get("selection") == "regression":
+            ranked += (
+                ", and of the best those of all classes from which a regression best predicts the teacher's logits"
+            )
     return f"{crops}, {ranked}; then packed and labelled by the teacher."
 
 

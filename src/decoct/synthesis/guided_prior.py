@@ -132,7 +132,7 @@ def _places(pipeline: GuidedPrior, settings: SamplingSettings) -> list[str]:
 
 def _with_ddim(pipeline: GuidedPrior) -> GuidedPrior:
     """A copy of a prior that is sampled as with `--scheduler ddim`; its networks are the same."""
-    other, scheduler = copy.copy(pipeline), with_scheduler(pipeline.scheduler, "ddim")
+    other, scheduler = copy.copy(pipeline), with_scheduler(pipeline.scheduler, "ddim", latent=pipeline.vae is not None)
     if isinstance(other, TextToImagePrior):
         other.pipeline = copy.copy(other.pipeline)
         other.pipeline.scheduler = scheduler

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -13,7 +13,18 @@ from sklearn.cluster import KMeans
 from sklearn.exceptions import ConvergenceWarning
 from threadpoolctl import threadpool_limits
 
-__all__ = ["Selected", "coverage", "draw_candidates", "herding", "k_center", "k_means", "select_class", "sort_keys"]
+__all__ = [
+    "Selected",
+    "coverage",
+    "draw_candidates",
+    "herding",
+    "k_center",
+    "k_means",
+    "regression",
+    "select_class",
+    "select_jointly",
+    "sort_keys",
+]
 
 STARTS = 10  # k-means++ starts of which the clustering with the least inertia is kept
 
@@ -80,19 +91,16 @@ def select_class(
     Raises:
         ValueError: If there are fewer candidates than tiles.
     """
-    if len(utility) < count:
-        raise ValueError(f"a class must have at least {count} candidates. Got {len(utility)}.")
     keys = sort_keys(utility, order, quantile)
     crops = keys.argmin(1)
-    rows = np.arange(len(keys))
-    draw = rows if draw is None else draw
-    ranked = np.lexsort((draw if ties_by_draw else rows, keys.min(1)))
+    draw = np.arange(len(keys)) if draw is None else draw
+    ranked = ranking(keys, count, draw if ties_by_draw else None)
     if selection == "random":
         rows = draw.argsort()[:count]
     elif selection == "top":
         rows = ranked[:count]
     else:
-        share = max(count, math.ceil(pool_share * len(ranked)))
+        share = pool_size(len(ranked), count, pool_share)
         size = share if selection == "coverage" else math.ceil(pool_factor * count) or len(ranked)
         pool = ranked[:size]
         features = features_of(pool, crops[pool])
@@ -104,6 +112,54 @@ def select_class(
             chosen = (herding if selection == "herding" else k_center)(features, count)
         rows = pool[chosen]
     return Selected(rows, crops[rows])
+
+
+def select_jointly(
+    utilities: Sequence[np.ndarray],
+    outputs_of: Callable[[int, np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]],
+    count: int,
+    order: Literal["highest", "lowest", "quantile"],
+    quantile: float,
+    pool_share: float,
+    noise: float,
+) -> list[Selected]:
+    """The `count` tiles of every class by `regression`: its best crop of each image, then images of all classes.
+
+    Args:
+        utilities: Of each class, `(candidates, crops)`, the scores, of at least `count` candidates.
+        outputs_of: Teacher features and logits, `(rows, width)` and `(rows, classes)`, for a class, rows of it and the
+            crop of each.
+        pool_share: They come from this share of a class's images, the best ones, and at least `count`.
+        noise: See `regression`.
+    """
+    pools, crops, outputs = [], [], []
+    for label, utility in enumerate(utilities):
+        keys = sort_keys(utility, order, quantile)
+        crops.append(keys.argmin(1))
+        pools.append(ranking(keys, count)[: pool_size(len(keys), count, pool_share)])
+        outputs.append(outputs_of(label, pools[-1], crops[-1][pools[-1]]))
+    features, logits = (np.concatenate(each) for each in zip(*outputs, strict=True))
+    labels = np.repeat(np.arange(len(pools)), [len(pool) for pool in pools])
+    taken = regression(features, logits, labels, count, noise)
+    firsts = np.cumsum([0, *(len(pool) for pool in pools)])
+    rows = [pool[taken[:, label] - firsts[label]] for label, pool in enumerate(pools)]
+    return [Selected(each, crop[each]) for each, crop in zip(rows, crops, strict=True)]
+
+
+def ranking(keys: np.ndarray, count: int, ties: np.ndarray | None = None) -> np.ndarray:
+    """A class's images by the best key of each, best first; of equal ones the first of `ties` or the lower row.
+
+    Raises:
+        ValueError: If there are fewer than `count`.
+    """
+    if len(keys) < count:
+        raise ValueError(f"a class must have at least {count} candidates. Got {len(keys)}.")
+    return np.lexsort((np.arange(len(keys)) if ties is None else ties, keys.min(1)))
+
+
+def pool_size(candidates: int, count: int, share: float) -> int:
+    """How many of a class's candidates are chosen from: a share, and at least as many as are taken."""
+    return max(count, math.ceil(share * candidates))
 
 
 # Coresets over features: which rows to take, in order. Shorter prefixes of the greedy ones, all but k-means, are
@@ -191,6 +247,61 @@ def coverage(features: np.ndarray, count: int, noise: float = 0.1) -> np.ndarray
             columns[step] = column
             taken.append(row)
     return np.array(taken, dtype=np.int64)
+
+
+def regression(
+    features: np.ndarray, targets: np.ndarray, labels: np.ndarray, count: int, noise: float = 0.1
+) -> np.ndarray:
+    """Rows of all classes from which a regression on the features best predicts the targets of all rows.
+
+    The regression is the posterior mean of a Gaussian process whose kernel is the cosine of two rows. Each row taken is
+    the one that most lowers the squared error over all rows, given those before. With K the posterior covariance, R
+    what the mean leaves of the targets and d = K_jj + noise, row j lowers it by 2 (K R)_j R_j' / d - |k_j|^2 |R_j|^2 /
+    d^2, and taking it leaves R - k_j R_j / d and K - k_j k_j' / d. K is never formed: memory is that of the features,
+    twice that of the targets and `width^2`, and time `classes * count * rows * (width + targets)`.
+
+    Args:
+        features: `(rows, width)`.
+        targets: `(rows, outputs)`, such as the teacher's logits; the mean of a row's is taken off.
+        labels: `(rows,)` class of each, each class with at least `count` rows.
+        count: Rows to take of each class.
+        noise: Variance of the noise, positive; the kernel's is 1.
+
+    Returns:
+        `(count, classes)` int64: the first row of each class, by its label, then the second ones; a tie goes to the
+        lower row. A smaller count takes the same first ones.
+    """
+    features = features.astype(np.float64)
+    features /= np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-12)
+    left = targets.astype(np.float64)
+    left -= left.mean(1, keepdims=True)
+    known, classes = np.unique(labels, return_inverse=True)
+    # Several threads would sum in an order that changes from run to run and from process to process.
+    with threadpool_limits(1):
+        covariance = np.eye(features.shape[1])  # of the weights; K is that of their predictions
+        predicted = features @ (features.T @ left)  # K R
+        squares = np.einsum("ij,ij->i", features @ (features.T @ features), features)  # |k_j|^2
+        variances = np.einsum("ij,ij->i", features, features)  # K_jj
+        taken = np.full((count, len(known)), -1)
+        free = np.ones(len(features), dtype=bool)
+        for turn in range(count):
+            waiting = np.ones(len(known), dtype=bool)
+            for _ in known:
+                scale = variances + noise
+                gains = 2 * np.einsum("ij,ij->i", predicted, left) / scale
+                gains -= squares * np.einsum("ij,ij->i", left, left) / scale**2
+                row = int(np.where(free & waiting[classes], gains, -np.inf).argmax())
+                weights = covariance @ features[row] / math.sqrt(scale[row])
+                column, rest = features @ weights, left[row] / math.sqrt(scale[row])
+                product = features @ (covariance @ (features.T @ column))  # K column
+                length = column @ column
+                predicted -= np.outer(product, rest) + np.outer(column, column @ left - length * rest)
+                left -= np.outer(column, rest)
+                squares += column * (column * length - 2 * product)
+                variances -= column**2
+                covariance -= np.outer(weights, weights)
+                taken[turn, classes[row]], free[row], waiting[classes[row]] = row, False, False
+    return taken
 
 
 def k_means(features: np.ndarray, count: int, seed: int) -> np.ndarray:

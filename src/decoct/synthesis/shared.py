@@ -90,6 +90,7 @@ def score_settings(config: DistillConfig) -> dict[str, Any]:
         "order": config.utility_order if config.utility == "forgetting" else None,
         "references": config.gradient_flow_references if config.utility == "gradient_flow" else None,
         "features": config.selection not in ("top", "random"),
+        **({"logits": True} if config.needs_logits else {}),
         "candidates_per_class": config.candidates_per_class,
         "mixed_precision": config.mixed_precision,
     }

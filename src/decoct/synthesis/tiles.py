@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import io
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -23,7 +24,7 @@ from decoct.models.throughput import Forward
 from decoct.run.finite import require_finite
 from decoct.run.seeding import numpy_generator
 from decoct.synthesis.relabel import draw_views, tile_logits, view_logits
-from decoct.synthesis.selection import select_class
+from decoct.synthesis.selection import Selected, select_class, select_jointly
 
 __all__ = [
     "LabelSettings",
@@ -59,7 +60,7 @@ class SelectionSettings:
     utility: str
     utility_order: Literal["highest", "lowest", "quantile"]
     utility_quantile: float
-    selection: Literal["top", "random", "herding", "k_center", "k_means", "coverage"]
+    selection: Literal["top", "random", "herding", "k_center", "k_means", "coverage", "regression"]
     pool_factor: float
     pool_share: float
     coverage_noise: float
@@ -94,19 +95,21 @@ class Mosaics:
 
 
 def read_scores(paths: Sequence[Path]) -> pa.Table:
-    """All columns of the score shards but the features: a few bytes per candidate."""
-    names = [name for name in pq.read_schema(paths[0]).names if name != "features"]
+    """All columns of the score shards but features and logits: a few bytes per candidate."""
+    names = [name for name in pq.read_schema(paths[0]).names if name not in ("features", "logits")]
     return pa.concat_tables([pq.read_table(path, columns=names) for path in paths])
 
 
-def read_features(paths: Sequence[Path], rows: np.ndarray, crops: np.ndarray) -> np.ndarray:
-    """Features `(rows, width)` of one crop of each of the given candidates, holding one shard at a time."""
+def read_outputs(
+    paths: Sequence[Path], column: Literal["features", "logits"], rows: np.ndarray, crops: np.ndarray
+) -> np.ndarray:
+    """Features or logits `(rows, width)` of one crop of each of the given candidates, holding one shard at a time."""
     size = pq.read_metadata(paths[0]).num_rows
     parts: dict[int, np.ndarray] = {}
     for shard in np.unique(rows // size):
         members = np.flatnonzero(rows // size == shard)
-        column = pq.read_table(paths[shard], columns=["features"])["features"].combine_chunks()
-        chosen = column.take(pa.array(rows[members] % size))
+        table = pq.read_table(paths[shard], columns=[column])[column].combine_chunks()
+        chosen = table.take(pa.array(rows[members] % size))
         values = chosen.flatten().flatten().to_numpy().astype(np.float32).reshape(len(members), len(chosen[0]), -1)
         parts |= dict(zip(members.tolist(), values[np.arange(len(members)), crops[members]], strict=True))
     return np.stack([parts[index] for index in range(len(rows))])
@@ -123,50 +126,67 @@ def select_tiles(
     Raises:
         ValueError: If a class has fewer candidates than tiles; it is named.
     """
-    scores = read_scores(paths)
+    scores, count = read_scores(paths), ipc * settings.tiles_per_image
     labels = scores["label"].to_numpy()
-    chosen = []
-    for label, name in enumerate(label_names):
-        rows = np.flatnonzero(labels == label)
-        table = scores.take(pa.array(rows))
-        utility = np.array(table["utility"].to_pylist(), dtype=np.float32)
+    members = [np.flatnonzero(labels == label) for label in range(len(label_names))]
+    for name, rows in zip(label_names, members, strict=True):
+        if len(rows) < count:
+            raise ValueError(f"Class {name!r}: a class must have at least {count} candidates. Got {len(rows)}.")
+    tables = [scores.take(pa.array(rows)) for rows in members]
+    utilities = [np.array(table["utility"].to_pylist(), dtype=np.float32) for table in tables]
+    order, quantile = settings.utility_order, settings.utility_quantile
 
-        def features_of(members: np.ndarray, crops: np.ndarray, rows: np.ndarray = rows) -> np.ndarray:
-            return read_features(paths, rows[members], crops)
+    def features_of(label: int, rows: np.ndarray, crops: np.ndarray) -> np.ndarray:
+        return read_outputs(paths, "features", members[label][rows], crops)
 
-        ties = numpy_generator(settings.seed, "ties", label).permutation(len(rows))
-        starts = numpy_generator(settings.seed, "k_means", label, ipc)
-        try:
-            selected = select_class(
-                utility,
-                features_of,
-                ipc * settings.tiles_per_image,
-                settings.utility_order,
-                settings.utility_quantile,
-                settings.selection,
-                settings.pool_factor,
-                settings.pool_share,
-                settings.coverage_noise,
-                seed=int(starts.integers(2**32)),
-                draw=ties,
-                ties_by_draw=settings.utility == "forgetting",
-            )
-        except ValueError as error:
-            raise ValueError(f"Class {name!r}: {error}") from error
-        members = table.take(pa.array(selected.rows)).to_pylist()
-        chosen.append(
-            [
-                Tile(
-                    int(rows[row]),
-                    member["source_index"],
-                    tuple(member["boxes"][crop]),
-                    member["utility"][crop],
-                    member["heatmap"],
+    def outputs_of(label: int, rows: np.ndarray, crops: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        return features_of(label, rows, crops), read_outputs(paths, "logits", members[label][rows], crops)
+
+    selection, share, noise = settings.selection, settings.pool_share, settings.coverage_noise
+    selected = []
+    if selection == "regression":
+        selected = select_jointly(utilities, outputs_of, count, order, quantile, share, noise)
+    else:
+        for label, utility in enumerate(utilities):
+            ties = numpy_generator(settings.seed, "ties", label).permutation(len(utility))
+            starts = numpy_generator(settings.seed, "k_means", label, ipc)
+            selected.append(
+                select_class(
+                    utility,
+                    functools.partial(features_of, label),
+                    count,
+                    order,
+                    quantile,
+                    selection,
+                    settings.pool_factor,
+                    share,
+                    noise,
+                    seed=int(starts.integers(2**32)),
+                    draw=ties,
+                    ties_by_draw=settings.utility == "forgetting",
                 )
-                for row, crop, member in zip(selected.rows, selected.crops, members, strict=True)
-            ]
+            )
+    return [tiles_of_class(rows, table, each) for rows, table, each in zip(members, tables, selected, strict=True)]
+
+
+def tiles_of_class(rows: np.ndarray, table: pa.Table, selected: Selected) -> list[Tile]:
+    """The tiles that were selected of a class.
+
+    Args:
+        rows: Of its candidates.
+        table: What `read_scores` says of them.
+    """
+    found = table.take(pa.array(selected.rows)).to_pylist()
+    return [
+        Tile(
+            int(rows[row]),
+            member["source_index"],
+            tuple(member["boxes"][crop]),
+            member["utility"][crop],
+            member["heatmap"],
         )
-    return chosen
+        for row, crop, member in zip(selected.rows, selected.crops, found, strict=True)
+    ]
 
 
 def images_of(

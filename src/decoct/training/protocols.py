@@ -23,6 +23,7 @@ __all__ = [
     "crop_scale",
     "entry_of",
     "epoch_count",
+    "epochs_with",
     "initial_learning_rate",
     "learning_rate",
     "load_protocol",
@@ -296,7 +297,12 @@ def epoch_count(protocol: Protocol, ipc: int, classes: int, images: int) -> int:
     """Epochs of training on a set; of a protocol with `steps`, the fewest that have as many."""
     if protocol.steps is None:
         return entry_of(protocol.epochs, ipc)
-    return math.ceil(entry_of(protocol.steps, ipc) / steps_per_epoch(protocol, ipc, classes, images))
+    return epochs_with(entry_of(protocol.steps, ipc), protocol, ipc, classes, images)
+
+
+def epochs_with(steps: int, protocol: Protocol, ipc: int, classes: int, images: int) -> int:
+    """The fewest epochs on a set that have as many steps."""
+    return math.ceil(steps / steps_per_epoch(protocol, ipc, classes, images))
 
 
 def steps_per_epoch(protocol: Protocol, ipc: int, classes: int, images: int) -> int:

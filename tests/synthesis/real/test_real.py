@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -14,7 +16,7 @@ from decoct.infoutil.processor import InfoUtilProcessor
 from decoct.infoutil.utility import cross_entropy_loss, grad_norm
 from decoct.run.seeding import numpy_generator
 from decoct.synthesis.distill import distill, plan_distill
-from decoct.synthesis.selection import k_center, k_means
+from decoct.synthesis.selection import k_center, k_means, regression
 
 from ..runs import CLASSES, columns
 from .images import check_images
@@ -102,6 +104,24 @@ def test_coresets_of_a_class_are_chosen_by_the_features(config, tmp_path, teache
         assert chosen == pool[expected].tolist()
 
 
+@pytest.mark.parametrize("share", [1.0, 0.5])
+def test_regression_chooses_images_of_all_classes_together(config, tmp_path, teacher, source, sample_part, share):
+    settings = {"selection": "regression", "pool_share": share, "utility": "loss", "views": 0}
+    distill(config(candidates_per_class=0, ipc=[2, 5], **settings))
+    labels = np.asarray(decoct.load_images(str(sample_part))["label"][:])
+    features, logits = (each.float() for each in teacher.features_and_logits(source.float() / 255))
+    losses = cross_entropy_loss(logits, torch.from_numpy(labels)).numpy()
+    order = [np.flatnonzero(labels == label) for label in range(CLASSES)]
+    order = [rows[np.argsort(losses[rows])][: math.ceil(share * len(rows))] for rows in order]
+    pool = np.concatenate(order)
+    taken = pool[regression(features.half().numpy()[pool], logits.numpy()[pool], labels[pool], 5)]
+    values = columns(tmp_path / "run", 5)
+    chosen = [tiles[0]["source_index"] for tiles in values["tiles"]]
+    assert chosen == taken.T.flatten().tolist()
+    fewer = [tiles[0]["source_index"] for tiles in columns(tmp_path / "run", 2)["tiles"]]
+    assert fewer == taken[:2].T.flatten().tolist(), "a smaller IPC is a prefix of a larger one"
+
+
 def test_forgetting_takes_the_images_forgotten_most_often(config, tmp_path, trained_teacher, sample_part):
     distill(config(method="forgetting", candidates_per_class=0, ipc=[2, 7]))
     saved = load_file(trained_teacher / "forgetting.safetensors")
@@ -179,6 +199,7 @@ def test_the_random_baseline_follows_from_the_seed(config, tmp_path):
         {"method": "rded", "tiles_per_image": 4},
         {"method": "k_means", "views": 1},
         {"method": "forgetting", "views": 1},
+        {"selection": "regression", "views": 1},
     ],
 )
 def test_shards_of_another_size_change_nothing(config, tmp_path, options):
@@ -211,6 +232,7 @@ def test_shards_of_another_size_change_nothing(config, tmp_path, options):
         {"crop_center": "patch", "baseline": "blur", "value": "probability", "selection": "herding"},
         {"crop_fraction": 1.0, "attribution": "captum_kernel_shap", "selection": "herding"},
         {"crop_fraction": 1.0, "attribution": "grad_cam"},
+        {"selection": "regression", "tiles_per_image": 4},
         {"batch_size": None},
     ],
 )

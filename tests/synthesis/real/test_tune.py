@@ -98,7 +98,7 @@ def test_a_rerun_takes_up_the_students_that_are_trained(tuned, monkeypatch):
 
 
 def test_all_trials_together_see_what_the_budget_allows(cautious, config):
-    trials = plan_trials([1, 10], classes=10, budget=12 * (4 * 10_000 + 500), validation=500)
+    trials = plan_trials([1, 10], classes=10, budget=2 * len(SELECTIONS) * (4 * 10_000 + 500), validation=500)
     assert {(trial.ipc, trial.epochs) for trial in trials} == {(1, 1000), (10, 100)}, "and each is measured"
     assert steps_of(trials, 10) == {1: 1000, 10: 400}
     assert {trial.epochs for trial in plan_trials([1], 10, 10**9, 500)} == {3000}  # as long as the protocol trains
