@@ -53,6 +53,7 @@ def test_method_in_words():
     assert words().startswith("Whole real images")
     assert words(method="rded").startswith("Random crops of real images, ranked by the teacher's loss, lowest first;")
     assert "herding" in words(method="herding") and "random" not in words(method="herding")
+    assert "from which a regression best predicts the teacher's logits" in words(selection="regression")
     assert "forgot" in words(method="forgetting")
     assert "diffusion prior" in words(method="igds")
 

@@ -199,7 +199,7 @@ def _text_encoders(index: dict[str, Any], name_or_path: str | Path, variant: str
 def _load_text_encoder(
     kind: type[PreTrainedModel], name_or_path: str | Path, part: str, variant: str | None
 ) -> tuple[PreTrainedModel, dict[str, Any]]:
-    """A text encoder, and what transformers says of its weights; without the variant where it has none, as diffusers."""
+    """A text encoder and what transformers says of its weights; as in diffusers, plain ones for want of the variant."""
     loaded: Any
     try:
         loaded = kind.from_pretrained(

@@ -112,7 +112,7 @@ def test_all_trials_together_see_what_the_budget_allows(cautious, config):
 def test_too_short_trainings_are_named_with_the_remedy(tuned, caplog):
     long = plan_trials([1, 10], 10, 10**9, 500)
     assert too_short(long, 10) == ""
-    assert "10 of 3,000 at IPC 1)" in too_short([*plan_trials([1], 10, 6 * 400, 0), long[-1]], 10)
+    assert "10 of 3,000 at IPC 1)" in too_short([*plan_trials([1], 10, len(SELECTIONS) * 400, 0), long[-1]], 10)
     distill(tuned)
     (warning,) = [each.message for each in caplog.records if "tune" in each.message]
     assert "1 of 3,000 at IPC 1" in warning and "raise --tune_budget" in warning
