@@ -65,7 +65,7 @@ class Evaluation(ABC, Generic[UnitType]):
     def __init__(self, config: EvaluateConfig, protocols: dict[str, Protocol] | None = None) -> None:
         revision = commit_of(config.distilled)
         self.manifest = read_manifest(config.distilled, revision)
-        self.config = config = with_held_out(config, self.manifest)
+        self.config = config = as_the_set_was_made(config, self.manifest)
         self.protocols = protocols or load_protocols(config.protocols)
         self.spec = spec_of(self.manifest)
         if config.output_dir is None and not Path(config.distilled).is_dir():
@@ -418,7 +418,7 @@ class Evaluation(ABC, Generic[UnitType]):
         return read_object(file)["accuracy"]
 
 
-def with_held_out(config: EvaluateConfig, manifest: dict[str, Any]) -> EvaluateConfig:
+def as_the_set_was_made(config: EvaluateConfig, manifest: dict[str, Any]) -> EvaluateConfig:
     """The configuration, with the validation images held out that the distilled set was made without, and its depth.
 
     Raises:

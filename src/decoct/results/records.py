@@ -131,9 +131,3 @@ def require_one_setting(records: Iterable[Record]) -> None:
             f"A table must hold one dataset, protocol, label mode and epoch rule, since numbers of different ones say "
             f"nothing about each other. Got several ({shown}). Compare each setting on its own."
         )
-
-
-# Words
-
-
-# Tables
