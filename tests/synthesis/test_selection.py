@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from decoct.run.seeding import numpy_generator
+from decoct.synthesis import selection
 from decoct.synthesis.selection import (
     coverage,
     draw_candidates,
@@ -16,6 +17,7 @@ from decoct.synthesis.selection import (
     k_means,
     regression,
     select_class,
+    select_jointly,
     sort_keys,
 )
 
@@ -129,6 +131,28 @@ def test_what_all_logits_share_and_how_long_features_are_does_not_matter_to_regr
     expected = regression(points, targets, labels, 5).tolist()
     assert regression(points * lengths, 7 * (targets + shared), labels, 5).tolist() == expected
     assert regression(np.zeros((4, 2)), np.zeros((4, 2)), np.array([0, 1, 0, 1]), 2).tolist() == [[0, 1], [2, 3]]
+
+
+def test_many_classes_are_looked_at_in_groups(monkeypatch):
+    """Each as if it were alone, with the logits of its classes."""
+    generator = np.random.default_rng(0)
+    utilities = [generator.normal(size=(count, 2)) for count in (9, 6, 8, 7, 10)]
+    described = [generator.normal(size=(len(each), 2, 4)) for each in utilities]
+    logits = [generator.normal(size=(len(each), 2, 5)) for each in utilities]
+
+    def chosen(labels: list[int]) -> list[list[int]]:
+        def outputs_of(place: int, rows: np.ndarray, crops: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+            return described[labels[place]][rows, crops], logits[labels[place]][rows, crops][:, labels]
+
+        found = select_jointly([utilities[each] for each in labels], outputs_of, 3, "lowest", 0.5, 0.8, 0.1)
+        for label, each in zip(labels, found, strict=True):
+            assert each.crops.tolist() == utilities[label].argmin(1)[each.rows].tolist()
+        return [each.rows.tolist() for each in found]
+
+    together = chosen([0, 1, 2, 3, 4])
+    alone = [*chosen([0, 1]), *chosen([2, 3]), *chosen([4])]
+    monkeypatch.setattr(selection, "TOGETHER", 2)
+    assert chosen([0, 1, 2, 3, 4]) == alone != together
 
 
 @pytest.mark.parametrize("choose", [herding, k_center, coverage])

@@ -26,6 +26,7 @@ __all__ = [
     "sort_keys",
 ]
 
+TOGETHER = 50  # classes that `regression` looks at together
 STARTS = 10  # k-means++ starts of which the clustering with the least inertia is kept
 
 
@@ -125,6 +126,9 @@ def select_jointly(
 ) -> list[Selected]:
     """The `count` tiles of every class by `regression`: its best crop of each image, then images of all classes.
 
+    More than `TOGETHER` classes are looked at in groups, each with the logits of its own, for time and memory grow with
+    the square of the classes and more.
+
     Args:
         utilities: Of each class, `(candidates, crops)`, the scores, of at least `count` candidates.
         outputs_of: Teacher features and logits, `(rows, width)` and `(rows, classes)`, for a class, rows of it and the
@@ -132,18 +136,22 @@ def select_jointly(
         pool_share: They come from this share of a class's images, the best ones, and at least `count`.
         noise: See `regression`.
     """
-    pools, crops, outputs = [], [], []
-    for label, utility in enumerate(utilities):
-        keys = sort_keys(utility, order, quantile)
-        crops.append(keys.argmin(1))
-        pools.append(ranking(keys, count)[: pool_size(len(keys), count, pool_share)])
-        outputs.append(outputs_of(label, pools[-1], crops[-1][pools[-1]]))
-    features, logits = (np.concatenate(each) for each in zip(*outputs, strict=True))
-    labels = np.repeat(np.arange(len(pools)), [len(pool) for pool in pools])
-    taken = regression(features, logits, labels, count, noise)
-    firsts = np.cumsum([0, *(len(pool) for pool in pools)])
-    rows = [pool[taken[:, label] - firsts[label]] for label, pool in enumerate(pools)]
-    return [Selected(each, crop[each]) for each, crop in zip(rows, crops, strict=True)]
+    selected = []
+    for first in range(0, len(utilities), TOGETHER):
+        group = range(first, min(first + TOGETHER, len(utilities)))
+        pools, crops, outputs = [], [], []
+        for label in group:
+            keys = sort_keys(utilities[label], order, quantile)
+            crops.append(keys.argmin(1))
+            pools.append(ranking(keys, count)[: pool_size(len(keys), count, pool_share)])
+            outputs.append(outputs_of(label, pools[-1], crops[-1][pools[-1]]))
+        features, logits = (np.concatenate(each) for each in zip(*outputs, strict=True))
+        sizes = [len(pool) for pool in pools]
+        taken = regression(features, logits[:, group], np.repeat(np.arange(len(pools)), sizes), count, noise)
+        firsts = np.cumsum([0, *sizes])[:-1]
+        rows = [pool[taken[:, place] - firsts[place]] for place, pool in enumerate(pools)]
+        selected += [Selected(each, crop[each]) for each, crop in zip(rows, crops, strict=True)]
+    return selected
 
 
 def ranking(keys: np.ndarray, count: int, ties: np.ndarray | None = None) -> np.ndarray:
