@@ -58,17 +58,20 @@ def training_section(results: Path) -> str:
 
 
 def selection_section(results: Path) -> str:
-    """Ways of choosing images beside random ones, the best first; a table per dataset, IPC and training."""
-    records = [each for dataset in SELECTION for each in read(results / f"selection_{dataset}.json")]
+    """Ways of choosing images beside random ones, the best first; a table per dataset, IPC, student and training."""
+    files = [*(f"selection_{dataset}.json" for dataset in SELECTION), "demo.json"]
+    records = [each for file in files for each in read(results / file)]
     parts = []
-    for (dataset, ipc, slots, training), members in grouped(records, "dataset", "ipc", "slots", "training").items():
+    apart = ("dataset", "ipc", "slots", "training", "student")
+    for (dataset, ipc, slots, training, _), members in grouped(records, *apart).items():
         ways = best_first(grouped(members, "setting"))
         (random,) = [each for _, each in ways if each[0]["method"] == "random"]
         rows = [
             [way, accuracy(each), "–" if each is random else str(compare_accuracies(by_seed(each), by_seed(random)))]
             for (way,), each in ways
         ]
-        parts.append(f"{dataset}, IPC {ipc}, {slots} views, {training}:")
+        views = f", {slots} views" if slots is not None else ""  # else as many as distilling stores
+        parts.append(f"{dataset}, IPC {ipc}{views}, {training}:")
         parts.append(table(["images", "accuracy %", "against random images"], rows))
         parts.append(choice_conditions(members))
     return "\n\n".join(parts) or NO_RECORDS

@@ -158,7 +158,8 @@ def demo_summary(folder: Path) -> str:
             f"Protocol {one['protocol']}, last epoch; overrides: {overrides}; label mode "
             f"{one['labels']}; student {one['student']}.",
             f"Students of a set: {len(one['seeds'])}, mean and deviation. A look, not a measurement: one draw each.",
-            "At IPC 10 no choice of images beats random ones on this sample by much: docs/results.md, Which images.",
+            "The training is short, where images matter most; in longer ones random images come level at IPC 10",
+            "(docs/results.md, Which images).",
             "",
             *(f"{f'{method}:':<11}{(folder / method / 'preview.png').resolve()}" for method in METHODS),
             f"{'over beta:':<11}{(folder / 'samples' / 'samples.png').resolve()}",
