@@ -267,7 +267,7 @@ class DistillConfig(SamplingConfig, PublishingConfig, DataConfig):
             held_out = "0 for --streaming, since all labels say which images are held out"
             require(not self.validation_fraction, "validation_fraction", held_out, self.validation_fraction)
         if self.tune:
-            self.selection = "regression"  # what is tried needs features and logits
+            self.selection = "coverage"  # what is tried needs the features
         if self.attribution == "exact_shapley":
             require(self.grid_size <= 4, "grid_size", "at most 4 for exact_shapley (2^16 coalitions)", self.grid_size)
         if self.attribution == "kernel_shap":
@@ -306,7 +306,7 @@ class DistillConfig(SamplingConfig, PublishingConfig, DataConfig):
     @property
     def needs_logits(self) -> bool:
         """Whether the candidates' logits are kept with their scores."""
-        return self.tune or self.selection == "regression"
+        return self.selection == "regression"
 
     @property
     def tile_rows(self) -> int:

@@ -166,7 +166,7 @@ def tuned_selections(
 
     Args:
         images: Of the training split.
-        scores: Score shards of the candidates, with features and logits.
+        scores: Score shards of the candidates, with features.
     """
     selecting = values_for(SelectionSettings, config)
     classes, budget = run.teacher.spec.num_classes, tuning_budget(config.tune_budget, run.teacher, images)

@@ -46,7 +46,6 @@ SELECTIONS: dict[str, dict[str, Any]] = {
     "coverage of the easier tenth": {"selection": "coverage", "utility_order": "lowest", "pool_share": 0.1},
     "coverage of the easier half": {"selection": "coverage", "utility_order": "lowest", "pool_share": 0.5},
     "coverage of all": {"selection": "coverage", "utility_order": "lowest", "pool_share": 1.0},
-    "regression": {"selection": "regression", "utility_order": "lowest", "pool_share": 1.0},
 }
 PROTOCOL = "strong_kd"
 FEWEST = 0.2  # of the protocol's steps, below which a warning says that a trial is short
@@ -126,7 +125,7 @@ def run_trials(
     Processes share the students, and a rerun takes up those that are done.
 
     Args:
-        scores: Score shards of the candidates (`decoct.synthesis.real.score`), with features and logits.
+        scores: Score shards of the candidates (`decoct.synthesis.real.score`), with features.
         teachers: What labels, by IPC.
         folder: Where the results lie.
     """
