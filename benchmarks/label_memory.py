@@ -1,4 +1,4 @@
-"""Claim: labelling mixed views takes about as much memory for a thousand classes as for ten.
+"""Claim: labelling mixed views holds a shard's labels at most: a thousand classes take little more memory than ten.
 
     python benchmarks/label_memory.py
     python benchmarks/label_memory.py --classes 10 1000 --ipc 1 --slots 50
