@@ -84,7 +84,7 @@ def test_every_command_is_one_and_has_the_options_that_are_shown(words):
     if config_class := CONFIGS.get(script.stem.replace("_", "-")):
         assert isinstance(parse_config(config_class, with_leading_option(script, arguments)), config_class)
     else:  # argparse by hand
-        known = re.findall(r'add_argument\("(--\w+)"', script.read_text("utf-8"))
+        known = re.findall(r'add_argument\(\s*"(--\w+)"', script.read_text("utf-8"))
         assert {word for word in arguments if word.startswith("--")} <= set(known)
 
 
