@@ -108,7 +108,9 @@ def test_rgb_images_of_a_folder(tmp_path, image_folder):
 )
 def test_the_teacher_that_labels(config, tmp_path, trained_teacher, source, teacher, choice, labellers):
     given = str(trained_teacher / "epoch_4") if choice == "path" else choice
-    manifest = distill(config(label_teacher=given, ipc=[1, 11], candidates_per_class=12))
+    # An epoch or two are near the bound of a weak teacher, on which side depends on how a processor rounds.
+    settings = {"ipc": [1, 11], "candidates_per_class": 12, "allow_weak_teacher": True}
+    manifest = distill(config(label_teacher=given, **settings))
     for ipc, folder in labellers.items():
         labeller = decoct.load_classifier(trained_teacher / folder)
         assert manifest["label_teachers"][ipc]["fingerprint"] == labeller.fingerprint()
