@@ -73,7 +73,7 @@ def demo_plan(folder: Path) -> str:
         + "".join(f"       {name:<10}{SAID[name]}\n" for name in METHODS)
         + "  3. draw samples with less and with more contextual information, side by side\n"
         "  4. train a new network on each distilled set, and test it\n"
-        f"About 7 minutes on 2 cores. Everything goes to {folder.resolve()}; the same command continues."
+        f"5 to 15 minutes on 2 cores, by their age. Everything goes to {folder.resolve()}; the same command continues."
     )
 
 
