@@ -6,11 +6,13 @@ import json
 import re
 import reprlib
 from collections.abc import Sequence
-from importlib.resources.abc import Traversable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
+
+if TYPE_CHECKING:
+    from importlib.resources.abc import Traversable  # from Python 3.11 on
 
 __all__ = ["one_line", "parse_yaml", "read_card_header", "read_json", "read_object", "read_yaml", "shown"]
 
