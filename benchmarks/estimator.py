@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from filelock import FileLock
-from timing import RESULTS, device_name, public_name
+from timing import RESULTS, device_name, part_of, public_name
 
 MEASURED = {
     "linear_accuracy": "linear classifier, accuracy",
@@ -54,7 +54,9 @@ def parser() -> argparse.ArgumentParser:
     options.add_argument("--mixed_precision", choices=("no", "bf16", "fp16"), default="bf16")
     options.add_argument("--runs", type=Path, default=Path("runs/estimators"), help="Where the estimators are kept.")
     options.add_argument("--output", type=Path, default=RESULTS / "estimator.json", help="Result file.")
-    options.add_argument("--part", default="0/1", help="i/n: every n-th estimator, beginning with the i-th.")
+    options.add_argument(
+        "--part", type=part_of, default=(0, 1), help="i/n: every n-th estimator, beginning with the i-th."
+    )
     return options
 
 
@@ -161,7 +163,7 @@ def main(words: Sequence[str] | None = None) -> None:
     conditions = conditions_of(args)
     done = {record["config_hash"] for record in read_results(args.output)}
     keyed = {config_hash({**conditions, **setting}): setting for setting in grid(args)}
-    part, parts = map(int, args.part.split("/"))
+    part, parts = args.part
     for key, setting in list(keyed.items())[part::parts]:
         if key in done:
             continue

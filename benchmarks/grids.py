@@ -20,6 +20,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from timing import part_of
+
 FOLDER = Path(__file__).parent / "grids"
 RESULTS = Path(__file__).parent / "results"
 # What records of one table share, and its rows.
@@ -46,7 +48,7 @@ def parser() -> argparse.ArgumentParser:
     options.add_argument("--training", nargs="+", help="ways of training by name")
     options.add_argument("--vary", nargs="+", action="append", default=[], help="a varied option and its values")
     options.add_argument("--set", nargs="+", default=[], help="shared options: distil.views=10 evaluate.epochs=5")
-    options.add_argument("--part", default="0/1", help="i/n: every n-th set, beginning with the i-th")
+    options.add_argument("--part", type=part_of, default=(0, 1), help="i/n: every n-th set, beginning with the i-th")
     options.add_argument("--runs", type=Path, help="where sets and students go; default: runs/GRID")
     options.add_argument("--output", type=Path, help="file of the records; default: the grid's in results/")
     options.add_argument("--dry_run", action="store_true", help="show what is missing, and stop")
@@ -96,9 +98,8 @@ def main(words: Sequence[str] | None = None) -> None:
     output = args.output or RESULTS / grid.records.format(dataset=Path(args.dataset).name)
     runs = args.runs or Path("runs") / Path(args.grid).stem
     inputs = Inputs(args.dataset, args.teacher, networks, args.distilled)
-    part, parts = map(int, args.part.split("/"))
     accelerator = open_accelerator(grid.evaluate.get("mixed_precision", "no"))
-    running = Sweep(grid, inputs, runs, output, accelerator, (part, parts), show)
+    running = Sweep(grid, inputs, runs, output, accelerator, args.part, show)
     running.check()
     if args.dry_run:
         plan = running.plan()

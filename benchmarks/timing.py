@@ -203,6 +203,18 @@ def cpu_name() -> str:
     return names[0].split(":")[1].strip() if names else platform.processor() or platform.machine()
 
 
+def part_of(text: str) -> tuple[int, int]:
+    """`0/2` as the pair it is: every second piece of work, beginning with the first.
+
+    Raises:
+        ArgumentTypeError: If it is not i/n with i from 0 to n - 1.
+    """
+    part, _, parts = text.partition("/")
+    if not (part.isdecimal() and parts.isdecimal() and int(part) < int(parts)):
+        raise argparse.ArgumentTypeError(f"must be i/n with i from 0 to n - 1. Got {text!r}.")
+    return int(part), int(parts)
+
+
 def public_name(argument: str) -> str:
     """An argument; of a local path, also of one that is yet to be written, the last part alone."""
     path = Path(argument)

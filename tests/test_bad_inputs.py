@@ -544,6 +544,17 @@ CASES: dict[str, Case] = {
         DISTIL.replace("--output_dir out", "--output_dir teacher"),
         "output_dir must be apart from what is read. Got teacher, and teacher as teacher.",
     ),
+    "output is the network that labels": Case(
+        "distill",
+        DISTIL.replace("--output_dir out", "--label_teacher teacher/epoch_2 --output_dir teacher/epoch_2"),
+        "output_dir must be apart from what is read. Got teacher/epoch_2, and teacher/epoch_2 as label_teacher.",
+        write("teacher/epoch_2/config.json", "{}"),
+    ),
+    "output is the prior to start from": Case(
+        "train_prior",
+        "--dataset images --epochs 1 --init prior --output_dir prior --overwrite",
+        "output_dir must be apart from what is read. Got prior, and prior as init.",
+    ),
     **{
         f"output of another kind of run, {command}{number or ''}": Case(
             command, f"{words} --dry_run", f"output_dir must be empty or hold {kind}. Got out, which holds", OTHER_RUN

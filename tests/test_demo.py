@@ -74,6 +74,18 @@ def test_a_second_run_does_nothing_and_a_lost_result_is_made_again_with_what_fol
     assert launched[len(steps) :] == [step.title for step in steps[3:]]
 
 
+def test_steps_after_one_that_was_killed_are_not_done(tmp_path, launched, monkeypatch):
+    steps = demo_steps(tmp_path)
+    run_steps(steps, tmp_path)
+    steps[3].result.unlink()
+    with monkeypatch.context() as killed, pytest.raises(ChildProcessError):
+        killed.setattr("decoct.demo.launch_command", lambda *arguments: ([sys.executable, "-c", "exit(3)"], [{}]))
+        run_steps(steps, tmp_path)
+    steps[3].result.write_text("{}")  # as a step leaves it that is killed after its result
+    run_steps(steps, tmp_path)
+    assert launched[len(steps) :] == [step.title for step in steps[3:]]
+
+
 def test_a_failed_step_stops_the_demo_and_is_named(tmp_path, monkeypatch):
     command = [sys.executable, "-c", "raise SystemExit(3)"]
     monkeypatch.setattr("decoct.demo.launch_command", lambda *arguments: (command, [{}]))

@@ -15,7 +15,16 @@ from decoct.cli import main
 from decoct.config import DistillConfig, EvaluateConfig, TeacherConfig, WholeConfig
 from decoct.models.zoo import build_classifier
 from decoct.run.folder import write_json
-from decoct.whole import format_outcome, format_plan, look_at, make_plan, plan_whole, whole_steps
+from decoct.whole import (
+    distilling_passes,
+    format_outcome,
+    format_plan,
+    look_at,
+    make_plan,
+    minutes,
+    plan_whole,
+    whole_steps,
+)
 
 
 @pytest.fixture(scope="module")
@@ -46,6 +55,32 @@ def test_photos_of_different_sizes_without_a_test_split_are_resized_and_a_tenth_
     assert distilled.teacher == teacher.output_dir and students.distilled == distilled.output_dir
     assert students.eval_split == "held_out" and students.baseline
     assert not (tmp_path / "out").exists()
+
+
+def test_most_images_decide_on_the_side_and_not_the_most_sizes(tmp_path):
+    """Photos of one size beside thumbnails of as many sizes as there are of them."""
+    for number in range(24):
+        side = 150 if number >= 8 else 34 + number // 2
+        folder = tmp_path / "photos" / "ab"[number % 2]
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (side, side), (number, 0, 0)).save(folder / f"{number}.png")
+    look = look_at(WholeConfig(dataset=str(tmp_path / "photos")))
+    assert (look.spec.image_size, look.same_size) == (128, False)
+
+
+def test_only_what_a_method_does_is_planned(photos):
+    look = look_at(WholeConfig(dataset=str(photos), image_size=128))
+    passes = {
+        method: distilling_passes(WholeConfig(dataset=str(photos), method=method), look, 4, [1])
+        for method in ("infoutil", "random")
+    }
+    assert passes["random"] < passes["infoutil"] / 5, "random images need no Shapley values"
+
+
+def test_times_are_rounded_up():
+    assert [minutes(seconds) for seconds in (0, 60, 75, 7200, 7201)] == [
+        "1 minute", "1 minute", "2 minutes", "120 minutes", "3 hours",
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize(("share", "left"), [(None, 18), (0.25, 15), (0.01, 19)])

@@ -45,8 +45,8 @@ def best_first(groups: Groups) -> list[tuple[tuple[Any, ...], list[Record]]]:
 
 
 def mean_of(records: Sequence[Record], name: str) -> float:
-    """Mean of a field."""
-    return statistics.fmean(record[name] for record in records)
+    """Mean of a field over the records that know it."""
+    return statistics.fmean(record[name] for record in records if record[name] is not None)
 
 
 def same(records: Sequence[Record], *names: str) -> Record:

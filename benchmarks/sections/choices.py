@@ -25,21 +25,26 @@ from sections.cells import (
 
 # The data of the sweeps over ways of selecting.
 SELECTION = ("cifar10", "sample", "imagenette")
+# The default selection, as the grid calls it.
+DEFAULT = "k-center of the easiest 3x"
 
 
 def bytes_section(results: Path) -> str:
-    """Accuracy of more and fewer stored views, of finer and coarser labels, with what they weigh."""
+    """Accuracy of more and fewer stored views, of finer and coarser labels, with what they weigh; a table per IPC."""
     columns: Columns = {
-        "images a class": lambda each: str(each["ipc"]),
         "set": lambda each: each["setting"],
         "kB": lambda each: f"{each['bytes'] / 1000:,.0f}",
         "of which labels": lambda each: f"{each['label_bytes'] / 1000:,.0f}",
         "accuracy %": lambda each: percent(each["accuracy_mean"]),
     }
-    ordered = sorted(
-        read(results / "label_bytes.json"), key=lambda each: (each["ipc"], each["method"] == "random", each["bytes"])
-    )
-    return f"{row_each(ordered, columns)}\n\n{choice_conditions(ordered)}" if ordered else NO_RECORDS
+    parts = []
+    for (ipc, steps), members in sorted(grouped(read(results / "label_bytes.json"), "ipc", "steps").items()):
+        ordered = sorted(members, key=lambda each: (each["method"] == "random", each["bytes"]))
+        teacher = f"Accuracy of the network that labelled: {percent(mean_of(members, 'teacher_accuracy'))} %."
+        parts.append(f"IPC {ipc}, {steps:,} steps:")
+        parts.append(row_each(ordered, columns))
+        parts.append(f"{choice_conditions(ordered)} {teacher}")
+    return "\n\n".join(parts) or NO_RECORDS
 
 
 def training_section(results: Path) -> str:
@@ -74,6 +79,28 @@ def selection_section(results: Path) -> str:
         parts.append(f"{dataset}, IPC {ipc}{views}, {training}:")
         parts.append(table(["images", "accuracy %", "against random images"], rows))
         parts.append(choice_conditions(members))
+    return "\n\n".join(parts) or NO_RECORDS
+
+
+def lengths_section(results: Path) -> str:
+    """What the default selection is worth over random images as the training gets longer."""
+    records = [each for each in read(results / "selection_cifar10.json") if each["setting"] in ("random", DEFAULT)]
+    parts = []
+    for (ipc, slots, student), members in grouped(records, "ipc", "slots", "student").items():
+        lengths = grouped(members, "steps", "setting")
+        both = sorted(steps for steps, setting in lengths if setting == DEFAULT and (steps, "random") in lengths)
+        if len(both) < 3:
+            continue
+        rows = []
+        for steps in both:
+            chosen, random = lengths[steps, DEFAULT], lengths[steps, "random"]
+            gain = compare_accuracies(by_seed(chosen), by_seed(random))
+            rows.append([f"{steps:,}", accuracy(chosen), accuracy(random), str(gain)])
+        parts.append(table(["steps", "InfoUtil %", "random images %", "difference"], rows))
+        parts.append(
+            f"IPC {ipc}, {slots} views; {choice_conditions(members)} "
+            f"Accuracy of the teacher: {percent(mean_of(members, 'teacher_accuracy'))} %."
+        )
     return "\n\n".join(parts) or NO_RECORDS
 
 

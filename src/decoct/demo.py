@@ -134,6 +134,9 @@ def run_steps(steps: list[Step], folder: Path) -> None:
             _say(f"{heading}: done before")
             continue
         _say(f"\n{heading} ({time.perf_counter() - began:.0f} s so far)")
+        for later in steps[number - 1 :]:
+            done.pop(later.title, None)
+        write_json(file, done)  # before the step: a kill while it runs must not leave later ones done
         _launch(step)
         done[step.title] = step.fingerprint()
         write_json(file, done)

@@ -6,6 +6,7 @@ Each step is a script in a process of its own, so that each continues where it w
 from __future__ import annotations
 
 import dataclasses
+import math
 import sys
 import time
 from dataclasses import dataclass
@@ -29,7 +30,9 @@ from decoct.methods import method_name
 from decoct.models.cached import fitting_classifiers
 from decoct.models.chance import guesswork
 from decoct.models.zoo import build_classifier, load_classifier
+from decoct.pages.describe import counted
 from decoct.run.processes import close, device_name, open_accelerator
+from decoct.synthesis.real import forward_passes
 from decoct.training.protocols import epoch_count, load_protocol
 
 __all__ = ["Look", "Plan", "distill_whole", "format_outcome", "look_at", "make_plan", "plan_whole", "whole_steps"]
@@ -128,9 +131,9 @@ def look_at(config: WholeConfig) -> Look:
         bit_depth=config.bit_depth,
     )
     rows = np.linspace(0, len(images) - 1, min(len(images), LOOKED_AT)).astype(int)
-    sizes = {image.size for image in images.select(rows)["image"]}
-    width, height = next(iter(sizes))
-    same_size = len(sizes) == 1 and width == height
+    sizes = [image.size for image in images.select(rows)["image"]]
+    width, height = sizes[0]
+    same_size = len(set(sizes)) == 1 and width == height
     median = float(np.median([min(size) for size in sizes]))
     side = config.image_size or (
         width if same_size else max((each for each in (32, 64, 128) if each <= median), default=32)
@@ -193,7 +196,7 @@ def make_plan(config: WholeConfig) -> Plan:
     close(accelerator)
     seconds = (
         per_image * (epochs or 0) * images,
-        per_image * distilling_passes(look, tiles, ipcs),
+        per_image * distilling_passes(config, look, tiles, ipcs),
         per_image * students_passes(config, look, ipcs),
     )
     offered = [] if config.teacher is not None else fitting_classifiers(look.spec.label_names)
@@ -214,13 +217,11 @@ def seconds_per_image(model: str, spec: ImageSpec, device: torch.device, size: i
     return (time.perf_counter() - began) / size
 
 
-def distilling_passes(look: Look, tiles: int, ipcs: list[int]) -> float:
+def distilling_passes(config: WholeConfig, look: Look, tiles: int, ipcs: list[int]) -> float:
     """Forward and backward passes of scoring and labelling; a forward pass alone counts as a third."""
-    defaults = DistillConfig(tiles_per_image=4 if tiles == 4 else 1)
-    candidates = sum(min(count, defaults.candidates_per_class or count) for count in look.counts)
-    made = sum(ipcs) * len(look.counts)
-    attributed = (candidates if tiles == 4 else made) * defaults.coalitions / 3
-    return attributed + candidates * (defaults.crops_per_image if tiles == 4 else 1) + made * defaults.slots / 3
+    distilling = DistillConfig(method=config.method, tiles_per_image=4 if tiles == 4 else 1, ipc=ipcs)
+    candidates = sum(min(count, distilling.candidates_per_class or count) for count in look.counts)
+    return sum(forward_passes(distilling, candidates, len(look.counts)).values()) / 3
 
 
 def students_passes(config: WholeConfig, look: Look, ipcs: list[int]) -> float:
@@ -323,9 +324,8 @@ def format_plan(config: WholeConfig, plan: Plan) -> str:
 
 def minutes(seconds: float) -> str:
     """A time in words, rounded up."""
-    if seconds < 60:
-        return "1 minute"
-    return f"{seconds / 60:.0f} minutes" if seconds < 7200 else f"{seconds / 3600:.0f} hours"
+    size, unit = (60, "minute") if seconds <= 7200 else (3600, "hour")
+    return counted(max(1, math.ceil(seconds / size)), unit)
 
 
 def format_outcome(folder: Path) -> str:

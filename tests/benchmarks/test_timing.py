@@ -30,6 +30,13 @@ def test_runs_alternate_and_every_other_repeat_is_reversed(timing):
     assert timing.spread([3.0, 1.0, 2.00004]) == {"min": 1.0, "median": 2.0, "max": 3.0}
 
 
+def test_a_part_is_one_that_there_is(timing):
+    assert timing.part_of("1/2") == (1, 2)
+    for text in ("2/2", "1", "0/0", "a/b", "-1/2"):
+        with pytest.raises(argparse.ArgumentTypeError, match="^must be i/n with i from 0 to n - 1. Got "):
+            timing.part_of(text)
+
+
 def test_a_fresh_process_answers_in_its_last_line_and_has_its_environment(timing, tmp_path):
     script = tmp_path / "child.py"
     script.write_text("import json, os, sys\nprint('progress')\nprint(json.dumps([os.getpid(), sys.argv[1:]]))")

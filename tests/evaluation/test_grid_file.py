@@ -23,6 +23,8 @@ SETS = "records: a.json\nsets:\n  a: {method: random}\n"
         (SETS + "  b: {vary: {beta: 1}}", "sets, 'b', vary, beta must be a list of values. Got 1"),
         (SETS + "  b: 3", "sets, 'b' must be a mapping of options. Got 3"),
         (SETS + "  'b {beta}': {}", "the name 'b {beta}' must be filled in by its options"),
+        (SETS + "figure: {ovr: beta, curve: x}", "figure must be options among ['curve', 'lines', 'logarithmic',"),
+        (SETS + "figure: {over: beta}", "figure must be options with `over` and `curve`. Got {'over': 'beta'}"),
         ("records: [", "must be valid YAML"),
     ],
 )

@@ -94,11 +94,28 @@ def test_without_a_teacher_nothing_is_compared(made, trained_teacher, sample_par
     assert "  teacher   not checked" in str(report)
 
 
+def test_a_teacher_whose_classes_go_by_other_names_is_restricted_as_when_it_labelled(
+    sample_part, trained_teacher, tmp_path
+):
+    renamed = Path(shutil.copytree(trained_teacher, tmp_path / "renamed"))
+    config = json.loads((renamed / "config.json").read_text())
+    names = {label: f"the {name}" for label, name in config["id2label"].items()}
+    config |= {"id2label": names, "label2id": {name: int(label) for label, name in names.items()}}
+    (renamed / "config.json").write_text(json.dumps(config))
+    label_map = tmp_path / "map.json"
+    label_map.write_text(json.dumps({name.removeprefix("the "): name for name in names.values()}))
+    shared = {"dataset": str(sample_part), "method": "random", "slots": 6, "label_map": str(label_map)}
+    distill(DistillConfig(teacher=str(renamed), output_dir=str(tmp_path / "set"), ipc=[1], **shared))
+    report = check(tmp_path / "set", renamed)
+    assert report.ok and report.checked[-1] == "teacher" and report.measured, str(report)
+
+
 def test_teachers_of_other_images_are_refused(made, tmp_path):
     from worlds import write_teacher
 
     write_teacher(tmp_path / "other")
-    with pytest.raises(ValueError, match="label names|labels"):
+    wanted = "^teacher must have the set's classes, T-shirt/top, .* Got .*other with red, green, blue"
+    with pytest.raises(ValueError, match=wanted):
         check(made / "eight bits", tmp_path / "other")
 
 

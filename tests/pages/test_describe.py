@@ -54,6 +54,8 @@ def test_method_in_words():
     assert words(method="rded").startswith("Random crops of real images, ranked by the teacher's loss, lowest first;")
     assert "herding" in words(method="herding") and "random" not in words(method="herding")
     assert "from which a regression best predicts the teacher's logits" in words(selection="regression")
+    drawn = words(utility="random", selection="regression", pool_share=1.0)
+    assert "chosen as those of all classes from which a regression" in drawn and "at random" not in drawn
     assert "forgot" in words(method="forgetting")
     assert "diffusion prior" in words(method="igds")
 

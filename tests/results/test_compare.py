@@ -169,11 +169,13 @@ def test_shipped_reported_numbers_are_fractions_with_sources(name, scripts):
         ([{"method": "x"}], "result 1: the fields must be"),
         ([{"accuracy": {1: [150]}}], "percents from 0 to 100. Got 150"),
         ([{"accuracy": {1: [1, 2, 3]}}], "mean, standard deviation"),
+        ([{"accuracy": 81}], "result 1: accuracy must be `images per class: .* Got 81"),
+        (None, "must have `source:` and a list of `results:`, and may have `notes:`. Got "),
     ],
 )
 def test_a_bad_file_of_reported_numbers_names_the_row(tmp_path, results, words):
     row = {"method": "x", "where": "T", "dataset": "d", "student": "s", "protocol": None, "labels": "hard"}
-    entries = [{**row, **each} if "accuracy" in each else each for each in results]
+    entries = results and [{**row, **each} if "accuracy" in each else each for each in results]
     (tmp_path / "mine.yaml").write_text(json.dumps({"source": "s", "results": entries}))
     with pytest.raises(ValueError, match=words):
         load_reported(str(tmp_path / "mine.yaml"))

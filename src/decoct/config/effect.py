@@ -13,6 +13,7 @@ from decoct.config.options import fields_that_matter_for
 from decoct.config.publishing import PublishConfig, PublishingConfig, VerifyConfig
 from decoct.config.study import BetaStudyConfig, InformationConfig
 from decoct.config.training import PriorConfig
+from decoct.config.whole import WholeConfig
 
 __all__ = ["distill_without_effect", "require_effect", "without_effect"]
 
@@ -46,6 +47,8 @@ def without_effect(config: Any) -> dict[str, str]:
     if isinstance(config, PriorConfig):
         found |= {"label_dropout": "with --no_conditional"} if not config.conditional else {}
         found |= {"sample_steps": "with --sample_every 0"} if config.sample_every == 0 else {}
+    if isinstance(config, WholeConfig):
+        found |= {"epochs": "with --teacher"} if config.teacher is not None else {}
     if isinstance(config, BetaStudyConfig):
         found |= {"teacher": "with hard labels"} if config.labels == "hard" else {}
     if isinstance(config, EvaluateConfig | BetaStudyConfig | InformationConfig):

@@ -43,4 +43,6 @@ class WholeConfig(DataConfig):
         super().__post_init__()
         require(all(ipc >= 1 for ipc in self.ipc), "ipc", "numbers from 1 on", self.ipc)
         require(self.epochs is None or self.epochs >= 1, "epochs", "at least 1", self.epochs)
+        few = self.student_epochs is not None and self.student_epochs < 1
+        require(not few, "student_epochs", "at least 1", self.student_epochs)
         require(self.seeds >= 1, "seeds", "at least 1", self.seeds)

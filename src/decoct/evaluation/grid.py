@@ -31,7 +31,7 @@ from decoct.data.loading import load_split, side_of
 from decoct.data.spec import ImageSpec
 from decoct.distilled.dataset import read_manifest, spec_of
 from decoct.evaluation.accuracy import AccuracyEvaluation
-from decoct.models.label_map import teacher_for
+from decoct.models.label_map import read_label_map, teacher_for
 from decoct.models.zoo import build_classifier, load_classifier
 from decoct.results.records import read_results
 from decoct.run.folder import write_json
@@ -62,7 +62,7 @@ MEASURED = (
 SOURCE = (
     *("dataset", "dataset_config", "train_split", "validation_fraction"),
     *("image_column", "label_column", "image_size", "skip_unreadable", "bit_depth"),
-    "teacher",
+    *("teacher", "label_map"),
 )
 
 
@@ -173,7 +173,8 @@ class DistilledGrid(Grid[Cell]):
                 side = side_of(config.image_size, teacher.spec.image_size, "the teacher")
                 channels = teacher.spec.channels
                 images = load_split(config, config.train_split, side, channels=channels, read_unchecked=0)
-            teacher = teacher_for(teacher, images.features["label"].names, config.dataset)
+            names = images.features["label"].names
+            teacher = teacher_for(teacher, names, config.dataset, read_label_map(config.label_map))
             self._sources[key] = SharedScores(self.folder, images, teacher, self.accelerator)
         return self._sources[key]
 
@@ -191,7 +192,7 @@ class DistilledGrid(Grid[Cell]):
         for config in sets_of(missing).values():
             source = self.source(config)
             for ipc in config.ipc:
-                label_teacher(config.label_teacher, source.teacher, ipc)
+                label_teacher(config.label_teacher, source.teacher, ipc, read_label_map(config.label_map))
             if config.method != "igds":
                 candidates_of(config, source.images, source.teacher)
         for cell in missing:

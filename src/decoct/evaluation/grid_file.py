@@ -58,6 +58,7 @@ __all__ = ["GridFile", "Variant", "read_grid", "varied"]
 FACTORS = ("batch_factor", "learning_rate_factor")
 # Keys of an entry that are no options.
 KEYS = ("min_ipc", "max_ipc", "vary", "one_at_a_time")
+FIGURE = {"over", "curve", "lines", "points", "logarithmic"}  # of `decoct.results.figures.save_option_curves`
 OPTIONS = {
     "sets": {each.name for each in dataclasses.fields(DistillConfig)},
     "training": {*FACTORS, *(each.name for each in dataclasses.fields(Protocol))},
@@ -151,6 +152,9 @@ def check_values(path: Path, content: Mapping[str, Any]) -> None:
         expect(
             isinstance(values, list) and all(isinstance(each, str) for each in values), key, "a list of names", values
         )
+    if figure := content.get("figure"):
+        expect(set(figure) <= FIGURE, "figure", f"options among {sorted(FIGURE)}", sorted(figure))
+        expect({"over", "curve"} <= set(figure), "figure", "options with `over` and `curve`", figure)
     for key, config_class in (("distil", DistillConfig), ("evaluate", EvaluateConfig)):
         options = {each.name for each in dataclasses.fields(config_class)}
         for name in content.get(key, {}):

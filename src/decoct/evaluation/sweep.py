@@ -113,7 +113,7 @@ class Sweep(DistilledGrid):
             "rrc_scale": protocol.rrc_scale if cell.evaluate.rrc_scale is None else cell.evaluate.rrc_scale,
             "mixed_precision": cell.evaluate.mixed_precision,
             "distilled": evaluation.fingerprints[cell.ipc][:12],
-            "distill_seconds": evaluation.manifest["seconds"],
+            "distill_seconds": evaluation.manifest.get("seconds"),
             **bytes_of(Path(cell.evaluate.distilled), cell.ipc, evaluation.manifest),
         }
         return {**super().record(cell, result, evaluation), **trained, **self._information(cell, evaluation.manifest)}

@@ -5,24 +5,23 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from decoct.data.loading import check_label_names
+from decoct.data.columns import listed
 from decoct.data.mixed_views import mixed_pixels, mixed_views
 from decoct.distilled.dataset import DistilledSet, Slots, load_distilled
 from decoct.models.classifier import Classifier
 from decoct.models.ensemble import Ensemble
-from decoct.models.throughput import teacher_forward
+from decoct.models.label_map import teacher_for
+from decoct.models.throughput import Forward, teacher_forward
 from decoct.models.zoo import load_classifier
 from decoct.run.seeding import numpy_generator
 from decoct.synthesis.relabel import tiles_of, view_logits
 
 __all__ = ["Compared", "compare_with_teachers", "load_teachers"]
-
-Forward: TypeAlias = Callable[[Tensor], Tensor]
 
 BATCH = 64
 # Of a view's range of logits, beside half a step: other machines and precisions than those that labelled.
@@ -59,11 +58,25 @@ class Compared(NamedTuple):
 
 
 def load_teachers(names: Sequence[str], manifest: dict[str, Any]) -> list[Classifier]:
-    """The teachers in folders or on the Hub; raises ValueError if one has other classes or images than the set."""
-    teachers = [load_classifier(name) for name in names]
-    wanted = manifest["image_size"], manifest["channels"]
-    for teacher in teachers:
-        check_label_names(tuple(manifest["label_names"]), teacher.spec.label_names, "the set", teacher.name)
+    """The teachers in folders or on the Hub, with the set's classes as when they labelled it.
+
+    Raises:
+        ValueError: If one lacks a class of the set, or takes other images.
+    """
+    wanted, label_names = (manifest["image_size"], manifest["channels"]), manifest["label_names"]
+    teachers = []
+    for name in names:
+        loaded = load_classifier(name)
+        same = list(loaded.spec.label_names) == label_names
+        label_map = None if same else manifest.get("teacher_label_names")
+        try:
+            teacher = teacher_for(loaded, label_names, "the set", label_map)
+        except ValueError:
+            raise ValueError(
+                f"teacher must have the set's classes, {listed(label_names)}, by these names or those of the manifest. "
+                f"Got {name} with {listed(loaded.spec.label_names)}."
+            ) from None
+        teachers.append(teacher)
         if (found := (teacher.spec.image_size, teacher.spec.channels)) != wanted:
             raise ValueError(
                 f"teacher must take images of {wanted[0]} px and {wanted[1]} channels, as the set has. "

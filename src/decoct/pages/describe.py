@@ -55,6 +55,7 @@ UTILITIES = {
     "forgetting": "by how often the teacher forgot the image while it was trained",
 }
 DIVERSE = {"herding": "herding", "k_center": "k-center", "k_means": "k-means", "coverage": "coverage"}
+JOINTLY = "those of all classes from which a regression best predicts the teacher's logits"
 SAMPLED = (
     "Images sampled from a diffusion prior under information guidance, which raises the prototype information and, by "
     "the weight beta, the contextual information of each sample; then packed and labelled by the teacher."
@@ -197,13 +198,13 @@ def method_sentence(config: dict[str, Any], tuned: dict[str, Any] | None = None)
         ranked = "drawn at random"
     elif utility == "random":
         ranked = f"chosen for diversity of the teacher's features ({diverse})" if diverse else "drawn at random"
+        if config.get("selection") == "regression":
+            ranked = f"chosen as {JOINTLY}"
     else:
         ranked = f"ranked {UTILITIES.get(utility, 'by a score')}{order}"
         ranked += f", and of the best those most diverse in the teacher's features ({diverse})" if diverse else ""
         if config.get("selection") == "regression":
-            ranked += (
-                ", and of the best those of all classes from which a regression best predicts the teacher's logits"
-            )
+            ranked += f", and of the best {JOINTLY}"
     return f"{crops}, {ranked}; then packed and labelled by the teacher."
 
 

@@ -8,7 +8,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from decoct.files import read_yaml
+from decoct.files import read_yaml, shown
 
 __all__ = ["Reported", "is_same_protocol", "is_same_task", "load_reported"]
 
@@ -59,8 +59,10 @@ def load_reported(name_or_path: str) -> list[Reported]:
         content = read_yaml(Path(name_or_path))
     else:
         raise ValueError(f"reported must be one of {names} or a YAML file. Got {name_or_path!r}.")
-    if not isinstance(content, dict) or not {"source", "results"} <= set(content):
-        raise ValueError(f"{name_or_path} must have `source:` and `results:`, and may have `notes:`.")
+    if not isinstance(content, dict) or "source" not in content or not isinstance(content.get("results"), list):
+        raise ValueError(
+            f"{name_or_path} must have `source:` and a list of `results:`, and may have `notes:`. Got {shown(content)}."
+        )
     source, notes = str(content["source"]), str(content.get("notes") or "")
     rows = []
     for number, row in enumerate(content["results"], start=1):
@@ -75,11 +77,14 @@ def _reported(row: Any, source: str, notes: str) -> Reported:
     if not isinstance(row, dict) or not KEYS <= set(row) <= KEYS | OPTIONAL:
         got = sorted(row) if isinstance(row, dict) else row
         raise ValueError(f"the fields must be {sorted(KEYS)} and may be {sorted(OPTIONAL)}. Got {got}.")
+    form = "accuracy must be `images per class: [mean, standard deviation]`. Got"
+    if not isinstance(row["accuracy"], dict):
+        raise ValueError(f"{form} {shown(row['accuracy'])}.")
     accuracy = {}
     for ipc, values in row["accuracy"].items():
         mean, std, *rest = [*_as_list(values), None]
         if [each for each in rest if each is not None]:
-            raise ValueError(f"accuracy must be `images per class: [mean, standard deviation]`. Got {values}.")
+            raise ValueError(f"{form} {shown(values)}.")
         accuracy[int(ipc)] = (_fraction(mean), None if std is None else _fraction(std))
     teacher = row.get("teacher_accuracy")
     return Reported(

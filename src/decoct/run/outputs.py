@@ -10,7 +10,7 @@ from typing import Any
 __all__ = ["check_output", "require_space"]
 
 IMAGES = ("dataset", "target_dataset", "source")
-NETWORKS = ("teacher", "estimator", "prior", "encoder")
+NETWORKS = ("teacher", "label_teacher", "estimator", "prior", "init", "guidance_vae", "encoder")
 
 
 def check_output(config: Any) -> None:
@@ -34,13 +34,14 @@ def check_output(config: Any) -> None:
     if not os.access(existing, os.W_OK | os.X_OK):
         raise ValueError(f"output_dir must be writable. Got {asked}, and {existing} is not.")
     for name in (*IMAGES, *NETWORKS):
-        value = getattr(config, name, None)
-        if not isinstance(value, str) or not Path(value).exists():
-            continue
-        source = Path(value).resolve()
-        around = name in IMAGES and (folder.is_relative_to(source) or source.is_relative_to(folder))
-        if folder == source or around:
-            raise ValueError(f"output_dir must be apart from what is read. Got {asked}, and {value} as {name}.")
+        given = getattr(config, name, None)
+        for value in given if isinstance(given, list) else [given]:
+            if not isinstance(value, str) or not Path(value).exists():
+                continue
+            source = Path(value).resolve()
+            around = name in IMAGES and (folder.is_relative_to(source) or source.is_relative_to(folder))
+            if folder == source or around:
+                raise ValueError(f"output_dir must be apart from what is read. Got {asked}, and {value} as {name}.")
 
 
 def require_space(folder: Path, needed: int) -> None:

@@ -145,7 +145,8 @@ class DistillRun:
                 shutil.rmtree(self.shards, ignore_errors=True)  # a kill may have kept the run from it
             return read_object(self.folder / "manifest.json")
         self.source = source_record(self.config.dataset, images.info)
-        self._started = time.perf_counter()
+        # Of a run that goes on, or is merged from the shares of several, nobody knows how long it took.
+        self._started = None if any(self.shards.rglob("*.parquet")) else time.perf_counter()
         for network in {id(each): each for each in [self.teacher, *self.label_teachers.values()]}.values():
             lay_out(network, self.accelerator.device)
         self.batch_size = shared_batch_size(
@@ -270,7 +271,7 @@ class DistillRun:
             **measured,
             **({"mixed_views": self.digests()} if self.config.slots else {}),
             "tile_accuracy": {str(ipc): accuracy for ipc, accuracy in accuracies.items()},
-            "seconds": round(time.perf_counter() - self._started, 1),
+            **({"seconds": round(time.perf_counter() - self._started, 1)} if self._started is not None else {}),
             "device": device_name(self.accelerator.device),
         }
         if self.accelerator.is_main_process:
