@@ -86,7 +86,7 @@ def lengths_section(results: Path) -> str:
     """What the default selection is worth over random images as the training gets longer."""
     records = [each for each in read(results / "selection_cifar10.json") if each["setting"] in ("random", DEFAULT)]
     parts = []
-    for (ipc, slots, student), members in grouped(records, "ipc", "slots", "student").items():
+    for (ipc, slots, _), members in grouped(records, "ipc", "slots", "student").items():
         lengths = grouped(members, "steps", "setting")
         both = sorted(steps for steps, setting in lengths if setting == DEFAULT and (steps, "random") in lengths)
         if len(both) < 3:
