@@ -40,7 +40,7 @@ class DistillConfig(SamplingConfig, PublishingConfig, DataConfig):
     Fields that default to None take the method's own value (`decoct.methods.METHODS`).
     """
 
-    SHOWN_FIRST: ClassVar = (
+    SHOWN_FIRST: ClassVar[list[str]] = (
         "dataset image_size method teacher ipc tiles_per_image prior estimator output_dir dry_run".split()
     )
 

@@ -17,7 +17,7 @@ __all__ = ["ImportConfig"]
 class ImportConfig(DataConfig):
     """Reading a distilled set of others into a run folder, so that it is evaluated beside decoct's own."""
 
-    SHOWN_FIRST: ClassVar = (
+    SHOWN_FIRST: ClassVar[list[str]] = (
         "source dataset method mean std labels soft_labels tiles_per_image output_dir dry_run".split()
     )
 

@@ -138,7 +138,7 @@ class SamplingConfig(RunConfig):
 class SampleConfig(SamplingConfig):
     """A picture of samples over beta (IGDS, Fig. 4)."""
 
-    SHOWN_FIRST: ClassVar = (
+    SHOWN_FIRST: ClassVar[list[str]] = (
         "prior estimator betas classes images_per_class guidance_scale scheduler sampling_steps output_dir dry_run"
     ).split()
 

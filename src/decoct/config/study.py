@@ -15,7 +15,7 @@ __all__ = ["BetaStudyConfig", "InformationConfig"]
 class InformationConfig(DataConfig):
     """Prototype information and contextual score of a labelled dataset (IGDS, Eqs. 9 and 15)."""
 
-    SHOWN_FIRST: ClassVar = "dataset image_size train_split estimator distilled output_dir dry_run".split()
+    SHOWN_FIRST: ClassVar[list[str]] = "dataset image_size train_split estimator distilled output_dir dry_run".split()
 
     output_dir: str | None = option(
         None, "Folder for information.json. Default: nothing is written.", matters="command"
@@ -35,7 +35,7 @@ class InformationConfig(DataConfig):
 class BetaStudyConfig(DataConfig):
     """Accuracy of subsets against their contextual score, over IPC (IGDS, section 5.2 and App. A)."""
 
-    SHOWN_FIRST: ClassVar = "dataset image_size estimator ipc targets students labels seeds output_dir dry_run".split()
+    SHOWN_FIRST: ClassVar[list[str]] = "dataset image_size estimator ipc targets students labels seeds output_dir dry_run".split()
 
     output_dir: str = option("runs/beta-study", "Folder for study.json and the figure.", matters="command")
     estimator: str = option("runs/estimator", "Variational estimator: folder, Hub id, or `sample` (embedded).")

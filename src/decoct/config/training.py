@@ -76,7 +76,7 @@ class TrainingConfig(PublishingConfig, DataConfig):
 class TeacherConfig(TrainingConfig):
     """Training a teacher on the whole dataset with AdamW (InfoUtil, App. B.2)."""
 
-    SHOWN_FIRST: ClassVar = (
+    SHOWN_FIRST: ClassVar[list[str]] = (
         "dataset image_size model epochs batch_size learning_rate save_epochs output_dir report_to dry_run".split()
     )
 
@@ -111,7 +111,7 @@ class EstimatorConfig(TrainingConfig):
     The defaults are for small images; the preset `imagenette` has those of MoCo for large ones.
     """
 
-    SHOWN_FIRST: ClassVar = (
+    SHOWN_FIRST: ClassVar[list[str]] = (
         "dataset image_size encoder epochs batch_size learning_rate kl_weight output_dir report_to dry_run".split()
     )
 
@@ -192,7 +192,7 @@ class EstimatorConfig(TrainingConfig):
 class PriorConfig(TrainingConfig):
     """Training a pixel diffusion prior with AdamW (DDPM, arXiv 2006.11239)."""
 
-    SHOWN_FIRST: ClassVar = (
+    SHOWN_FIRST: ClassVar[list[str]] = (
         "dataset image_size channels conditional epochs batch_size learning_rate output_dir report_to dry_run".split()
     )
 

@@ -15,7 +15,7 @@ __all__ = ["WholeConfig"]
 class WholeConfig(DataConfig):
     """Teacher, distilled sets and students of one dataset; what is not given follows from its images."""
 
-    SHOWN_FIRST: ClassVar = "dataset image_size teacher model method ipc seeds output_dir dry_run".split()
+    SHOWN_FIRST: ClassVar[list[str]] = "dataset image_size teacher model method ipc seeds output_dir dry_run".split()
 
     output_dir: str | None = option(
         None, "Folder for everything. Default: the dataset's name, in `runs`.", matters="command"
