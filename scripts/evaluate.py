@@ -24,10 +24,11 @@ from decoct.config import EvaluateConfig
 
 
 def stage(config: EvaluateConfig) -> Stage:
-    from decoct.evaluation.evaluate import evaluate, format_evaluation, format_plan, plan_evaluate
+    from decoct.evaluation.evaluate import evaluate, format_evaluation, plan_evaluate
+    from decoct.results.tables import format_students_plan
 
     see = f"\n\nSee   {Path(config.output_dir or config.distilled) / 'results.json'}"
-    return Stage(evaluate, plan_evaluate, lambda records: format_evaluation(records) + see, format_plan)
+    return Stage(evaluate, plan_evaluate, lambda records: format_evaluation(records) + see, format_students_plan)
 
 
 if __name__ == "__main__":

@@ -7,8 +7,8 @@ import pytest
 from worlds import coloured, encoded, labelled, without_times, write_images
 
 from decoct.config import EvaluateConfig
-from decoct.evaluation.evaluate import evaluate, format_evaluation, format_plan, plan_evaluate
-from decoct.results.tables import format_table
+from decoct.evaluation.evaluate import evaluate, format_evaluation, plan_evaluate
+from decoct.results.tables import format_students_plan, format_table
 
 KEYS = """task dataset method ipc tiles student protocol protocol_settings labels teacher teacher_model
 teacher_accuracy epoch accuracy_mean accuracy_std accuracies seeds seconds device versions overrides
@@ -179,7 +179,7 @@ def test_dry_run_counts_and_writes_nothing(config, run_folder):
     rows = [(row["title"], row["students"], row["images_seen"]) for row in plan]
     assert rows == [(titles[0], 2, 2 * 9), (titles[1], 2, 2 * 27)]
     assert all(row["seconds"] > 0 for row in plan)
-    assert "2 students to train" in format_plan(plan)
+    assert "2 students to train" in format_students_plan(plan)
 
 
 def test_online_needs_the_teacher_that_labelled(config, make_run, teacher, tmp_path):

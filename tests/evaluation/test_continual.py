@@ -15,9 +15,10 @@ from decoct.data.tensors import PixelDataset
 from decoct.distilled.dataset import load_distilled
 from decoct.evaluation import continual as module
 from decoct.evaluation.continual import SeenImages, SeenLogits, class_order, select_classes, stages
-from decoct.evaluation.evaluate import evaluate, format_evaluation, format_plan, plan_evaluate
+from decoct.evaluation.evaluate import evaluate, format_evaluation, plan_evaluate
 from decoct.models.accuracy import accuracy
 from decoct.models.zoo import build_classifier, load_classifier
+from decoct.results.tables import format_students_plan
 from decoct.training.protocols import load_protocol
 from decoct.training.student import train_student
 
@@ -176,7 +177,7 @@ def test_dry_run_counts_and_writes_nothing(config, run_folder):
     assert sorted(run_folder.rglob("*")) == before
     # Three images a class; 1, 2 and 3 classes; two orders; two epochs.
     assert (plan[0]["students"], plan[0]["images_seen"]) == (6, 3 * (1 + 2 + 3) * 2 * 2)
-    assert "6 students to train" in format_plan(plan)
+    assert "6 students to train" in format_students_plan(plan)
 
 
 def test_the_table_has_a_column_per_stage():

@@ -11,9 +11,10 @@ import torch
 from decoct.config import EvaluateConfig
 from decoct.distilled.dataset import load_distilled
 from decoct.evaluation import run as students
-from decoct.evaluation.evaluate import evaluate, format_evaluation, format_plan, plan_evaluate
+from decoct.evaluation.evaluate import evaluate, format_evaluation, plan_evaluate
 from decoct.models.zoo import load_classifier
 from decoct.results.ranking import label_robust_score
+from decoct.results.tables import format_students_plan
 
 
 @pytest.fixture
@@ -159,7 +160,7 @@ def test_dry_run_counts_them_and_draws_none(config, tmp_path):
         (False, 2, 0),
         (True, 2, 0),
     ]
-    assert "random images: 2 students to train" in format_plan(plan)
+    assert "random images: 2 students to train" in format_students_plan(plan)
     assert not list(tmp_path.glob("random-*"))
     evaluate(config())
     plan = plan_evaluate(config(seeds=2))

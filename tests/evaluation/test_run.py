@@ -7,9 +7,10 @@ import pytest
 from decoct.config import EvaluateConfig
 from decoct.distilled.dataset import DistilledSet
 from decoct.evaluation import eval_split, random_baseline, transfer
-from decoct.evaluation.evaluate import TASKS, evaluate, format_evaluation, format_plan, plan_evaluate
+from decoct.evaluation.evaluate import TASKS, evaluate, format_evaluation, plan_evaluate
 from decoct.evaluation.random_baseline import RandomBaseline
 from decoct.models.classifier import Classifier
+from decoct.results.tables import format_students_plan
 
 PLAIN = {"labels": ["hard"]}
 CHANGED = {"labels": ["views", "online"], "epochs": 3, "rrc_scale": 0.5, "mixed_precision": "bf16", "seed": 5}
@@ -142,7 +143,7 @@ def test_all_tasks_have_one_kind_of_plan(values, task, teacher, make_run):
     for row in plan:
         assert list(row) == ["title", "students", "done", "images_seen", "seconds"]
         assert row["students"] > 0 and row["done"] == 0 and row["seconds"] > 0
-    lines = format_plan(plan).splitlines()
+    lines = format_students_plan(plan).splitlines()
     assert len(lines) == len(plan) + 1
     assert lines[1].startswith("IPC 3, convnet3_w8, rded_kd, views labels, random images: ")
     assert "students to train (0 done)" in lines[0] and "images seen" in lines[0]

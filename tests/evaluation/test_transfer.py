@@ -9,8 +9,9 @@ from decoct.config import EvaluateConfig
 from decoct.data.loading import load_images
 from decoct.data.tensors import PixelDataset
 from decoct.distilled.dataset import load_distilled
-from decoct.evaluation.evaluate import evaluate, format_evaluation, format_plan, plan_evaluate
+from decoct.evaluation.evaluate import evaluate, format_evaluation, plan_evaluate
 from decoct.models.zoo import build_classifier
+from decoct.results.tables import format_students_plan
 from decoct.training.finetuning import fine_tune, replace_head
 from decoct.training.protocols import load_protocol
 from decoct.training.student import train_student
@@ -215,7 +216,7 @@ def test_dry_run_counts_and_writes_nothing(config, run_folder):
     assert sorted(run_folder.rglob("*")) == before
     # Two seeds: two epochs of nine images, three steps of sixteen.
     assert [(row["students"], row["images_seen"]) for row in plan] == [(2, 2 * (2 * 9 + 3 * 16)), (2, 2 * 3 * 16)]
-    assert "no pre-training: 2 students to train" in format_plan(plan)
+    assert "no pre-training: 2 students to train" in format_students_plan(plan)
 
 
 def test_the_table_shows_the_gain():

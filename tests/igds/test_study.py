@@ -124,12 +124,15 @@ def test_a_dry_run_counts_and_writes_nothing(config, tmp_path):
     plan = plan_beta_study(config(seeds=3))
     assert not list(tmp_path.iterdir())
     assert plan["forward_passes"] == 96 + 2 * 3 * 4 * (1 + 3)
-    rows = [(row["ipc"], row["students"], row["done"], row["images_seen"]) for row in plan["students"]]
-    assert rows == [(1, 6, 0, 8), (3, 6, 0, 24)]
+    rows = [(row["title"], row["students"], row["done"], row["images_seen"]) for row in plan["students"]]
+    titles = [f"IPC {ipc}, convnet3_w8, rded_kd, hard labels" for ipc in (1, 3)]
+    assert rows == [(titles[0], 6, 0, 6 * 8), (titles[1], 6, 0, 6 * 24)]
+    assert all(row["seconds"] > 0 for row in plan["students"])
     assert "6 students to train" in format_study_plan(plan)
     beta_study(config(ipc=[1]))
     plan = plan_beta_study(config())
     assert [(row["students"], row["done"]) for row in plan["students"]] == [(0, 2), (2, 0)]
+    assert plan["students"][0]["seconds"] == 0 < plan["students"][1]["seconds"]
     assert plan["forward_passes"] == 2 * 3 * 4
 
 

@@ -23,6 +23,7 @@ from decoct.data.source import dataset_fingerprint
 from decoct.data.tensors import PixelDataset
 from decoct.evaluation.grid import Grid
 from decoct.evaluation.plan import student_seconds_per_image
+from decoct.evaluation.units import Setting
 from decoct.files import read_object
 from decoct.igds.loading import label_names, load_estimator
 from decoct.igds.measuring import embed, measure
@@ -338,31 +339,36 @@ class Study(Grid[Subset]):
     # Dry run
 
     def plan(self) -> dict[str, Any]:
-        """Forward passes of the estimator, and per IPC and student what training costs by a timing of two steps."""
+        """Forward passes of the estimator, and the students of each IPC and architecture like `plan_students`."""
         config, scored = self.config, self.scores_file.is_file()
         if scored:
             self.score()
         missing = self.missing() if scored else self.cells
         rows = []
         for ipc, student in itertools.product(config.ipc, self.students):
-            members = [torch.nonzero(self.labels == label).flatten()[:ipc] for label in range(self.spec.num_classes)]
-            subset = distilled_set(self.images, torch.cat(members), self.spec)
-            network, teacher = build_classifier(student, self.spec), self.online_teacher
-            seconds = student_seconds_per_image(
-                network, subset, self.protocol, config.labels, teacher, self.device, config.mixed_precision
-            )
             left = sum((cell.ipc, cell.student) == (ipc, student) for cell in missing)
-            seen = len(subset) * (config.epochs or self.epochs(ipc))
+            seen = left * ipc * self.spec.num_classes * (config.epochs or self.epochs(ipc))
             rows.append(
                 {
-                    "ipc": ipc,
-                    "student": student,
-                    "labels": config.labels,
+                    "title": str(Setting(ipc, student, self.protocol.name, config.labels)),
                     "students": left,
                     "done": config.targets * config.seeds - left,
                     "images_seen": seen,
-                    "seconds": seen * seconds,
+                    "seconds": seen * self._seconds_per_image(ipc, student) if left else 0.0,
                 }
             )
         subsets = sum(cell.ipc for cell in missing) * self.spec.num_classes
         return {"forward_passes": subsets + (0 if scored else len(self.images)), "students": rows}
+
+    def _seconds_per_image(self, ipc: int, student: str) -> float:
+        """Seconds that training takes per image, by a timing of two steps on the first images of each class."""
+        members = [torch.nonzero(self.labels == label).flatten()[:ipc] for label in range(self.spec.num_classes)]
+        return student_seconds_per_image(
+            build_classifier(student, self.spec),
+            distilled_set(self.images, torch.cat(members), self.spec),
+            self.protocol,
+            self.config.labels,
+            self.online_teacher,
+            self.device,
+            self.config.mixed_precision,
+        )

@@ -19,7 +19,7 @@ from decoct.results.records import merge_records, read_results
 from decoct.run.lock import one_writer
 from decoct.run.processes import close, open_accelerator
 
-__all__ = ["evaluate", "format_evaluation", "format_plan", "plan_evaluate"]
+__all__ = ["evaluate", "format_evaluation", "plan_evaluate"]
 
 Format = Callable[[Sequence[dict[str, Any]]], str]
 
@@ -62,7 +62,7 @@ def evaluate(config: EvaluateConfig) -> list[dict[str, Any]]:
 
 
 def plan_evaluate(config: EvaluateConfig) -> list[dict[str, Any]]:
-    """What `evaluate` would train, for `format_plan`; nothing is written."""
+    """What `evaluate` would train, for `format_students_plan`; nothing is written."""
     accelerator = open_accelerator(config.mixed_precision)
     rows = plan_students(_checked(config, accelerator), accelerator.device)
     close(accelerator)
@@ -81,13 +81,3 @@ def format_evaluation(records: Sequence[dict[str, Any]]) -> str:
     """Records as plain text, those of each task as it shows them."""
     parts = {task: [record for record in records if record["task"] == task] for task in TASKS}
     return "\n\n".join(TASKS[task][1](members) for task, members in parts.items() if members)
-
-
-def format_plan(rows: Sequence[dict[str, Any]]) -> str:
-    """A dry run's plan as plain text."""
-    lines = []
-    for row in rows:
-        counts = f"{row['students']} students to train ({row['done']} done)"
-        lines.append(f"{row['title']}: {counts}, {row['images_seen']:,} images seen, about {row['seconds']:,.0f} s")
-    total = sum(row["seconds"] for row in rows)
-    return "\n".join([*lines, f"In all about {total:,.0f} s on one process, without measuring accuracy."])

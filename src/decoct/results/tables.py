@@ -14,7 +14,7 @@ __all__ = [
     "decimals",
     "escape_markdown",
     "format_information",
-    "format_plan",
+    "format_students_plan",
     "format_study",
     "format_study_plan",
     "format_table",
@@ -134,26 +134,18 @@ def _row(record: Record) -> tuple[str, ...]:
     )
 
 
-def format_plan(plan: list[dict[str, Any]]) -> str:
-    """A dry run's plan as plain text.
+def format_students_plan(rows: Iterable[Record]) -> str:
+    """A dry run's students as plain text.
 
     Args:
-        plan: Rows with `ipc`, `student`, `labels`, `students` (still to train), `done`, `images_seen` by each student,
-            `seconds` for each and, if they have them, `protocol` and `random` (trained on random images).
+        rows: With `title`, `students` (to train), `done`, and `images_seen` and `seconds` of all students to train.
     """
-    lines = [f"{_title(row)}: {row['students']} students to train ({row['done']} done), {_cost(row)}" for row in plan]
-    total = sum(row["students"] * row["seconds"] for row in plan)
+    lines, total = [], 0.0
+    for row in rows:
+        counts = f"{row['students']} students to train ({row['done']} done)"
+        lines.append(f"{row['title']}: {counts}, {row['images_seen']:,} images seen, about {row['seconds']:,.0f} s")
+        total += row["seconds"]
     return "\n".join([*lines, f"In all about {total:,.0f} s on one process, without measuring accuracy."])
-
-
-def _title(row: dict[str, Any]) -> str:
-    words = [f"IPC {row['ipc']}", row["student"]]
-    words += [row["protocol"]] if "protocol" in row else []
-    return ", ".join([*words, f"{row['labels']} labels", *(["random images"] if row.get("random") else [])])
-
-
-def _cost(row: dict[str, Any]) -> str:
-    return f"{row['images_seen']:,} images seen by each, about {row['seconds']:,.0f} s each"
 
 
 # Information
@@ -223,4 +215,4 @@ def format_study(result: dict[str, Any]) -> str:
 
 def format_study_plan(plan: dict[str, Any]) -> str:
     """A study's dry run as plain text."""
-    return f"{plan['forward_passes']:,} forward passes of the estimator.\n{format_plan(plan['students'])}"
+    return f"{plan['forward_passes']:,} forward passes of the estimator.\n{format_students_plan(plan['students'])}"
