@@ -16,6 +16,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
+import datasets
 import torch
 from accelerate import Accelerator, PartialState
 from torch import nn
@@ -120,10 +121,10 @@ class Evaluation(ABC, Generic[UnitType]):
                 whose, what = f"The teacher that labelled {self.config.distilled}", f"its tiles (IPC {ipc})"
                 faults.append(weakness(float(right.double().mean()), classes, whose, what))
         asked = "online" in self.config.labels or self.config.teacher is not None
-        if asked and self.config.task != "transfer":  # which reads no images of the source's classes
+        if asked and (images := self.teacher_images) is not None:
             for teacher in {id(each): each for each in map(self.teachers.online, self.ipcs)}.values():
                 device, precision = PartialState().device, self.config.mixed_precision
-                found, count = sample_accuracy(teacher, self.split.images, device, precision)
+                found, count = sample_accuracy(teacher, images, device, precision)
                 what = f"{count:,} images of the split {self.split.name!r}"
                 faults.append(weakness(found, classes, f"The teacher {teacher.name}", what))
         return [fault for fault in faults if fault is not None]
@@ -144,6 +145,11 @@ class Evaluation(ABC, Generic[UnitType]):
     def source(self) -> dict[str, Any]:
         """Where the distilled images come from (`SOURCE_FIELDS`), and random images beside them."""
         return {name: getattr(self.config, name) for name in SOURCE_FIELDS}
+
+    @property
+    def teacher_images(self) -> datasets.Dataset | None:
+        """Real images that teachers are measured on; None: none are read."""
+        return self.split.images
 
     def check_data(self) -> None:
         """Raises ValueError unless the evaluation split has the set's label names."""
@@ -399,8 +405,8 @@ class Evaluation(ABC, Generic[UnitType]):
         return [read_object(self.file(unit)) for unit in units]
 
     def teacher_accuracy(self, teacher: Classifier | str, device: torch.device) -> float | None:
-        """A teacher's accuracy on the evaluation split, measured once; None if the teacher is out of reach."""
-        if isinstance(teacher, str):
+        """A teacher's accuracy on `teacher_images`, measured once; None if these or the teacher are out of reach."""
+        if isinstance(teacher, str) or self.teacher_images is None:
             return None
         identity = {
             "teacher": self.teachers.fingerprint(teacher),

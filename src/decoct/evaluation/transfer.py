@@ -108,6 +108,10 @@ class TransferEvaluation(Evaluation[FineTuned]):
         """The target's classes."""
         return self.target["train"].features["label"].names
 
+    @property
+    def teacher_images(self) -> None:
+        """None: the source's test images are not read."""
+
     def check_data(self) -> None:
         names = self.target["eval"].features["label"].names
         check_label_names(self.target_names, names, "its training split", str(self.config.target_dataset))
@@ -223,9 +227,6 @@ class TransferEvaluation(Evaluation[FineTuned]):
         }
 
     # Records
-
-    def teacher_accuracy(self, teacher: Classifier | str, device: torch.device) -> None:
-        """None: it is the accuracy on the source's test images, which are not read."""
 
     def fields(self, setting: Setting, device: torch.device) -> dict[str, Any]:
         scratch = self.results(self.scratch(setting))
