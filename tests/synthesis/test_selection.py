@@ -5,6 +5,8 @@ from __future__ import annotations
 import itertools
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from decoct.run.seeding import numpy_generator
@@ -20,6 +22,7 @@ from decoct.synthesis.selection import (
     select_jointly,
     sort_keys,
 )
+from decoct.synthesis.tiles import SelectionSettings, select_tiles
 
 
 def features(rows: int = 30, width: int = 5, seed: int = 0) -> np.ndarray:
@@ -282,6 +285,20 @@ def test_equal_scores_go_to_the_lower_row_or_as_told():
     assert chosen.rows.tolist() == [1, 2, 4, 0]
 
 
-def test_too_few_candidates_are_an_error():
-    with pytest.raises(ValueError, match="at least 5 candidates. Got 4."):
-        select_class(UTILITY, no_features, 5, "lowest", 0.5, "top", 3.0)
+def test_another_selection_is_not_taken_for_one_of_them():
+    with pytest.raises(KeyError, match="farthest"):
+        select_class(UTILITY, no_features, 2, "lowest", 0.5, "farthest", 3.0)
+
+
+def test_a_class_of_too_few_candidates_is_named(tmp_path):
+    settings = SelectionSettings(1, "grad_norm", "lowest", 0.5, "top", 3.0, 1.0, 0.1, seed=0)
+    boxes = [[[0, 0, 8, 8]] * 3] * 5
+    scores = {"label": [0] + [1] * 4, "source_index": [*range(5)], "boxes": boxes, "heatmap": [None] * 5}
+    pq.write_table(pa.table({**scores, "utility": [[1.0, 2.0, 3.0], *UTILITY.tolist()]}), tmp_path / "scores.parquet")
+    tiles = select_tiles([tmp_path / "scores.parquet"], ["cat", "dog"], 1, settings)
+    assert [[(tile.row, tile.box, tile.score) for tile in each] for each in tiles] == [
+        [(0, (0, 0, 8, 8), 1.0)],
+        [(4, (0, 0, 8, 8), 0.0)],
+    ]
+    with pytest.raises(ValueError, match="Class 'cat' must have at least 2 candidates. Got 1."):
+        select_tiles([tmp_path / "scores.parquet"], ["cat", "dog"], 2, settings)

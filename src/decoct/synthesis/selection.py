@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import warnings
 from collections.abc import Callable, Sequence
@@ -77,10 +78,10 @@ def select_class(
     """The `count` tiles of one class: its best crop of each image, then the best or the most diverse images.
 
     Args:
-        utility: `(candidates, crops)`, the scores.
+        utility: `(candidates, crops)`, the scores, of at least `count` candidates.
         features_of: Teacher features `(rows, width)` for the given rows and the crop of each; all selections but `top`
             ask for those of their pool.
-        count: Tiles to take, at most one per candidate.
+        count: Tiles to take, one per candidate.
         pool_factor: Those of `herding`, `k_center` and `k_means` come from the best `pool_factor * count` images; 0:
             from all.
         pool_share: Those of `coverage` come from this share of all images, the best ones, and at least `count`.
@@ -88,30 +89,26 @@ def select_class(
         seed: Of the starts of `k_means`.
         draw: `(candidates,)`, a random order of the images: `random` takes the first ones.
         ties_by_draw: Of images with equal scores the first one of `draw` goes first, and not that of the lower row.
-
-    Raises:
-        ValueError: If there are fewer candidates than tiles.
     """
     keys = sort_keys(utility, order, quantile)
     crops = keys.argmin(1)
     draw = np.arange(len(keys)) if draw is None else draw
-    ranked = ranking(keys, count, draw if ties_by_draw else None)
+    ranked = ranking(keys, draw if ties_by_draw else None)
     if selection == "random":
         rows = draw.argsort()[:count]
     elif selection == "top":
         rows = ranked[:count]
     else:
-        share = pool_size(len(ranked), count, pool_share)
+        coresets: dict[str, Callable[[np.ndarray, int], np.ndarray]] = {
+            "herding": herding,
+            "k_center": k_center,
+            "k_means": functools.partial(k_means, seed=seed),
+            "coverage": functools.partial(coverage, noise=coverage_noise),
+        }
+        choose, share = coresets[selection], pool_size(len(ranked), count, pool_share)
         size = share if selection == "coverage" else math.ceil(pool_factor * count) or len(ranked)
         pool = ranked[:size]
-        features = features_of(pool, crops[pool])
-        if selection == "k_means":
-            chosen = k_means(features, count, seed)
-        elif selection == "coverage":
-            chosen = coverage(features, count, coverage_noise)
-        else:
-            chosen = (herding if selection == "herding" else k_center)(features, count)
-        rows = pool[chosen]
+        rows = pool[choose(features_of(pool, crops[pool]), count)]
     return Selected(rows, crops[rows])
 
 
@@ -143,7 +140,7 @@ def select_jointly(
         for label in group:
             keys = sort_keys(utilities[label], order, quantile)
             crops.append(keys.argmin(1))
-            pools.append(ranking(keys, count)[: pool_size(len(keys), count, pool_share)])
+            pools.append(ranking(keys)[: pool_size(len(keys), count, pool_share)])
             outputs.append(outputs_of(label, pools[-1], crops[-1][pools[-1]]))
         features, logits = (np.concatenate(each) for each in zip(*outputs, strict=True))
         sizes = [len(pool) for pool in pools]
@@ -154,14 +151,8 @@ def select_jointly(
     return selected
 
 
-def ranking(keys: np.ndarray, count: int, ties: np.ndarray | None = None) -> np.ndarray:
-    """A class's images by the best key of each, best first; of equal ones the first of `ties` or the lower row.
-
-    Raises:
-        ValueError: If there are fewer than `count`.
-    """
-    if len(keys) < count:
-        raise ValueError(f"a class must have at least {count} candidates. Got {len(keys)}.")
+def ranking(keys: np.ndarray, ties: np.ndarray | None = None) -> np.ndarray:
+    """A class's images by the best key of each, best first; of equal ones the first of `ties` or the lower row."""
     return np.lexsort((np.arange(len(keys)) if ties is None else ties, keys.min(1)))
 
 

@@ -131,7 +131,7 @@ def select_tiles(
     members = [np.flatnonzero(labels == label) for label in range(len(label_names))]
     for name, rows in zip(label_names, members, strict=True):
         if len(rows) < count:
-            raise ValueError(f"Class {name!r}: a class must have at least {count} candidates. Got {len(rows)}.")
+            raise ValueError(f"Class {name!r} must have at least {count} candidates. Got {len(rows)}.")
     tables = [scores.take(pa.array(rows)) for rows in members]
     utilities = [np.array(table["utility"].to_pylist(), dtype=np.float32) for table in tables]
     order, quantile = settings.utility_order, settings.utility_quantile
