@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from typing import Any
 
 import numpy as np
@@ -74,6 +75,21 @@ def test_a_dry_run_writes_nothing_and_another_configuration_is_refused(config, t
     assert draw_samples(config()) == record
     with pytest.raises(ValueError, match="same configuration"):
         draw_samples(config(seed=1))
+
+
+def test_networks_are_known_by_their_weights_wherever_they_lie(config, tiny_prior, tiny_estimator, tmp_path):
+    record = draw_samples(config())
+    assert (record["prior"]["name"], record["estimator"]["name"]) == (str(tiny_prior), str(tiny_estimator))
+    assert record["prior"]["scheduler"].startswith("DDIMScheduler ")
+    for source, name in ((tiny_prior, "prior"), (tiny_estimator, "estimator")):
+        shutil.copytree(source, tmp_path / name)
+    elsewhere = config(prior=str(tmp_path / "prior"), estimator=str(tmp_path / "estimator"))
+    plan_samples(elsewhere)
+    assert draw_samples(elsewhere) == record
+    (other := decoct.load_estimator(tiny_estimator)).classifier.bias.data += 1
+    other.save_pretrained(tmp_path / "estimator")
+    with pytest.raises(ValueError, match="(?s)same configuration.*estimator"):
+        plan_samples(elsewhere)
 
 
 def test_a_prior_that_is_not_guided_takes_any_scheduler(config, drawn):

@@ -17,15 +17,23 @@ from decoct.igds.prior import (
     check_prior,
     load_pipeline,
     load_text_to_image,
+    prior_fingerprint,
     prior_label_names,
     prompts_of,
     with_scheduler,
 )
-from decoct.models.classifier import Classifier
+from decoct.models.classifier import Classifier, fingerprint_of
 from decoct.pipelines.igds.schedulers import NotCarried
 from decoct.pipelines.igds.text_to_image import TextToImagePrior
 
-__all__ = ["PriorSettings", "SamplingSettings", "asked_for", "check_guidance", "check_pipeline", "open_pipeline"]
+__all__ = [
+    "PriorSettings",
+    "SamplingSettings",
+    "check_guidance",
+    "check_pipeline",
+    "open_pipeline",
+    "sampler_networks",
+]
 
 
 @dataclass(frozen=True)
@@ -151,6 +159,18 @@ def asked_for(pipeline: GuidedPrior) -> dict[str, Any]:
     digest = hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()[:12]
     asked: dict[str, Any] = {"scheduler": f"{type(pipeline.scheduler).__name__} {digest}"}
     return {**asked, "prompts": pipeline.prompts} if isinstance(pipeline, TextToImagePrior) else asked
+
+
+def sampler_networks(pipeline: GuidedPrior, prior: str, estimator: str) -> dict[str, dict[str, Any]]:
+    """Estimator and prior as a run notes them: by fingerprints of their weights, and the prior by `asked_for` too.
+
+    Args:
+        prior, estimator: Their names.
+    """
+    return {
+        "estimator": {"name": estimator, "fingerprint": fingerprint_of({"": pipeline.estimator})},
+        "prior": {"name": prior, "fingerprint": prior_fingerprint(pipeline), **asked_for(pipeline)},
+    }
 
 
 def check_pipeline(

@@ -15,8 +15,8 @@ from datasets import Dataset
 from decoct.config import DistillConfig, values_for
 from decoct.igds.estimator import VariationalEstimator
 from decoct.igds.loading import label_names
-from decoct.igds.prior import SCHEDULERS, GuidedPrior, prior_fingerprint, prompts_of
-from decoct.models.classifier import Classifier, fingerprint_of
+from decoct.igds.prior import SCHEDULERS, GuidedPrior, prompts_of
+from decoct.models.classifier import Classifier
 from decoct.models.throughput import throughput
 from decoct.pipelines.igds.pipeline import IGDSPipeline
 from decoct.pipelines.igds.text_to_image import TextToImagePrior
@@ -26,10 +26,10 @@ from decoct.synthesis.chunks import Chunk, SampledTiles, betas_of, chunks_of, sa
 from decoct.synthesis.guided_prior import (
     PriorSettings,
     SamplingSettings,
-    asked_for,
     check_guidance,
     check_pipeline,
     open_pipeline,
+    sampler_networks,
 )
 from decoct.synthesis.output import write_samples_preview
 from decoct.synthesis.run import (
@@ -138,7 +138,7 @@ def distill_samples(
     check_source(images, config.dataset, teacher, config.tile_rows)
     check_pipeline(pipeline, settings, teacher, config.prior, config.estimator)
     run = DistillRun(config, teacher, accelerator)
-    if (finished := run.start(images, **sampler_networks(config, pipeline))) is not None:
+    if (finished := run.start(images, **sampler_networks(pipeline, config.prior, config.estimator))) is not None:
         return finished
     pipeline.to(accelerator.device)
     betas = betas_of(config.ipc, config.beta)
@@ -167,15 +167,6 @@ def distill_samples(
     )
 
 
-def sampler_networks(config: DistillConfig, pipeline: GuidedPrior) -> dict[str, dict[str, Any]]:
-    """Estimator and prior as a run notes them."""
-    estimator, prior = fingerprint_of({"": pipeline.estimator}), prior_fingerprint(pipeline)
-    return {
-        "estimator": {"name": config.estimator, "fingerprint": estimator},
-        "prior": {"name": config.prior, "fingerprint": prior, **asked_for(pipeline)},
-    }
-
-
 def plan_sampled(
     config: DistillConfig, images: Dataset, teacher: Classifier, accelerator: Accelerator
 ) -> dict[str, Any]:
@@ -185,7 +176,7 @@ def plan_sampled(
     pipeline = open_pipeline(values_for(PriorSettings, config), settings).to(accelerator.device)
     check_source(images, config.dataset, teacher, config.tile_rows)
     check_pipeline(pipeline, settings, teacher, config.prior, config.estimator)
-    DistillRun(config, teacher, accelerator).check(images, **sampler_networks(config, pipeline))
+    DistillRun(config, teacher, accelerator).check(images, **sampler_networks(pipeline, config.prior, config.estimator))
     betas = betas_of(config.ipc, config.beta)
     tiles = spec.num_classes * max(config.ipc) * config.tiles_per_image
     distilled = spec.num_classes * sum(config.ipc)

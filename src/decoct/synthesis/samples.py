@@ -14,15 +14,14 @@ from decoct.config import SampleConfig, to_dict, values_for
 from decoct.files import read_object
 from decoct.igds.estimator import VariationalEstimator
 from decoct.igds.loading import label_names
-from decoct.igds.prior import GuidedPrior, prior_fingerprint
-from decoct.models.classifier import fingerprint_of
+from decoct.igds.prior import GuidedPrior
 from decoct.pages.preview import MAX_CLASSES, save_strips
 from decoct.run.folder import check_folder, claim_folder, identity_of, write_json
 from decoct.run.lock import writes_alone
 from decoct.run.precision import autocast
 from decoct.run.versions import installed_versions
 from decoct.synthesis.chunks import Chunk, sample_chunk
-from decoct.synthesis.guided_prior import PriorSettings, SamplingSettings, asked_for, open_pipeline
+from decoct.synthesis.guided_prior import PriorSettings, SamplingSettings, open_pipeline, sampler_networks
 from decoct.synthesis.tiles import pixels_of
 
 __all__ = ["draw_samples", "plan_samples"]
@@ -44,7 +43,7 @@ def draw_samples(config: SampleConfig) -> dict[str, Any]:
     """
     accelerator = Accelerator()
     pipeline, estimator, names, classes = _load(config)
-    folder, networks = Path(config.output_dir), _networks(pipeline)
+    folder, networks = Path(config.output_dir), sampler_networks(pipeline, config.prior, config.estimator)
     claim_folder(folder, identity_of(to_dict(config), **networks), config.overwrite, WRITTEN)
     if (folder / "samples.json").is_file():
         return read_object(folder / "samples.json")
@@ -83,15 +82,10 @@ def draw_samples(config: SampleConfig) -> dict[str, Any]:
 def plan_samples(config: SampleConfig) -> dict[str, Any]:
     """What `draw_samples` would do; nothing is written."""
     pipeline, _, _, classes = _load(config)
-    check_folder(Path(config.output_dir), identity_of(to_dict(config), **_networks(pipeline)), config.overwrite)
+    networks = sampler_networks(pipeline, config.prior, config.estimator)
+    check_folder(Path(config.output_dir), identity_of(to_dict(config), **networks), config.overwrite)
     passes = len(config.betas) * len(classes) * config.images_per_class * config.sampling_steps
     return {"classes": len(classes), "betas": config.betas, "prior_passes": passes, "output_dir": config.output_dir}
-
-
-def _networks(pipeline: Any) -> dict[str, Any]:
-    """Fingerprints of the networks that samples depend on, and what is asked of the prior."""
-    fingerprints = {"prior": prior_fingerprint(pipeline), "estimator": fingerprint_of({"": pipeline.estimator})}
-    return fingerprints | asked_for(pipeline)
 
 
 def _load(config: SampleConfig) -> tuple[GuidedPrior, VariationalEstimator, list[str], list[int]]:
