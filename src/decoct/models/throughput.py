@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -19,12 +20,13 @@ __all__ = [
     "images_per_second",
     "teacher_forward",
     "throughput",
+    "training_throughput",
 ]
 
 Forward = Callable[[Tensor], Tensor]
 
 
-def teacher_forward(teacher: Classifier, mixed_precision: str = "no") -> Callable[[Tensor], Tensor]:
+def teacher_forward(teacher: Classifier, mixed_precision: str = "no") -> Forward:
     """Pixels in [0, 1] to float32 logits, without gradients, in the given precision."""
 
     @torch.no_grad()
@@ -37,9 +39,7 @@ def teacher_forward(teacher: Classifier, mixed_precision: str = "no") -> Callabl
 
 def calibrated_batch_size(teacher: Classifier, mixed_precision: str) -> int:
     """The fastest batch size of the teacher's forward pass on this machine."""
-    spec = teacher.spec
-    sample = torch.rand(16, spec.channels, spec.image_size, spec.image_size, device=teacher.device)
-    return fastest_batch_size(teacher_forward(teacher, mixed_precision), sample)
+    return fastest_batch_size(teacher_forward(teacher, mixed_precision), random_pixels(teacher, 16))
 
 
 @torch.inference_mode()
@@ -87,12 +87,28 @@ def images_per_second(forward: Forward, pixels: Tensor, seconds: float = 0.05) -
 
 def throughput(teacher: Classifier, mixed_precision: str, batch_size: int | None = None) -> float:
     """Images per second of the teacher's forward pass on its device, in batches of `batch_size` or the fastest."""
-    size = batch_size or calibrated_batch_size(teacher, mixed_precision)
-    spec = teacher.spec
-    batch = torch.rand(size, spec.channels, spec.image_size, spec.image_size, device=teacher.device)
-    forward = teacher_forward(teacher, mixed_precision)
-    forward(batch)
-    started = time.perf_counter()
-    for _ in range(3):
-        forward(batch).sum().item()
-    return 3 * size / (time.perf_counter() - started)
+    batch = random_pixels(teacher, batch_size or calibrated_batch_size(teacher, mixed_precision))
+    return images_per_second(teacher_forward(teacher, mixed_precision), batch)
+
+
+def training_throughput(network: Classifier, images: int = 16) -> float:
+    """Images per second of forward and backward passes.
+
+    Args:
+        network: On the device to time; a copy of it is trained on, so that it stays as it is.
+        images: Of the batch.
+    """
+    trained = copy.deepcopy(network).train()
+
+    def step(pixels: Tensor) -> Tensor:
+        loss = trained(pixels).logsumexp(dim=1).mean()
+        loss.backward()
+        return loss
+
+    return images_per_second(step, random_pixels(network, images))
+
+
+def random_pixels(network: Classifier, images: int) -> Tensor:
+    """Noise of the shape of a batch that a network takes, on its device."""
+    spec = network.spec
+    return torch.rand(images, spec.channels, spec.image_size, spec.image_size, device=network.device)
