@@ -124,7 +124,7 @@ def make_noise(folder: Path, classes: int, ipc: int, side: int, tiles: int, view
 
     from decoct.config import DistillConfig, to_dict
     from decoct.data.spec import ImageSpec
-    from decoct.distilled.schema import image_features
+    from decoct.distilled.schema import image_features, spec_fields
     from decoct.run.shards import run_shards
     from decoct.run.versions import installed_versions
     from decoct.synthesis.output import merge_shards, write_card
@@ -146,11 +146,7 @@ def make_noise(folder: Path, classes: int, ipc: int, side: int, tiles: int, view
         "decoct_version": installed_versions().get("decoct", "unknown"),
         "config": to_dict(config),
         "dataset": "noise",
-        "label_names": list(spec.label_names),
-        "image_mean": list(spec.mean),
-        "image_std": list(spec.std),
-        "image_size": side,
-        "channels": 3,
+        **spec_fields(spec),
         "ipcs": [ipc],
         "versions": installed_versions(),
         "teacher": None,

@@ -72,23 +72,9 @@ def main(words: Sequence[str] | None = None) -> None:
 
 def distilled_set(teacher: Classifier, pixels: Tensor, labels: Tensor) -> DistilledSet:
     """The images as a distilled set without stored labels."""
-    spec = teacher.spec
-    return DistilledSet(
-        images=(pixels * 255).round().to(torch.uint8).cpu(),
-        labels=labels.cpu(),
-        tile_logits=None,
-        view_logits=None,
-        view_boxes=None,
-        ipc=max(1, len(labels) // spec.num_classes),
-        tiles_per_image=1,
-        manifest={
-            "label_names": list(spec.label_names),
-            "image_size": spec.image_size,
-            "channels": spec.channels,
-            "image_mean": list(spec.mean),
-            "image_std": list(spec.std),
-        },
-    )
+    ipc = max(1, len(labels) // teacher.spec.num_classes)
+    images = (pixels * 255).round().to(torch.uint8).cpu()
+    return DistilledSet.unlabelled(images, labels.tolist(), ipc, 1, teacher.spec)
 
 
 def by_decoct(args: argparse.Namespace, distilled: DistilledSet, protocol: Protocol, teacher: Classifier) -> None:

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from decoct.config import DistillConfig, to_dict
 from decoct.data.spec import ImageSpec
-from decoct.distilled.schema import expected_features
+from decoct.distilled.schema import expected_features, spec_fields
 from decoct.results.statistics import mean_and_std
 from decoct.synthesis.output import write_card
 from decoct.synthesis.tiles import png_bytes
@@ -99,11 +99,7 @@ def write_run(
         "decoct_version": "0.1.0",
         "config": to_dict(config),
         "dataset": config.dataset,
-        "label_names": list(names),
-        "image_mean": list(spec.mean),
-        "image_std": list(spec.std),
-        "image_size": side,
-        "channels": 3,
+        **spec_fields(spec),
         "ipcs": list(ipcs),
         "versions": {},
         "teacher": teacher,

@@ -5,7 +5,10 @@ import numpy as np
 import pytest
 import torch
 
-from decoct.distilled.dataset import load_distilled
+from decoct.data.spec import ImageSpec
+from decoct.distilled.dataset import DistilledSet, load_distilled
+from decoct.distilled.manifest import READ_FIELDS
+from decoct.distilled.schema import spec_fields, spec_of
 
 
 def test_everything_stored_comes_back(run_folder):
@@ -59,3 +62,12 @@ def test_a_set_without_views_says_how_to_get_them(make_run, teacher):
     distilled.check_labels("tiles")
     with pytest.raises(ValueError, match="--views"):
         distilled.check_labels("views")
+
+
+def test_what_images_are_like_goes_into_a_manifest_and_back():
+    spec = ImageSpec(16, 1, (0.5,), (0.25,), ("a", "b"))
+    fields = json.loads(json.dumps(spec_fields(spec)))
+    assert spec_of(fields) == spec
+    assert set(fields) <= set(READ_FIELDS)
+    rows = DistilledSet.unlabelled(torch.zeros(2, 1, 16, 16, dtype=torch.uint8), [1, 0], 1, 1, spec)
+    assert (rows.spec, rows.labels.tolist(), rows.manifest) == (spec, [1, 0], fields)

@@ -30,7 +30,7 @@ from decoct.data.spec import ImageSpec
 from decoct.distilled.logit_codes import code_width, decode_logits, kept_classes, spread
 from decoct.distilled.manifest import MANIFEST, check_fields, check_mixed_views
 from decoct.distilled.parquet import check_footer, check_images, ipc_files
-from decoct.distilled.schema import spec_of
+from decoct.distilled.schema import spec_fields, spec_of
 from decoct.files import one_line, read_json, shown
 
 __all__ = ["DistilledSet", "Slots", "commit_of", "folder_of", "load_distilled", "read_manifest", "spec_of"]
@@ -117,15 +117,8 @@ class DistilledSet:
         cls, images: Tensor, labels: Sequence[int], ipc: int, tiles_per_image: int, spec: ImageSpec
     ) -> DistilledSet:
         """Images in memory without stored labels, to be trained on with labels `online` or `hard`."""
-        manifest = {
-            "label_names": list(spec.label_names),
-            "image_mean": list(spec.mean),
-            "image_std": list(spec.std),
-            "image_size": spec.image_size,
-            "channels": spec.channels,
-        }
         hard = torch.tensor(labels, dtype=torch.int64)
-        return cls(images, hard, None, None, None, ipc, tiles_per_image, manifest)
+        return cls(images, hard, None, None, None, ipc, tiles_per_image, spec_fields(spec))
 
     def __len__(self) -> int:
         return len(self.images)

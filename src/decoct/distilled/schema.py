@@ -17,6 +17,7 @@ __all__ = [
     "image_features",
     "imported_features",
     "slot_features",
+    "spec_fields",
     "spec_of",
 ]
 
@@ -100,3 +101,14 @@ def spec_of(manifest: dict[str, Any]) -> ImageSpec:
         std=tuple(manifest["image_std"]),
         label_names=tuple(manifest["label_names"]),
     )
+
+
+def spec_fields(spec: ImageSpec) -> dict[str, Any]:
+    """The inverse of `spec_of`: the fields of a manifest that say what its images are like."""
+    return {
+        "label_names": list(spec.label_names),
+        "image_mean": list(spec.mean),
+        "image_std": list(spec.std),
+        "image_size": spec.image_size,
+        "channels": spec.channels,
+    }

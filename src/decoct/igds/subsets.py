@@ -143,19 +143,5 @@ def distilled_set(images: datasets.Dataset, rows: Tensor, spec: ImageSpec) -> Di
         spec: Of the images.
     """
     chosen = images.select(rows.tolist())
-    return DistilledSet(
-        images=to_pixels(chosen["image"][:], spec.image_size, spec.channels),
-        labels=torch.tensor(chosen["label"][:], dtype=torch.int64),
-        tile_logits=None,
-        view_logits=None,
-        view_boxes=None,
-        ipc=len(rows) // spec.num_classes,
-        tiles_per_image=1,
-        manifest={
-            "image_size": spec.image_size,
-            "channels": spec.channels,
-            "image_mean": list(spec.mean),
-            "image_std": list(spec.std),
-            "label_names": list(spec.label_names),
-        },
-    )
+    pixels = to_pixels(chosen["image"][:], spec.image_size, spec.channels)
+    return DistilledSet.unlabelled(pixels, chosen["label"][:], len(rows) // spec.num_classes, 1, spec)

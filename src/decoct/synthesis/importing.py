@@ -23,7 +23,7 @@ from decoct.data.pixels import to_pixels
 from decoct.data.source import dataset_fingerprint, source_record
 from decoct.data.spec import ImageSpec
 from decoct.data.tensor_files import SUFFIXES, read_statistics, read_tensors
-from decoct.distilled.schema import imported_features
+from decoct.distilled.schema import imported_features, spec_fields
 from decoct.models.label_map import match_classes, read_label_map
 from decoct.pages.report import write_report
 from decoct.pages.sources import collect_sources
@@ -93,11 +93,7 @@ def import_set(config: ImportConfig) -> dict[str, Any]:
         },
         "dataset": config.dataset,
         "source": source_record(config.dataset, images.info),
-        "label_names": list(spec.label_names),
-        "image_mean": list(spec.mean),
-        "image_std": list(spec.std),
-        "image_size": spec.image_size,
-        "channels": spec.channels,
+        **spec_fields(spec),
         "ipcs": [ipc],
         "versions": versions,
         "imported": {
