@@ -25,7 +25,7 @@ from decoct.data.spec import ImageSpec
 from decoct.models.classifier import Classifier
 from decoct.models.convnet import ConvNetForImageClassification
 from decoct.models.resnet import BasicResNetForImageClassification
-from decoct.models.zoo import build_classifier, load_classifier
+from decoct.models.zoo import ARCHITECTURES, build_classifier, depth_of, load_classifier
 
 NAMES = ("cat", "dog", "owl")
 MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)
@@ -231,3 +231,9 @@ def test_a_narrow_resnet_gets_pixels_in_the_layout_of_its_weights(capability, la
         assert layout is torch.channels_last or not tensor.is_contiguous(memory_format=torch.channels_last)
     classifier(pixels).sum().backward()
     assert all(torch.isfinite(weight.grad).all() for weight in classifier.parameters())
+
+
+def test_a_convnet_has_as_many_blocks_as_its_images_take():
+    sides = (8, 16, 32, 64, 128, 224, 256, 512, 1024)
+    assert [depth_of(side) for side in sides] == [3, 3, 3, 4, 5, 6, 6, 6, 6]
+    assert {f"convnet{depth_of(side)}" for side in sides} < set(ARCHITECTURES)

@@ -10,6 +10,7 @@ from decoct.training.augment import (
     cutmix,
     cutmix_box,
     jitter_colors,
+    padded_crops,
     rand_augment,
     shuffle_tiles,
     tile_orders,
@@ -160,3 +161,17 @@ def test_rand_augment_has_the_operations_that_protocols_allow():
     assert rand_augment(pixels, 15, 29).shape == pixels.shape
     with pytest.raises(ValueError, match=r"\[1, 15\]"):
         rand_augment(pixels, 16, 29)
+
+
+def test_crops_of_the_padded_image():
+    pixels = torch.rand(64, 1, 16, 16, generator=torch.Generator().manual_seed(0)) + 1
+    assert torch.equal(padded_crops(16, padding=0, flip=False)(pixels), pixels)
+    torch.manual_seed(0)
+    cropped = padded_crops(16, flip=False)(pixels)
+    black_rows = (cropped == 0).all(dim=3).sum(dim=2)
+    assert cropped.shape == pixels.shape and set(black_rows.flatten().tolist()) == {0, 1, 2}
+    torch.manual_seed(0)
+    flipped = padded_crops(16, padding=0)(pixels)
+    same = [torch.equal(one, other) for one, other in zip(flipped, pixels, strict=True)]
+    back = [torch.equal(one, other.flip(-1)) for one, other in zip(flipped, pixels, strict=True)]
+    assert 16 < sum(same) < 48 and all(one or other for one, other in zip(same, back, strict=True))

@@ -7,8 +7,7 @@ the teacher is nearly certain.
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -16,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn.grad import conv2d_weight
 
 from decoct.models.classifier import Classifier
+from decoct.models.eval_mode import eval_mode
 
 __all__ = ["cross_entropy_loss", "grad_norm", "grad_norm_last", "gradient_flow"]
 
@@ -99,18 +99,6 @@ def grad_norm(
             found = grad_norms_by_layer(classifier, part, label, autocast_dtype)
             norms.append(grad_norms_by_func(classifier, part, label, autocast_dtype) if found is None else found)
     return torch.cat(norms)
-
-
-@contextlib.contextmanager
-def eval_mode(network: nn.Module) -> Iterator[None]:
-    """Eval mode for the block; each module's own mode is restored after it."""
-    training = [module for module in network.modules() if module.training]
-    network.eval()
-    try:
-        yield
-    finally:
-        for module in training:
-            module.training = True
 
 
 def grad_norms_by_func(

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
+from decoct.models.eval_mode import eval_mode
 from decoct.run.precision import autocast
 
 __all__ = ["Accuracy", "accuracy"]
@@ -57,16 +58,11 @@ def accuracy(
     """
     device = torch.device(device)
     metric = Accuracy(keep_in_memory=True)
-    training = [module for module in classifier.modules() if module.training]
-    classifier.eval()
-    try:
+    with eval_mode(classifier):
         for pixels, references in _batches(images, labels, batch_size, num_workers):
             with autocast(device, mixed_precision):
                 logits = classifier(pixels.to(device).float() / 255)
             metric.add_batch(predictions=logits.argmax(dim=1).cpu().numpy(), references=references.numpy())
-    finally:
-        for module in training:
-            module.training = True
     return float(metric.compute()["accuracy"])
 
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from decoct.data.spec import ImageSpec
+from decoct.models.eval_mode import eval_mode
 from decoct.run.precision import convolution_layout
 
 __all__ = ["Classifier", "Head", "fingerprint_of"]
@@ -159,18 +160,14 @@ class Classifier(nn.Module):
                 calls.setdefault(layer, []).append((inputs[0], output))
 
         hooks = [layer.register_forward_hook(keep) for layer in self.model.modules() if isinstance(layer, nn.Linear)]
-        training = [module for module in self.modules() if module.training]
         side, generator = self.spec.image_size, torch.Generator().manual_seed(0)
         pixels = torch.rand(PROBES, self.spec.channels, side, side, generator=generator).to(self.device)
-        self.eval()
         try:
-            with torch.autocast(self.device.type, enabled=False):
+            with eval_mode(self), torch.autocast(self.device.type, enabled=False):
                 logits = self.model(self.normalised(pixels)).logits
         finally:
             for hook in hooks:
                 hook.remove()
-            for module in training:
-                module.training = True
         close = TOLERANCE * float(logits.abs().max())
         outputs = {
             layer: seen[0][1].reshape(logits.shape)

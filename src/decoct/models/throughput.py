@@ -6,6 +6,7 @@ import copy
 import math
 import time
 from collections.abc import Callable, Sequence
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
@@ -23,7 +24,7 @@ __all__ = [
     "training_throughput",
 ]
 
-Forward = Callable[[Tensor], Tensor]
+Forward: TypeAlias = Callable[[Tensor], Tensor]
 
 
 def teacher_forward(teacher: Classifier, mixed_precision: str = "no") -> Forward:

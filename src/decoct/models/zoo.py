@@ -24,7 +24,7 @@ from decoct.models.vgg import VGGConfig, VGGForImageClassification
 from decoct.models.weights import UNLOADABLE, check_finite, check_loaded
 from decoct.run.seeding import item_seed
 
-__all__ = ["ARCHITECTURES", "architecture_of", "build_classifier", "image_settings", "load_classifier"]
+__all__ = ["ARCHITECTURES", "architecture_of", "build_classifier", "depth_of", "image_settings", "load_classifier"]
 
 AutoConfig.register(ConvNetConfig.model_type, ConvNetConfig)
 AutoModelForImageClassification.register(ConvNetConfig, ConvNetForImageClassification)
@@ -39,8 +39,9 @@ RESNETS: dict[str, dict[str, Any]] = {
     "resnet101": {"block": "bottleneck", "depths": (3, 4, 23, 3)},
     "resnet_ap10": {"block": "basic", "depths": (1, 1, 1, 1), "downsampling": "average"},
 }
+DEPTHS = (3, 4, 5, 6)  # blocks of a ConvNet
 ARCHITECTURES = (
-    *(f"convnet{depth}{norm}" for depth in (3, 4, 5, 6) for norm in ("", "_instance")),
+    *(f"convnet{depth}{norm}" for depth in DEPTHS for norm in ("", "_instance")),
     *(f"{resnet}{stem}{norm}" for resnet in RESNETS for stem in ("", "_imagenet") for norm in ("", "_instance")),
     "vgg11",
     "vgg11_instance",
@@ -83,6 +84,11 @@ def _build(name: str, settings: dict[str, Any]) -> PreTrainedModel:
     if name in PUBLISHED:
         return PUBLISHED[name](settings)
     raise ValueError(f"model must be one of {list(ARCHITECTURES)}. Got {name!r}.")
+
+
+def depth_of(side: int) -> int:
+    """Blocks of a ConvNet for images of a side: 3 up to 32 px, and one more for each doubling, as far as there are."""
+    return min(max(round(math.log2(side)) - 2, min(DEPTHS)), max(DEPTHS))
 
 
 def image_settings(spec: ImageSpec) -> dict[str, Any]:

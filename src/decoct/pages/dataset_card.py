@@ -10,12 +10,13 @@ from huggingface_hub import DatasetCard, DatasetCardData
 
 from decoct.config import DistillConfig, fields_that_matter_for
 from decoct.distilled.logit_codes import kept_classes
+from decoct.models.zoo import depth_of
 from decoct.pages.dataset_info import add_dataset_info
 from decoct.pages.describe import Network, Run, SettingTable, command_of, describe
 from decoct.pages.local_paths import PLACE
 from decoct.pages.markdown import code, escape, listed_labels, python_string, render, shell_block, shell_word
 from decoct.pages.source import GivenInfo, Source, licence_fields, source_of
-from decoct.pages.training_example import PROTOCOLS, depth_of, training_example
+from decoct.pages.training_example import PROTOCOLS, training_example
 
 __all__ = ["dataset_card"]
 
@@ -147,7 +148,7 @@ def evaluate_command(run: Run, location: str, side: int) -> list[str]:
     for name in ("dataset_config", "eval_split", "image_column", "label_column", "image_size"):
         if run.config.get(name) is not None:
             words += [f"--{name}", shell_word(str(run.config[name]))]
-    words.append(f"--labels {run.labels} --students convnet{min(depth_of(side), 6)}")
+    words.append(f"--labels {run.labels} --students convnet{depth_of(side)}")
     words += [] if run.labels == "mixed" else ["--protocols", PROTOCOLS[run.labels]]  # of sets that were made for it
     return [*words, "--seeds 3", *(["--output_dir runs/evaluation"] if "/" in location else [])]
 

@@ -9,6 +9,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+from decoct.models.zoo import depth_of
 from decoct.pages.describe import Run, counted
 from decoct.pages.markdown import code, escape, python_string
 from decoct.pages.source import Source
@@ -16,7 +17,7 @@ from decoct.results.records import is_accuracy_record
 from decoct.results.tables import percent
 from decoct.training.protocols import batch_size, entry_of, epoch_count, load_protocol
 
-__all__ = ["PROTOCOLS", "depth_of", "training_example"]
+__all__ = ["PROTOCOLS", "training_example"]
 
 # By the labels that the example trains with.
 PROTOCOLS = {"hard": "rded_kd", "views": "rded_kd", "tiles": "rded_kd", "mixed": "strong_kd"}
@@ -54,11 +55,6 @@ def training_example(
         **real_images(manifest["dataset"], run.config, source),
         "expected": expected_accuracy(results, ipc, f"convnet{depth}", run.labels, protocol.name),
     }
-
-
-def depth_of(side: int) -> int:
-    """Blocks of a ConvNet for images of that side: 3 for 32 px, and one more for each doubling."""
-    return max(3, round(math.log2(side)) - 2)
 
 
 def real_images(dataset: str, config: dict[str, Any], source: Source) -> dict[str, Any]:

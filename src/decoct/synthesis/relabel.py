@@ -12,16 +12,17 @@ from torch import Tensor
 from decoct.data.crops import crop_and_resize, random_resized_boxes
 from decoct.data.mixed_views import MixedViews, mixed_pixels
 from decoct.data.mosaic import unpack
+from decoct.models.throughput import Forward
 
 __all__ = ["draw_views", "in_batches", "mixed_logits", "tile_logits", "tiles_of", "view_crops", "view_logits"]
 
 
-def in_batches(forward: Callable[[Tensor], Tensor], pixels: Tensor, batch_size: int) -> Tensor:
+def in_batches(forward: Forward, pixels: Tensor, batch_size: int) -> Tensor:
     """`forward` over chunks of at most `batch_size` images, concatenated, float32."""
     return torch.cat([forward(chunk).float() for chunk in pixels.split(batch_size)])
 
 
-def tile_logits(forward: Callable[[Tensor], Tensor], images: Tensor, tiles_per_image: int, batch_size: int) -> Tensor:
+def tile_logits(forward: Forward, images: Tensor, tiles_per_image: int, batch_size: int) -> Tensor:
     """Logits `(images, k, classes)` of every tile, resized to the image's side (InfoUtil, Alg. 1).
 
     Args:
@@ -63,7 +64,7 @@ def view_crops(images: Tensor, rows: Tensor, boxes: Tensor) -> Tensor:
     return torch.where(boxes[:, 4].view(-1, 1, 1, 1) > 0.5, crops.flip(-1), crops)
 
 
-def view_logits(forward: Callable[[Tensor], Tensor], images: Tensor, boxes: Tensor, batch_size: int) -> Tensor:
+def view_logits(forward: Forward, images: Tensor, boxes: Tensor, batch_size: int) -> Tensor:
     """Logits `(images, M, classes)` of every view; `boxes` is `(images, M, 5)`. Views are made a batch at a time."""
     count, views = boxes.shape[:2]
     rows = torch.arange(count, device=images.device).repeat_interleave(views)
@@ -76,7 +77,7 @@ def view_logits(forward: Callable[[Tensor], Tensor], images: Tensor, boxes: Tens
 
 
 def mixed_logits(
-    forward: Callable[[Tensor], Tensor],
+    forward: Forward,
     images: Tensor,
     views_of: Callable[[Tensor, Tensor], MixedViews],
     rows: range,

@@ -19,7 +19,7 @@ from decoct.distilled.dataset import DistilledSet
 from decoct.files import read_object
 from decoct.models.accuracy import accuracy
 from decoct.models.classifier import Classifier
-from decoct.models.zoo import architecture_of, build_classifier
+from decoct.models.zoo import architecture_of, build_classifier, depth_of
 from decoct.run.shards import run_shards
 from decoct.synthesis.tiles import SelectionSettings, cut_mosaics, images_of, select_tiles
 from decoct.training.protocols import entry_of, epoch_count, load_protocol, steps_per_epoch
@@ -188,8 +188,7 @@ def tuning_budget(share: float, teacher: Classifier, images: int) -> int:
 
 def student_of(teacher: Classifier) -> str:
     """The students' architecture: the teacher's, or of one that is not known a ConvNet for images of its size."""
-    depth = min(max(round(math.log2(teacher.spec.image_size)) - 2, 3), 6)
-    return architecture_of(teacher) or f"convnet{depth}"
+    return architecture_of(teacher) or f"convnet{depth_of(teacher.spec.image_size)}"
 
 
 def images_for(

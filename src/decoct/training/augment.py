@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 from functools import lru_cache
 
+import kornia.augmentation as K
 import numpy as np
 import torch
 from kornia.augmentation.auto import RandAugment
 from kornia.color import rgb_to_grayscale
-from torch import Tensor
+from torch import Tensor, nn
 
 from decoct.data.crops import crop_and_resize
 
@@ -20,6 +21,7 @@ __all__ = [
     "cutmix",
     "cutmix_box",
     "jitter_colors",
+    "padded_crops",
     "rand_augment",
     "shuffle_tiles",
     "tile_orders",
@@ -127,6 +129,22 @@ def jitter_colors(pixels: Tensor, shares: Tensor, orders: Tensor) -> Tensor:
         target = torch.where(change == 2, grey, torch.where(change == 1, grey.mean(dim=(2, 3), keepdim=True), 0.0))
         pixels = pixels.lerp(target.expand_as(pixels), shares.gather(1, change[:, None])[:, 0])
     return pixels
+
+
+def padded_crops(side: int, padding: int | None = None, flip: bool = True) -> nn.Module:
+    """Random crops of the padded image, and horizontal flips, by torch's global generator.
+
+    Args:
+        side: Of the images and their crops.
+        padding: In pixels; 0: no crops. Default: an eighth of the side.
+    """
+    padding = side // 8 if padding is None else padding
+    layers: list[nn.Module] = []
+    if padding:
+        layers.append(K.RandomCrop((side, side), padding=padding, cropping_mode="slice"))
+    if flip:
+        layers.append(K.RandomHorizontalFlip())
+    return K.ImageSequential(*layers)
 
 
 def rand_augment(pixels: Tensor, operations: int, magnitude: int) -> Tensor:

@@ -6,19 +6,18 @@ import dataclasses
 from collections.abc import Iterator, Sequence
 from itertools import count, islice
 
-import kornia.augmentation as K
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
-from decoct.data.spec import ImageSpec
 from decoct.data.tensors import PixelDataset
 from decoct.models.classifier import Classifier
 from decoct.models.zoo import build_classifier
 from decoct.run.precision import autocast
 from decoct.run.seeding import item_seed, seeded
+from decoct.training.augment import padded_crops
 from decoct.training.loop import EpochBatches, require_finite_losses, warmup_cosine
 
 __all__ = ["MOMENTUM", "WEIGHT_DECAY", "fine_tune", "replace_head"]
@@ -84,7 +83,7 @@ def fine_tune(
     """
     device = torch.device(device)
     student.to(device).train()
-    augment = _augmentation(student.spec)
+    augment = padded_crops(student.spec.image_size)
     optimizer = torch.optim.SGD(
         student.parameters(), lr=learning_rate, momentum=MOMENTUM, weight_decay=WEIGHT_DECAY, fused=True
     )
@@ -117,10 +116,3 @@ def _batches(images: PixelDataset, size: int, seed: int, num_workers: int) -> It
     for epoch in count():
         order = EpochBatches(len(images), size, seed, epoch)
         yield from DataLoader(images, batch_sampler=order, num_workers=num_workers)
-
-
-def _augmentation(spec: ImageSpec) -> torch.nn.Module:
-    """Random crops of the padded image, and horizontal flips, as teachers are trained with."""
-    size = (spec.image_size, spec.image_size)
-    crop = K.RandomCrop(size, padding=spec.image_size // 8, cropping_mode="slice")
-    return K.ImageSequential(crop, K.RandomHorizontalFlip())

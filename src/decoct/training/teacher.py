@@ -7,7 +7,6 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-import kornia.augmentation as K
 import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
@@ -28,6 +27,7 @@ from decoct.run.lock import writes_alone
 from decoct.run.precision import lay_out
 from decoct.run.processes import close, open_accelerator
 from decoct.run.seeding import seeded
+from decoct.training.augment import padded_crops
 from decoct.training.forgetting import FORGETTING_FILE, ForgettingEvents, write_forgetting_events
 from decoct.training.loop import (
     EpochBatches,
@@ -118,7 +118,7 @@ def _train(
         classifier.compile()
     optimizer = torch.optim.AdamW(parameter_groups(classifier, config.weight_decay), lr=config.learning_rate)
     model, optimizer = accelerator.prepare(classifier, optimizer)
-    augment = _augmentation(spec.image_size, config.crop_padding, config.flip)
+    augment = padded_crops(spec.image_size, config.crop_padding, config.flip)
     forgetting = ForgettingEvents(len(dataset), accelerator.device)
     accelerator.register_for_checkpointing(forgetting)
 
@@ -161,17 +161,6 @@ def _train(
 
     finish_training(accelerator, folder, save)
     return record
-
-
-def _augmentation(side: int, padding: int | None, flip: bool) -> torch.nn.Module:
-    """Random crops of the padded image, and horizontal flips; the padding is an eighth of the side by default."""
-    padding = side // 8 if padding is None else padding
-    layers: list[Any] = []
-    if padding:
-        layers.append(K.RandomCrop((side, side), padding=padding, cropping_mode="slice"))
-    if flip:
-        layers.append(K.RandomHorizontalFlip())
-    return K.ImageSequential(*layers)
 
 
 def _save(classifier: Classifier, folder: Path, record: dict[str, Any]) -> None:
