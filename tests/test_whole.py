@@ -108,7 +108,7 @@ def test_a_given_teacher_says_what_is_held_out_where_there_is_no_split_to_measur
 
 
 def test_a_plan_of_hours_says_what_is_quicker(photos, monkeypatch):
-    monkeypatch.setattr("decoct.whole.seconds_per_image", lambda *network: 1.0)
+    monkeypatch.setattr("decoct.whole.training_throughput", lambda network: 1.0)
     quicker = "Smaller images are far quicker: --image_size 64"
     large = plan_whole(WholeConfig(dataset=str(photos), image_size=128))
     assert quicker in large and "to 1 image a class" in large

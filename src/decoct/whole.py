@@ -8,14 +8,11 @@ from __future__ import annotations
 import dataclasses
 import math
 import sys
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-import torch.nn.functional as F
 
 from decoct.arguments import as_arguments, parse_config
 from decoct.config import DataConfig, DistillConfig, EvaluateConfig, RunConfig, TeacherConfig, WholeConfig
@@ -29,6 +26,7 @@ from decoct.files import read_json
 from decoct.methods import method_name
 from decoct.models.cached import fitting_classifiers
 from decoct.models.chance import guesswork
+from decoct.models.throughput import training_throughput
 from decoct.models.zoo import build_classifier, load_classifier
 from decoct.pages.describe import counted
 from decoct.run.processes import close, device_name, open_accelerator
@@ -191,7 +189,8 @@ def make_plan(config: WholeConfig) -> Plan:
     epochs = None if config.teacher is not None else config.epochs or min(100, max(15, round(PASSES / images)))
     folder = Path(config.output_dir or Path("runs") / Path(config.dataset).resolve().name)
     accelerator = open_accelerator(config.mixed_precision)
-    per_image = seconds_per_image(model, dataclasses.replace(look.spec, image_size=side), accelerator.device)
+    network = build_classifier(model, look.spec).to(accelerator.device).train()
+    per_image = 1 / training_throughput(network)
     device = device_name(accelerator.device)
     close(accelerator)
     seconds = (
@@ -201,20 +200,6 @@ def make_plan(config: WholeConfig) -> Plan:
     )
     offered = [] if config.teacher is not None else fitting_classifiers(look.spec.label_names)
     return Plan(look, folder, model, tiles, ipcs, epochs, device, seconds, offered)
-
-
-def seconds_per_image(model: str, spec: ImageSpec, device: torch.device, size: int = 16) -> float:
-    """Seconds that a forward and backward pass takes per image, from the second of two."""
-    network = build_classifier(model, spec).to(device).train()
-    pixels = torch.rand(size, spec.channels, spec.image_size, spec.image_size, device=device)
-    labels = torch.zeros(size, dtype=torch.long, device=device)
-    began = 0.0
-    for _ in range(2):
-        began = time.perf_counter()
-        F.cross_entropy(network(pixels), labels).backward()
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-    return (time.perf_counter() - began) / size
 
 
 def distilling_passes(config: WholeConfig, look: Look, tiles: int, ipcs: list[int]) -> float:

@@ -18,7 +18,9 @@ ABLATION_TABLES = ("6", "7", "8", "11")
 class AblateConfig(DataConfig):
     """The ablation grid of InfoUtil (section 4.3, App. D): every setting with one teacher and one protocol."""
 
-    SHOWN_FIRST: ClassVar[list[str]] = "dataset image_size teacher tables ipc students labels seeds output_dir dry_run".split()
+    SHOWN_FIRST: ClassVar[list[str]] = (
+        "dataset image_size teacher tables ipc students labels seeds output_dir dry_run".split()
+    )
 
     output_dir: str = option(
         "runs/ablation", "Folder for distilled sets, students, records and tables.", matters="command"

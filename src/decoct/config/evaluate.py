@@ -15,7 +15,9 @@ __all__ = ["LABEL_MODES", "EvaluateConfig"]
 class EvaluateConfig(DataConfig):
     """Training students on a distilled set and measuring them on real images."""
 
-    SHOWN_FIRST: ClassVar[list[str]] = "distilled dataset ipc students labels teacher protocols seeds output_dir dry_run".split()
+    SHOWN_FIRST: ClassVar[list[str]] = (
+        "distilled dataset ipc students labels teacher protocols seeds output_dir dry_run".split()
+    )
 
     output_dir: str | None = option(
         None, "Folder for results.json. Default: the distilled run folder.", matters="command"

@@ -35,7 +35,9 @@ class InformationConfig(DataConfig):
 class BetaStudyConfig(DataConfig):
     """Accuracy of subsets against their contextual score, over IPC (IGDS, section 5.2 and App. A)."""
 
-    SHOWN_FIRST: ClassVar[list[str]] = "dataset image_size estimator ipc targets students labels seeds output_dir dry_run".split()
+    SHOWN_FIRST: ClassVar[list[str]] = (
+        "dataset image_size estimator ipc targets students labels seeds output_dir dry_run".split()
+    )
 
     output_dir: str = option("runs/beta-study", "Folder for study.json and the figure.", matters="command")
     estimator: str = option("runs/estimator", "Variational estimator: folder, Hub id, or `sample` (embedded).")

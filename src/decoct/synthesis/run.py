@@ -32,7 +32,7 @@ from decoct.data.mixed_views import mixed_views, views_digest
 from decoct.data.source import dataset_fingerprint, source_record
 from decoct.data.spec import ImageSpec
 from decoct.distilled.logit_codes import code_width, encode_logits, encode_top_k, kept_classes
-from decoct.distilled.schema import SLOT_COLUMNS, image_features, slot_features
+from decoct.distilled.schema import SLOT_COLUMNS, image_features, slot_features, spec_fields
 from decoct.files import read_json, read_object
 from decoct.models.classifier import Classifier
 from decoct.models.ensemble import Ensemble
@@ -257,11 +257,7 @@ class DistillRun:
             "config": {name: value for name, value in to_dict(self.config).items() if name not in unused},
             "dataset": self.config.dataset,
             "source": self.source,
-            "label_names": list(spec.label_names),
-            "image_mean": list(spec.mean),
-            "image_std": list(spec.std),
-            "image_size": spec.image_size,
-            "channels": spec.channels,
+            **spec_fields(spec),
             "ipcs": self.config.ipc,
             "batch_size": self.batch_size,
             "versions": versions,
