@@ -211,6 +211,8 @@ def test_a_killed_run_goes_on_where_it_was(run, options, tmp_path, monkeypatch):
     assert labelled == [range(0, 3), range(3, 4), range(0, 3), range(3, 6), range(6, 8)]
     tables = [pq.read_table(next(folder.glob("data/ipc_2/*.parquet"))) for folder in (run, tmp_path / "run")]
     assert_same(*tables)
+    known = ["seconds" in json.loads((folder / "manifest.json").read_text()) for folder in (run, tmp_path / "run")]
+    assert known == [True, False], "how long a run took in parts is not known"
 
 
 def test_verify_reads_them(run, tmp_path):
