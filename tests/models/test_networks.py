@@ -147,6 +147,24 @@ torch.save(results, folder / "results.pt")
         assert torch.allclose(logits, classifier(batch()), atol=1e-5)
 
 
+def test_code_of_a_checkpoint_runs_only_where_that_is_asked_for(tmp_path, monkeypatch):
+    """A network of a kind that neither transformers nor decoct knows, with its code beside it."""
+    monkeypatch.setenv("HF_MODULES_CACHE", str(tmp_path / "modules"))
+    monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "modules"))
+    classifier = build_classifier("convnet3_w8", spec(), seed=3)
+    classifier.model.save_pretrained(tmp_path / "own")
+    config = json.loads((tmp_path / "own" / "config.json").read_text())
+    (tmp_path / "own" / "config.json").write_text(json.dumps({**config, "model_type": "own_kind"}))
+    code = tmp_path / "own" / "convnet.py"
+    code.write_text(code.read_text().replace('model_type = "decoct_convnet"', 'model_type = "own_kind"'))
+    with pytest.raises(ValueError, match="trust_remote_code"):
+        load_classifier(tmp_path / "own")
+    assert not (tmp_path / "modules").exists(), "not even copied"
+    loaded = load_classifier(tmp_path / "own", trust_remote_code=True)
+    assert type(loaded.model).__module__.startswith("transformers_modules.") and (tmp_path / "modules").exists()
+    assert torch.equal(loaded(batch()), classifier.eval()(batch()))
+
+
 def save_vit(folder: Path) -> None:
     config = ViTConfig(
         hidden_size=16,
