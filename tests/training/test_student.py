@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.utils.data import TensorDataset
 from worlds import coloured
 
 from decoct.models.accuracy import accuracy
@@ -129,7 +130,7 @@ def test_a_separable_problem_is_learnt(labels, name, epochs):
     losses = train_student(student, distilled, protocol, labels, teacher, epochs=epochs, rrc_scale=0.3)
     test_labels = torch.arange(CLASSES).repeat(40)
     assert len(losses) == epochs and all(loss >= 0 for loss in losses)
-    assert accuracy(student, coloured(test_labels, seed=9), test_labels) > 0.8
+    assert accuracy(student, TensorDataset(coloured(test_labels, seed=9), test_labels)) > 0.8
 
 
 @pytest.mark.parametrize(("labels", "name"), [("hard", "rded_kd"), ("tiles", "rded_kd"), ("mixed", "strong_kd")])

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import datasets
 import evaluate
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
 from decoct.models.eval_mode import eval_mode
@@ -37,8 +36,7 @@ class Accuracy(evaluate.Metric):
 @torch.no_grad()
 def accuracy(
     classifier: nn.Module,
-    images: Tensor | Dataset[Any],
-    labels: Tensor | None = None,
+    images: Dataset[Any],
     *,
     batch_size: int = 250,
     device: torch.device | str = "cpu",
@@ -49,30 +47,17 @@ def accuracy(
 
     Args:
         classifier: Pixels in [0, 1] to logits.
-        images: `(n, channels, side, side)` uint8, or a dataset whose items are (uint8 pixels, label).
-        labels: `(n,)` int64, for a tensor of images.
+        images: Items are (uint8 pixels, label).
         batch_size: Images per forward pass.
         device: Where the classifier is.
         mixed_precision: `no`, `bf16` or `fp16`.
-        num_workers: Processes that read a dataset.
+        num_workers: Processes that read the images.
     """
     device = torch.device(device)
     metric = Accuracy(keep_in_memory=True)
     with eval_mode(classifier):
-        for pixels, references in _batches(images, labels, batch_size, num_workers):
+        for pixels, references in DataLoader(images, batch_size=batch_size, num_workers=num_workers):
             with autocast(device, mixed_precision):
                 logits = classifier(pixels.to(device).float() / 255)
             metric.add_batch(predictions=logits.argmax(dim=1).cpu().numpy(), references=references.numpy())
     return float(metric.compute()["accuracy"])
-
-
-def _batches(
-    images: Tensor | Dataset[Any], labels: Tensor | None, batch_size: int, num_workers: int
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """Batches of uint8 pixels and labels, in order."""
-    if not isinstance(images, Tensor):
-        yield from DataLoader(images, batch_size=batch_size, num_workers=num_workers)
-        return
-    if labels is None:
-        raise ValueError("labels must be given with a tensor of images. Got None.")
-    yield from zip(images.split(batch_size), labels.cpu().split(batch_size), strict=True)

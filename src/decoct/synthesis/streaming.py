@@ -28,7 +28,7 @@ from decoct.data.opening import builder_of
 from decoct.run.files import written_whole
 from decoct.run.seeding import item_seed
 
-__all__ = ["load_streamed", "row_keys", "streamed_candidates"]
+__all__ = ["load_streamed", "row_keys"]
 
 logger = logging.getLogger(__name__)
 
@@ -47,10 +47,17 @@ def row_keys(seed: int, rows: np.ndarray) -> np.ndarray:
 
 
 def load_streamed(config: DataConfig, split: str, per_class: int, image_size: int, channels: int) -> datasets.Dataset:
-    """`streamed_candidates` of the configured dataset, as `load_images` returns images.
+    """At most `per_class` rows of each class of the configured dataset, class by class, as `load_images` returns them.
+
+    They are kept in the cache of `datasets`, where a later call of the same finds them. The file there holds every row
+    that was among the smallest of its class at some time: about `1 + log(n / per_class)` times as many.
+
+    Args:
+        config: Its `dataset` is a Hub id, a parquet file or folder, or a folder of WebDataset shards. With
+            `skip_unreadable`, every image that is drawn is looked at, and another taken for one that cannot be read.
 
     Raises:
-        ValueError: As both.
+        ValueError: As `load_images`, or if the rows cannot be streamed.
     """
     rows, places, count = _drawn(
         config.dataset,
@@ -63,34 +70,6 @@ def load_streamed(config: DataConfig, split: str, per_class: int, image_size: in
     images = load_images(rows, image_size=image_size, bit_depth=config.bit_depth, channels=channels, read_unchecked=0)
     # After the loading, so that no image is copied.
     return noted(images.select(places), drawn_from=count)
-
-
-def streamed_candidates(
-    source: str,
-    split: str,
-    per_class: int,
-    seed: int,
-    *,
-    config_name: str | None = None,
-    image_column: str | None = None,
-    label_column: str | None = None,
-    skip_unreadable: bool = False,
-) -> datasets.Dataset:
-    """At most `per_class` rows of each class of a split, class by class: columns `image`, `label`, `source_index`.
-
-    They are kept in the cache of `datasets`, where a later call of the same finds them. The file there holds every row
-    that was among the smallest of its class at some time: about `1 + log(n / per_class)` times as many.
-
-    Args:
-        source: Hub id, a parquet file or folder, or a folder of WebDataset shards.
-        skip_unreadable: Look at every image that is drawn, and take another one for it if it cannot be read.
-
-    Raises:
-        ValueError: If the dataset cannot be opened, or its rows cannot be streamed.
-    """
-    names = (config_name, image_column, label_column)
-    rows, places, _ = _drawn(source, split, per_class, seed, names, skip_unreadable)
-    return rows.select(places)
 
 
 def _drawn(

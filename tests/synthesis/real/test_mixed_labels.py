@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from torch.utils.data import TensorDataset
 
 from decoct.config import AblateConfig, DistillConfig, EvaluateConfig, VerifyConfig
 from decoct.data.mixed_views import mixed_pixels, mixed_views
@@ -156,7 +157,7 @@ def test_several_teachers_label_with_the_mean_of_their_logits(options, trained_t
     (record,) = evaluate(EvaluateConfig(distilled=str(tmp_path / "run"), **common))
     assert record["baseline"] is not None and record["teacher_model"] is None and record["teacher"] == known["name"]
     both = Ensemble([load_classifier(str(trained_teacher)), early])
-    accuracy(both, distilled.images, distilled.labels)
+    accuracy(both, TensorDataset(distilled.images, distilled.labels))
     assert not any(each.training for each in both.modules()), "measuring restores the mode that it found"
     with pytest.raises(ValueError, match="label_teacher must be one or more different teachers"):
         DistillConfig(label_teacher=["early", "early"])

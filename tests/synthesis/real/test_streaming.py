@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import io
 import tarfile
+from pathlib import Path
+from typing import Any
 
 import datasets
 import numpy as np
 import pytest
 from worlds import COLOURS, coloured, draw_no_pictures, encoded, labelled, write_teacher
 
-from decoct.config import DistillConfig
+from decoct.config import DataConfig, DistillConfig
 from decoct.data.loading import source_rows
 from decoct.synthesis.distill import distill
-from decoct.synthesis.streaming import load_streamed, row_keys, streamed_candidates
+from decoct.synthesis.streaming import load_streamed, row_keys
 
 LABELS = [row % 3 for row in range(60)]
 
@@ -39,6 +41,10 @@ def shards(tmp_path_factory):
     return folder
 
 
+def drawn_from(folder: Path, per_class: int, seed: int, **options: Any) -> datasets.Dataset:
+    return load_streamed(DataConfig(dataset=str(folder), seed=seed, **options), "train", per_class, 16, 3)
+
+
 def expected(seed: int, count: int) -> list[int]:
     keys = row_keys(seed, np.arange(60))
     return [
@@ -53,16 +59,16 @@ def test_keys_are_those_of_every_machine():
 
 
 def test_the_rows_with_the_smallest_keys_of_each_class_are_kept(shards):
-    drawn = {name: streamed_candidates(str(shards / name), "train", 4, seed=5) for name in ("three", "one")}
+    drawn = {name: drawn_from(shards / name, 4, seed=5) for name in ("three", "one")}
     columns = {"image_column": "png", "label_column": "cls"}
-    drawn["tars"] = streamed_candidates(str(shards / "tars"), "train", 4, seed=5, **columns)
+    drawn["tars"] = drawn_from(shards / "tars", 4, seed=5, **columns)
     for images in drawn.values():
         assert images["source_index"][:] == expected(5, 4)
         assert images["label"][:] == [label for label in range(3) for _ in range(4)]
         pixels = np.stack([np.asarray(each) for each in images.cast_column("image", datasets.Image())["image"]])
         assert (pixels.transpose(0, 3, 1, 2) == coloured(LABELS).numpy()[expected(5, 4)]).all()
-    assert streamed_candidates(str(shards / "one"), "train", 4, seed=6)["source_index"][:] == expected(6, 4)
-    assert streamed_candidates(str(shards / "one"), "train", 99, seed=5)["source_index"][:] == expected(5, 99)
+    assert drawn_from(shards / "one", 4, seed=6)["source_index"][:] == expected(6, 4)
+    assert drawn_from(shards / "one", 99, seed=5)["source_index"][:] == expected(5, 99)
 
 
 def test_another_image_is_taken_for_one_that_cannot_be_read(shards, tmp_path):
@@ -70,7 +76,7 @@ def test_another_image_is_taken_for_one_that_cannot_be_read(shards, tmp_path):
     rows = encoded(coloured(LABELS))
     rows[damaged] = {"bytes": b"none", "path": None}
     labelled(rows, LABELS).to_parquet(tmp_path / "train.parquet")
-    drawn = streamed_candidates(str(tmp_path), "train", 4, seed=5, skip_unreadable=True)["source_index"][:]
+    drawn = drawn_from(tmp_path, 4, seed=5, skip_unreadable=True)["source_index"][:]
     assert drawn[:4] == sorted({*expected(5, 5)[:5]} - {damaged}) and drawn[4:] == expected(5, 4)[4:]
 
 
@@ -101,4 +107,4 @@ def test_distilling_a_stream(shards, tmp_path, monkeypatch):
         photos = tmp_path / "photos" / "train" / "red"
         photos.mkdir(parents=True)
         (photos / "1.png").write_bytes(encoded(coloured([0]))[0]["bytes"])
-        streamed_candidates(str(tmp_path / "photos"), "train", 4, seed=0)
+        drawn_from(tmp_path / "photos", 4, seed=0)
