@@ -436,7 +436,7 @@ CASES: dict[str, Case] = {
     "data damaged images": Case(
         "train_teacher",
         OWN,
-        "No image can be read. 2 of 2 images cannot be read:",
+        "images must be readable, one of them at least. Got 2 of 2 images that cannot be",
         table(image=[b"x", b"y"], label=[0, 1]),
     ),
     "data no rows": Case(
@@ -477,7 +477,7 @@ CASES: dict[str, Case] = {
     "data an image that is none": Case(
         "train_teacher",
         OWN,
-        "1 of 3 images cannot be read:",
+        "images must be readable. Got 1 of 3 images that cannot be read:",
         both(pictures("train/a/1.png", "train/b/1.png"), write("own/train/b/2.png", "text")),
     ),
     "data hidden splits": Case(
@@ -950,7 +950,7 @@ CASES: dict[str, Case] = {
     "distilled data cut": Case(
         "evaluate",
         EVALUATE,
-        "run cannot be read: Parquet magic bytes not found in footer. Either the",
+        "data/ipc_1/train-00000-of-00001.parquet of run must be parquet that can be read.",
         cut("run/data/ipc_1/train-00000-of-00001.parquet"),
     ),
     "distilled data missing": Case(

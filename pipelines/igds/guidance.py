@@ -265,8 +265,8 @@ class InformationGuidance(PipelineCallback):
         name = self.tensor_inputs[-1]
         if callback_kwargs.get(name) is None:
             raise ValueError(
-                f"guide_on='{self.config.guide_on}' needs the callback tensor '{name}', which "
-                f"{type(pipeline).__name__} does not offer. Use guide_on='sample', or IGDSPipeline, or sample in "
+                f"guide_on must be 'sample' for {type(pipeline).__name__}, which does not offer the callback tensor "
+                f"'{name}'. Got '{self.config.guide_on}': set it so, or use IGDSPipeline, or sample in "
                 "`with guidance.attached(pipeline):`."
             )
         images = callback_kwargs[name]

@@ -50,7 +50,9 @@ def build_explorer(names: Sequence[str]) -> tuple[Any, dict[str, Any]]:
     try:
         import gradio
     except ImportError as error:
-        raise ValueError("gradio must be installed to explore: `pip install 'decoct[space]'`.") from error
+        raise ValueError(
+            "gradio must be installed to explore. Got no such package: `pip install 'decoct[space]'`."
+        ) from error
 
     sets = {name: open_set(name) for name in names}
     with gradio.Blocks(title="decoct", analytics_enabled=False) as page:

@@ -129,7 +129,7 @@ def test_tables_of_paths(tmp_path: Path, suffix: str) -> None:
     train, test = load_train_and_eval(DataConfig(dataset=str(tmp_path)))
     assert test.features["label"].names == ["cat", "dog"] and test["label"][:] == [0] and len(train) == 3
     (tmp_path / "pictures" / "train-1.png").unlink()
-    with pytest.raises(ValueError, match=r"1 of 3 images cannot be read:\n  row 1 \(.*train-1\.png\)"):
+    with pytest.raises(ValueError, match=r"1 of 3 images that cannot be read:\n  row 1 \(.*train-1\.png\)"):
         load_images(str(tmp_path))
 
 
@@ -267,7 +267,7 @@ def test_unreadable_images_are_named_and_counted(tmp_path: Path) -> None:
     with pytest.raises(ValueError) as caught:
         load_images(str(tmp_path))
     message = str(caught.value)
-    assert "2 of 6 images cannot be read" in message and "--skip_unreadable" in message
+    assert "2 of 6 images that cannot be read" in message and "--skip_unreadable" in message
     assert "row 1" in message and "1.png" in message
     assert "row 5" in message and "2.png" in message
 
@@ -293,7 +293,7 @@ def test_a_row_without_an_image_is_unreadable() -> None:
 
 
 def test_nothing_readable_is_an_error_even_when_skipping() -> None:
-    with pytest.raises(ValueError, match="No image can be read"):
+    with pytest.raises(ValueError, match="images must be readable, one of them at least. Got 1 of 1"):
         load_images(in_memory([b"broken"], [0]), skip_unreadable=True)
 
 
@@ -301,7 +301,7 @@ def test_a_file_damaged_after_a_first_load_is_found(tmp_path: Path) -> None:
     write_class_folders(tmp_path)
     assert len(load_images(str(tmp_path))) == 4
     (tmp_path / "dog" / "1.png").write_bytes(b"damaged since")
-    with pytest.raises(ValueError, match=r"1 of 4 images cannot be read:\n  row 3 \(.*1\.png\)"):
+    with pytest.raises(ValueError, match=r"1 of 4 images that cannot be read:\n  row 3 \(.*1\.png\)"):
         load_images(str(tmp_path))
 
 

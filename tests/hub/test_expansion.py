@@ -120,5 +120,5 @@ def test_verify_names_a_file_of_too_many_rows(run_folder):
     pq.write_table(pa.table({"label": pa.array([0] * 10**6, pa.int64())}), run_folder / FILE)
     rehash(run_folder)
     assert "must have at most 10,000 rows. Got 1,000,000." in found(verify_folder(run_folder), "parquet")
-    with pytest.raises(ValueError, match=r"cannot be read: .*at most 6 rows"):
+    with pytest.raises(ValueError, match=r"must be parquet that can be read. Got: .*at most 6 rows"):
         load_distilled(run_folder, 2)

@@ -117,7 +117,7 @@ def test_private_repository_and_branch(hub, folder):
     assert DATA in hub.files("dataset", "user/thing", "v2")
     hub.repos.clear()
     to_hub(folder)
-    with pytest.raises(ValueError, match="user/thing is public.*--private"):
+    with pytest.raises(ValueError, match="user/thing must be private.*Got a public repository.*--private"):
         to_hub(folder, private=True)
 
 

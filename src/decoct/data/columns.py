@@ -61,7 +61,9 @@ def find_image_column(dataset: datasets.Dataset, given: str | None) -> str:
     if len(found) == 1:
         return found[0]
     if found:
-        raise ValueError(f"Several columns hold images: {found}. Name one with --image_column.")
+        raise ValueError(
+            f"image_column must be one of {found}, which all hold images. Got None. Name one with --image_column."
+        )
     raise ValueError(
         f"One column must hold images. Got {_columns(dataset)}. If one holds paths, cast it: "
         "`ds.cast_column(name, datasets.Image())`."
@@ -78,7 +80,9 @@ def find_label_column(dataset: datasets.Dataset, given: str | None) -> str:
     if len(found) == 1:
         return found[0]
     if found:
-        raise ValueError(f"Several columns hold class labels: {found}. Name one with --label_column.")
+        raise ValueError(
+            f"label_column must be one of {found}, which all hold class labels. Got None. Name one with --label_column."
+        )
     raise ValueError(
         f"One column must hold class labels. Got {_columns(dataset)}. Name it with --label_column; in an image "
         "folder, put each class into a sub-folder of its own."

@@ -318,16 +318,16 @@ def check_label_names(expected: Sequence[str], got: Sequence[str], expected_of: 
         return
     if sorted(expected) == sorted(got):
         place = next(label for label, (one, other) in enumerate(zip(expected, got, strict=True)) if one != other)
-        reason = (
+        found = (
             f"the same names in another order, so every label would mean another class; label {place} is "
             f"{expected[place]!r} and {got[place]!r}"
         )
     else:
         missing = [name for name in expected if name not in set(got)]
         extra = [name for name in got if name not in set(expected)]
-        reason = f"missing: {_shown(missing)}; unknown: {_shown(extra)}"
+        found = f"others, missing: {_shown(missing)}; unknown: {_shown(extra)}"
     raise ValueError(
-        f"Label names of {got_of} must be those of {expected_of}, in the same order ({reason}).\n"
+        f"Label names of {got_of} must be those of {expected_of}, in the same order. Got {found}.\n"
         f"{expected_of}: {_shown(expected)}\n{got_of}: {_shown(got)}\n"
         "Cast the labels with `ds.cast_column('label', datasets.ClassLabel(names=...))`, or use a matching pair."
     )
@@ -365,11 +365,13 @@ def _check_readable(
             path = (images[row]["image"] or {}).get("path")
             shown.append(f"  row {source_index[row]}{f' ({path})' if path else ''}: {errors[row]}")
         rest = f"\n  … and {len(bad) - SHOWN} more" if len(bad) > SHOWN else ""
-        listing = f"{len(bad)} of {len(errors)} images cannot be read:\n" + "\n".join(shown) + rest
+        listing = f"{len(bad)} of {len(errors)} images that cannot be read:\n" + "\n".join(shown) + rest
         if len(bad) == len(errors):
-            raise ValueError(f"No image can be read. {listing}")
+            raise ValueError(f"images must be readable, one of them at least. Got {listing}")
         if not skip:
-            raise ValueError(f"{listing}\nRepair them, or leave them out with --skip_unreadable.")
+            raise ValueError(
+                f"images must be readable. Got {listing}\nRepair them, or leave them out with --skip_unreadable."
+            )
         logger.warning("Left out: %s", listing)
     return np.setdiff1d(np.arange(len(errors)), bad)
 

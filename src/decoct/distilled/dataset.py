@@ -208,7 +208,8 @@ def load_distilled(folder_or_hub_id: str | Path, ipc: int, revision: str | None 
             check_images(path)
         except (pa.ArrowException, OSError, ValueError) as error:
             raise ValueError(
-                f"{folder_or_hub_id} cannot be read: {shown(str(error))} `decoct verify` tells more."
+                f"data/ipc_{ipc}/{path.name} of {folder_or_hub_id} must be parquet that can be read. "
+                f"Got: {shown(str(error))} `decoct verify` tells more."
             ) from error
     dataset = load_dataset(str(folder), data_files=files, split="train")
     _check_labels(dataset, spec, f"{folder_or_hub_id}, ipc_{ipc}")

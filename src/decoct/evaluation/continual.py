@@ -19,7 +19,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from decoct.config import config_hash
+from decoct.config import LABEL_MODES, config_hash
 from decoct.data.loading import require_class_count
 from decoct.data.tensors import PixelDataset
 from decoct.distilled.dataset import DistilledSet
@@ -83,8 +83,9 @@ class ContinualEvaluation(Evaluation[Stage]):
         super().check_data()
         if "mixed" in self.config.labels:
             raise ValueError(
-                "labels must not hold 'mixed' for task 'continual': a mixed view shows images of classes that have not "
-                "come yet. Name others: --labels tiles, which every set has, or hard, views or online."
+                f"labels must be of {[mode for mode in LABEL_MODES if mode != 'mixed']} for task 'continual': a mixed "
+                f"view shows images of classes that have not come yet. Got {self.config.labels}. Name others: --labels "
+                "tiles, which every set has, or hard, views or online."
             )
         _ = self.seen
         require_class_count(self.split.images, 1)

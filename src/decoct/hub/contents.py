@@ -181,7 +181,7 @@ def inside(folder: Path, name: str) -> Path:
     """
     path = folder / name
     if not path.is_file():
-        raise ValueError(f"{path} must be a file. It is missing, or something else.")
+        raise ValueError(f"{path} must be a file. Got {'something else' if path.exists() else 'nothing of that name'}.")
     if not path.resolve().is_relative_to(folder.resolve()):
         raise ValueError(
             f"{path} must lie in the folder. Got a link to {path.resolve()}: put a copy of the file in its place."

@@ -92,7 +92,10 @@ def push(api: HfApi, wanted: Push) -> str:
     url = str(api.create_repo(**repo, private=wanted.private or None, exist_ok=True))
     main = info = api.repo_info(**repo)
     if wanted.private and not info.private:
-        raise ValueError(f"{wanted.repo_id} is public. Make it private in its settings, or leave out --private.")
+        raise ValueError(
+            f"{wanted.repo_id} must be private, as --private says. Got a public repository: make it private in its "
+            "settings, or leave out --private."
+        )
     if wanted.revision != MAIN:
         api.create_branch(**repo, branch=wanted.revision, exist_ok=True)
         info = api.repo_info(**repo, revision=wanted.revision)

@@ -268,8 +268,8 @@ def _fields(values: Any, source: str) -> dict[str, Any]:
     given = set(values) if isinstance(values, dict) else set()
     if not expected <= given <= known:
         raise ValueError(
-            f"Protocol {source} must have every field once, and no other. Missing: {sorted(expected - given)}. "
-            f"Unknown: {sorted(map(str, given - known))}."
+            f"Protocol {source} must have every field once, and no other. Got one without "
+            f"{sorted(expected - given)}, and with the unknown {sorted(map(str, given - known))}."
         )
     for field in ("betas", "rrc_ratio", "labels", "milestones"):
         if not isinstance(values[field], list | None if field == "betas" else list):
