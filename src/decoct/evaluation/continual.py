@@ -45,13 +45,13 @@ __all__ = [
 
 
 @dataclass(frozen=True)
-class Stage(Unit):
+class SeenClasses(Unit):
     """One student, of the classes seen after a step; its seed is that of their order, too."""
 
     stage: int = 0
 
 
-class ContinualEvaluation(Evaluation[Stage]):
+class ContinualEvaluation(Evaluation[SeenClasses]):
     """Students of every (IPC, student, protocol, label mode), order of the classes and step.
 
     The classes arrive in `steps` groups, in `orders` random orders; if the steps do not divide the classes, the first
@@ -75,9 +75,9 @@ class ContinualEvaluation(Evaluation[Stage]):
         """The classes seen after each step, by seed."""
         return {seed: stages(order, self.config.steps) for seed, order in self.orders.items()}
 
-    def units_of(self, setting: Setting, random: bool = False) -> list[Stage]:
+    def units_of(self, setting: Setting, random: bool = False) -> list[SeenClasses]:
         steps = range(self.config.steps)
-        return [Stage(setting, seed, random, stage) for seed in self.seeds for stage in steps]
+        return [SeenClasses(setting, seed, random, stage) for seed in self.seeds for stage in steps]
 
     def check_data(self) -> None:
         super().check_data()
@@ -90,11 +90,11 @@ class ContinualEvaluation(Evaluation[Stage]):
         _ = self.seen
         require_class_count(self.split.images, 1)
 
-    def classes(self, unit: Stage) -> list[int]:
+    def classes(self, unit: SeenClasses) -> list[int]:
         """The classes that a unit's student knows."""
         return self.seen[unit.seed][unit.stage]
 
-    def name(self, unit: Stage) -> str:
+    def name(self, unit: SeenClasses) -> str:
         identity = self._identity(unit.setting, self.fingerprint_of(unit), self.classes(unit), unit.seed)
         return f"continual-{config_hash(identity)}.json"
 
@@ -106,11 +106,11 @@ class ContinualEvaluation(Evaluation[Stage]):
         trained = {**self.identity(setting, images), "setting": dataclasses.asdict(setting)}
         return {**trained, "data": self.split.fingerprint, "classes": classes, "seed": seed}
 
-    def extent(self, unit: Stage) -> int:
+    def extent(self, unit: SeenClasses) -> int:
         classes = len(self.classes(unit))
         return classes * unit.setting.ipc * self.epochs(unit.setting, classes)
 
-    def train_and_measure(self, unit: Stage, accelerator: Accelerator) -> dict[str, Any]:
+    def train_and_measure(self, unit: SeenClasses, accelerator: Accelerator) -> dict[str, Any]:
         classes, teacher = self.classes(unit), self.teacher(unit.setting)
         memory = select_classes(self.images_of(unit), classes)
         student = build_classifier(unit.setting.student, memory.spec, unit.seed)

@@ -29,10 +29,10 @@ BOX_TOLERANCE = 2.0**-11
 UNREADABLE = (pa.ArrowException, OSError, ValueError, TypeError, KeyError, MemoryError, RecursionError)
 UNDECODABLE = (OSError, SyntaxError, ValueError, EOFError, zlib.error, struct.error, Image.DecompressionBombError)
 
-Problem = tuple[str, str]  # name of the check, what is wrong
+Fault = tuple[str, str]  # name of the check, what is wrong
 
 
-def check_parquet(path: Path, manifest: dict[str, Any], ipc: int) -> tuple[list[Problem], np.ndarray]:
+def check_parquet(path: Path, manifest: dict[str, Any], ipc: int) -> tuple[list[Fault], np.ndarray]:
     """Checks schema and rows of one file, holding few rows at a time.
 
     Args:
@@ -44,8 +44,8 @@ def check_parquet(path: Path, manifest: dict[str, Any], ipc: int) -> tuple[list[
     """
     names = manifest["label_names"]
     counts = np.zeros(len(names), dtype=np.int64)
-    problems: list[Problem] = []
-    faults: dict[Problem, list[str]] = defaultdict(list)
+    problems: list[Fault] = []
+    faults: dict[Fault, list[str]] = defaultdict(list)
     try:
         check_footer(path, max(4 * ipc * len(names), 10_000))  # a few too many are counted and named
         check_images(path)
@@ -85,9 +85,9 @@ def tile_accuracy(paths: Sequence[Path]) -> float | None:
     return right / total if total else None
 
 
-def check_schema(schema: pa.Schema, expected: Features) -> tuple[list[str], list[Problem]]:
+def check_schema(schema: pa.Schema, expected: Features) -> tuple[list[str], list[Fault]]:
     """The columns that are as decoct writes them, and what is wrong with the others and the label names."""
-    problems: list[Problem] = []
+    problems: list[Fault] = []
     columns = []
     for field in expected.arrow_schema:
         if schema.names.count(field.name) != 1:

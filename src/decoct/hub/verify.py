@@ -196,14 +196,14 @@ def verify_folder(folder: Path, teachers: Sequence[str] = (), sample: int = Veri
         raise ValueError(f"source must be an existing folder. Got {folder}.")
     report = Report(str(folder))
     files = list_files(folder.resolve(), report)
-    check_code(files, report)
+    report_code(files, report)
     manifest = read_checked_manifest(files, report)
     report.checked += ["paths", "code", "manifest"]
     if manifest is None:
         return report
     listed = {name: digest for name, digest in manifest["files"].items() if unsafe_path(name) is None}
     check_files(files, listed, manifest, report)
-    check_hashes(files, listed, report)
+    report_hashes(files, listed, report)
     for what in card_problems(files.get("README.md"), manifest):
         report.add("card", "README.md", what)
     check_contents(files, listed, manifest, report)
@@ -278,7 +278,7 @@ def list_files(folder: Path, report: Report) -> dict[str, Path]:
     return files
 
 
-def check_code(files: dict[str, Path], report: Report) -> None:
+def report_code(files: dict[str, Path], report: Report) -> None:
     """Names files that are pickles, archives or programs, by their names or their first bytes."""
     for name, path in files.items():
         with path.open("rb") as file:
@@ -327,7 +327,7 @@ def check_files(files: dict[str, Path], listed: dict[str, str], manifest: dict[s
         report.add("files", "manifest.json", f"lists files of {shown(name)}, which is none of the IPCs.")
 
 
-def check_hashes(files: dict[str, Path], listed: dict[str, str], report: Report) -> None:
+def report_hashes(files: dict[str, Path], listed: dict[str, str], report: Report) -> None:
     """Hashes the listed files; where no data file is the manifest's, says that it may belong elsewhere."""
     right = set()
     for name, digest in listed.items():

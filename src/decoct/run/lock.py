@@ -22,7 +22,7 @@ LOCK_FILE = ".lock"
 ENDING_SECONDS = 2  # one that was killed a moment ago holds it until the system has taken it apart
 ORPHANS_SECONDS = 30  # children of a killed process hold its lock until they notice
 
-Stage = TypeVar("Stage", bound=Callable[..., Any])
+StageType = TypeVar("StageType", bound=Callable[..., Any])
 
 
 @contextlib.contextmanager
@@ -89,7 +89,7 @@ def _held(file: Path, folder: Path) -> Iterator[None]:
         lock.release()
 
 
-def writes_alone(stage: Stage) -> Stage:
+def writes_alone(stage: StageType) -> StageType:
     """A stage that holds its `output_dir` by `one_writer`, as its `rank` if it has one."""
 
     @functools.wraps(stage)
