@@ -41,8 +41,8 @@ def scripts_of(card: str, source: str) -> str:
 
 def main() -> None:
     from decoct.files import read_json
+    from decoct.models.zoo import depth_of
     from decoct.pages.dataset_card import dataset_card
-    from decoct.pages.training_example import depth_of
     from decoct.run.folder import write_json
     from decoct.run.versions import installed_versions
 
