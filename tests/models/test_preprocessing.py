@@ -67,7 +67,10 @@ class Echo(torch.nn.Module):
 def test_pixels_are_those_of_the_processor(name, setting):
     size = {"size": {"height": SIDE, "width": SIDE}, "crop_size": {"height": SIDE, "width": SIDE}}
     # Images of the right size need no resizing, so that pixels can be compared one by one.
-    processor = getattr(transformers, name)(**size, **SETTINGS[setting], do_resize=False, do_pad=False)
+    kind = getattr(transformers, name)
+    if "torchvision" in getattr(kind, "_backends", ()):
+        pytest.skip(f"{name} needs torchvision in transformers {transformers.__version__}")
+    processor = kind(**size, **SETTINGS[setting], do_resize=False, do_pad=False)
     if name in REFUSED:
         with pytest.raises(ValueError, match=REFUSED[name]):
             pixel_transform(getattr(transformers, name)(**SETTINGS[setting]), "user/network")

@@ -11,6 +11,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import diffusers
 import pytest
 import torch
 from diffusers import (
@@ -174,6 +175,8 @@ def test_other_schedulers_are_refused_by_name(name):
 
 def test_the_record_has_every_scheduler_and_what_is_measured_today(benchmark):
     records = json.loads((ROOT / "benchmarks" / "results" / "schedulers.json").read_text("utf-8"))
+    if {record["versions"]["diffusers"] for record in records} != {diffusers.__version__}:
+        pytest.skip(f"diffusers {diffusers.__version__} has other schedulers than the record's")
     assert {record["scheduler"] for record in records} == set(NAMES)
     for record in records:
         for place in ("sample", "prediction"):
