@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import runpy
+import shutil
 import sys
 from pathlib import Path
 
@@ -75,6 +76,38 @@ def test_only_what_a_method_does_is_planned(photos):
         for method in ("infoutil", "random")
     }
     assert passes["random"] < passes["infoutil"] / 5, "random images need no Shapley values"
+
+
+def test_steps_are_others_where_images_or_the_teacher_are(photos, trained_teacher, sample_part, tmp_path):
+    def fingerprints(**options) -> list[str]:
+        config = WholeConfig(**{"dataset": str(folder), **options})
+        return [step.fingerprint() for step in whole_steps(config, make_plan(config))]
+
+    folder = Path(shutil.copytree(photos, tmp_path / "photos"))
+    before = fingerprints()
+    assert fingerprints() == before
+    shutil.copy(folder / "dog" / "0.png", folder / "cat" / "0.png")
+    assert not set(fingerprints()) & set(before)
+    teacher = Path(shutil.copytree(trained_teacher, tmp_path / "teacher"))
+    given = {"dataset": str(sample_part), "teacher": str(teacher)}
+    before = fingerprints(**given)
+    shutil.copy(teacher / "epoch_2" / "model.safetensors", teacher / "model.safetensors")
+    assert not set(fingerprints(**given)) & set(before)
+
+
+def test_overwrite_is_for_the_steps_that_have_it(photos):
+    config = WholeConfig(dataset=str(photos), overwrite=True)
+    assert [step.config.overwrite for step in whole_steps(config, make_plan(config))] == [True, True, False]
+
+
+def test_an_output_folder_in_the_images_is_refused_before_the_work(photos, monkeypatch):
+    monkeypatch.chdir(photos)
+    with pytest.raises(ValueError, match="^output_dir must be apart from what is read. Got runs/photos"):
+        plan_whole(WholeConfig(dataset="."))
+
+
+def test_each_ipc_is_planned_once(photos):
+    assert WholeConfig(dataset=str(photos), ipc=[5, 1, 5]).ipc == [1, 5]
 
 
 def test_times_are_rounded_up():

@@ -51,6 +51,7 @@ class Step:
         arguments: Its arguments.
         config: What they resolve to.
         result: File that it ends with.
+        inputs: Fingerprints of images and networks that the configuration names and does not hold.
     """
 
     title: str
@@ -58,10 +59,13 @@ class Step:
     arguments: list[str]
     config: RunConfig
     result: Path
+    inputs: tuple[str, ...] = ()
 
     def fingerprint(self) -> str:
-        """Twelve hex digits of the configuration and the version."""
-        return config_hash({**to_dict(self.config), "overwrite": False, "version": __version__})
+        """Twelve hex digits of the configuration, the inputs and the version."""
+        return config_hash(
+            {**to_dict(self.config), "overwrite": False, "version": __version__, "inputs": list(self.inputs)}
+        )
 
 
 def demo_plan(folder: Path) -> str:

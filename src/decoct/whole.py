@@ -19,6 +19,7 @@ from decoct.config import DataConfig, DistillConfig, EvaluateConfig, RunConfig, 
 from decoct.config.data import HELD_OUT
 from decoct.data.held_out import held_out_count, held_out_of
 from decoct.data.loading import class_counts, eval_split_name, load_images, measure_spec
+from decoct.data.source import dataset_fingerprint
 from decoct.data.spec import ImageSpec
 from decoct.demo import Step, run_steps
 from decoct.evaluation.evaluate import format_evaluation
@@ -29,6 +30,7 @@ from decoct.models.chance import guesswork
 from decoct.models.throughput import training_throughput
 from decoct.models.zoo import build_classifier, load_classifier
 from decoct.pages.describe import counted
+from decoct.run.outputs import check_output
 from decoct.run.processes import close, device_name, open_accelerator
 from decoct.synthesis.real import forward_passes
 from decoct.training.protocols import epoch_count, load_protocol
@@ -54,6 +56,7 @@ class Look:
         eval_split: Split to measure on; `held_out` where the dataset has none.
         held_out: Share of each class that is held out of the training split.
         held_out_images: How many that are.
+        data: Fingerprints of the training split, and of the split to measure on if it is another.
     """
 
     spec: ImageSpec
@@ -62,6 +65,7 @@ class Look:
     eval_split: str
     held_out: float
     held_out_images: int
+    data: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -75,6 +79,7 @@ class Plan:
         tiles: Tiles of an image.
         ipcs: Images per class.
         epochs: Of the teacher; None if one was given.
+        teacher: Fingerprint of a given teacher.
         device: What it is computed on.
         seconds: Of the teacher, of distilling and of the students, on one process.
         offered: Classifiers of the Hub that lie on this machine and know the classes, in place of a trained teacher.
@@ -86,6 +91,7 @@ class Plan:
     tiles: int
     ipcs: list[int]
     epochs: int | None
+    teacher: str | None
     device: str
     seconds: tuple[float, float, float]
     offered: list[str]
@@ -118,15 +124,18 @@ def look_at(config: WholeConfig) -> Look:
     except ValueError:
         eval_split = HELD_OUT
     share = held_out_share(config.validation_fraction, config.teacher, eval_split)
-    images = load_images(
-        config.dataset,
-        config.train_split,
-        config_name=config.dataset_config,
-        image_column=config.image_column,
-        label_column=config.label_column,
-        image_size=config.image_size or 64,  # allows images of different sizes
-        skip_unreadable=config.skip_unreadable,
-        bit_depth=config.bit_depth,
+    images, *evaluated = (
+        load_images(
+            config.dataset,
+            split,
+            config_name=config.dataset_config,
+            image_column=config.image_column,
+            label_column=config.label_column,
+            image_size=config.image_size or 64,  # allows images of different sizes
+            skip_unreadable=config.skip_unreadable,
+            bit_depth=config.bit_depth,
+        )
+        for split in [config.train_split, *([] if eval_split == HELD_OUT else [eval_split])]
     )
     rows = np.linspace(0, len(images) - 1, min(len(images), LOOKED_AT)).astype(int)
     sizes = [image.size for image in images.select(rows)["image"]]
@@ -137,7 +146,8 @@ def look_at(config: WholeConfig) -> Look:
         width if same_size else max((each for each in (32, 64, 128) if each <= median), default=32)
     )
     counts = [count - held_out_count(count, share) for count in class_counts(images)]
-    return Look(measure_spec(images, side), counts, same_size, eval_split, share, len(images) - sum(counts))
+    data = tuple(map(dataset_fingerprint, (images, *evaluated)))
+    return Look(measure_spec(images, side), counts, same_size, eval_split, share, len(images) - sum(counts), data)
 
 
 def held_out_share(asked: float | None, teacher: str | None, eval_split: str) -> float:
@@ -169,9 +179,10 @@ def make_plan(config: WholeConfig) -> Plan:
     Raises:
         ValueError: If no IPC fits the smallest class.
     """
-    look = look_at(config)
+    look, teacher = look_at(config), None
     if config.teacher is not None:
-        side = load_classifier(config.teacher).spec.image_size
+        given = load_classifier(config.teacher)
+        side, teacher = given.spec.image_size, given.fingerprint()
         same_size = look.same_size and side == look.spec.image_size
         look = dataclasses.replace(look, spec=dataclasses.replace(look.spec, image_size=side), same_size=same_size)
     side = look.spec.image_size
@@ -188,6 +199,7 @@ def make_plan(config: WholeConfig) -> Plan:
     images = sum(look.counts)
     epochs = None if config.teacher is not None else config.epochs or min(100, max(15, round(PASSES / images)))
     folder = Path(config.output_dir or Path("runs") / Path(config.dataset).resolve().name)
+    check_output(dataclasses.replace(config, output_dir=str(folder)))
     accelerator = open_accelerator(config.mixed_precision)
     network = build_classifier(model, look.spec).to(accelerator.device).train()
     per_image = 1 / training_throughput(network)
@@ -199,7 +211,7 @@ def make_plan(config: WholeConfig) -> Plan:
         per_image * students_passes(config, look, ipcs),
     )
     offered = [] if config.teacher is not None else fitting_classifiers(look.spec.label_names)
-    return Plan(look, folder, model, tiles, ipcs, epochs, device, seconds, offered)
+    return Plan(look, folder, model, tiles, ipcs, epochs, teacher, device, seconds, offered)
 
 
 def distilling_passes(config: WholeConfig, look: Look, tiles: int, ipcs: list[int]) -> float:
@@ -226,7 +238,7 @@ def whole_steps(config: WholeConfig, plan: Plan) -> list[Step]:
     data = {
         name: value
         for name, value in given.items()
-        if value != getattr(default, name) and name not in ("output_dir", "dry_run")
+        if value != getattr(default, name) and name not in ("output_dir", "dry_run", "overwrite")
     }
     data["dataset"] = config.dataset
     if not plan.look.same_size:
@@ -234,16 +246,18 @@ def whole_steps(config: WholeConfig, plan: Plan) -> list[Step]:
     if plan.look.eval_split == HELD_OUT:
         data |= {"validation_fraction": plan.look.held_out}
     teacher, distilled = plan.folder / "teacher", plan.folder / "distilled"
+    inputs = (*plan.look.data, *([plan.teacher] if plan.teacher is not None else []))
 
     def step(title: str, script: str, config_class: type[RunConfig], result: Path, **options: Any) -> Step:
         words = as_arguments({**data, **options})
-        return Step(title, script, words, parse_config(config_class, words), result)
+        return Step(title, script, words, parse_config(config_class, words), result, inputs)
 
     training = step(
         *("teacher", "train_teacher", TeacherConfig, teacher / "training.json"),
         model=plan.model,
         epochs=plan.epochs or 1,
         output_dir=str(teacher),
+        overwrite=config.overwrite,
     )
     return [
         *([training] if config.teacher is None else []),
@@ -255,6 +269,7 @@ def whole_steps(config: WholeConfig, plan: Plan) -> list[Step]:
             tiles_per_image=plan.tiles,
             allow_weak_teacher=config.allow_weak_teacher,
             output_dir=str(distilled),
+            overwrite=config.overwrite,
         ),
         step(
             *("students", "evaluate", EvaluateConfig, distilled / "results.json"),

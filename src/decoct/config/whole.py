@@ -41,6 +41,7 @@ class WholeConfig(DataConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        self.ipc = sorted(set(self.ipc))
         require(all(ipc >= 1 for ipc in self.ipc), "ipc", "numbers from 1 on", self.ipc)
         require(self.epochs is None or self.epochs >= 1, "epochs", "at least 1", self.epochs)
         few = self.student_epochs is not None and self.student_epochs < 1

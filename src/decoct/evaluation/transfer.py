@@ -28,7 +28,7 @@ from decoct.models.classifier import Classifier
 from decoct.models.zoo import build_classifier
 from decoct.results.records import setting_of
 from decoct.results.statistics import accuracies_of, place_of, verdict
-from decoct.results.tables import record_cell, text_table
+from decoct.results.tables import accuracy_cell, text_table
 from decoct.run.files import write_tensors
 from decoct.training.finetuning import MOMENTUM, WEIGHT_DECAY, fine_tune, replace_head
 
@@ -262,6 +262,7 @@ def _table(group: tuple[Any, ...], records: Sequence[dict[str, Any]]) -> str:
     order = ("target_dataset", "student", "ipc", "method", "tiles")
     rows = []
     for record in sorted(records, key=lambda record: tuple(record[name] for name in order)):
+        seeds, baseline = len(record["seeds"]), record.get("baseline")
         rows.append(
             (
                 record["target_dataset"],
@@ -269,13 +270,18 @@ def _table(group: tuple[Any, ...], records: Sequence[dict[str, Any]]) -> str:
                 method_name(record["method"]),
                 str(record["tiles"]),
                 str(record["ipc"]),
-                record_cell(record),
-                str(len(record["seeds"])),
-                record_cell(record.get("baseline")),
-                record_cell(record["scratch"]),
+                _cell(record, seeds),
+                str(seeds),
+                "-" if baseline is None else _cell(baseline, seeds),
+                _cell(record["scratch"], seeds),
                 f"{100 * (record['accuracy_mean'] - record['scratch']['accuracy_mean']):+.1f}",
             )
         )
     title = f"Pre-trained on {dataset} by {protocol}, {labels} labels, {epoch} epoch; fine-tuned for {way}"
     note = "random: pre-trained on random images; gain: over no pre-training, in points."
     return f"{text_table([HEADER, *rows], title)}\n{note}"
+
+
+def _cell(accuracies: dict[str, Any], seeds: int) -> str:
+    """Of a part of a record; `scratch` has no seeds of its own."""
+    return accuracy_cell(accuracies["accuracy_mean"], accuracies["accuracy_std"], seeds)

@@ -33,6 +33,7 @@ from decoct.synthesis.output import write_preview
 from decoct.synthesis.run import (
     DistillRun,
     StoredLabels,
+    check_classifier,
     check_source,
     in_memory,
     label_bytes,
@@ -66,14 +67,17 @@ class InfoUtil:
     """InfoUtil as a Python object: `InfoUtil(teacher).distill(images, ipc=10)`.
 
     Args:
-        teacher: In eval mode (`load_classifier`).
+        teacher: From `load_classifier`; it is put into eval mode.
         options: Fields of `DistillConfig`.
 
     Raises:
-        ValueError: For an option that there is not, or that has another type or range.
+        ValueError: For an option that there is not, or that has another type or range, and for a teacher that is none.
     """
 
     def __init__(self, teacher: Classifier, **options: Any) -> None:
+        check_classifier(teacher)
+        if options.get("method") == "igds":
+            raise ValueError("method must be one that chooses among real images. Got 'igds': use decoct.IGDS.")
         self.teacher = teacher
         self.options = {"method": "infoutil", "dataset": "in memory", "teacher": teacher.name, **options}
         with_options(self.options, options)

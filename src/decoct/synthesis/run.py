@@ -57,6 +57,7 @@ from decoct.synthesis.tiles import LabelSettings, Mosaics, label_mosaics
 __all__ = [
     "DistillRun",
     "StoredLabels",
+    "check_classifier",
     "check_source",
     "in_memory",
     "check_room",
@@ -358,7 +359,7 @@ def label_teacher(
         ValueError: If an early teacher is asked for and none lies beside the teacher, or label names or images differ.
     """
     members = [one_label_teacher(each, teacher, ipc, label_map) for each in asked]
-    if len({each.name for each in members}) < len(members):
+    if len({each.fingerprint() for each in members}) < len(members):
         names = [each.name for each in members]
         raise ValueError(f"label_teacher must be different networks. Got {list(asked)}, at IPC {ipc} {names}.")
     return members[0] if len(members) == 1 else Ensemble(members)
@@ -406,10 +407,18 @@ def with_options(options: Mapping[str, Any], given: Collection[str] = ()) -> Dis
     return config
 
 
+def check_classifier(teacher: Any) -> None:
+    """Raises ValueError for what is no teacher, such as the name of one."""
+    if not isinstance(teacher, Classifier):
+        raise ValueError(
+            f"teacher must be a Classifier. Got {type(teacher).__name__}: load one with decoct.load_classifier."
+        )
+
+
 def in_memory(
     config: DistillConfig, images: Dataset, teacher: Classifier, accelerator: Accelerator
 ) -> tuple[Dataset, Classifier]:
-    """Images and teacher that were given as objects, checked as those of the command line are.
+    """Images and teacher that were given as objects, checked as those of the command line; the teacher in eval mode.
 
     Raises:
         ValueError: As `load_images`, or if the teacher does not have the images' classes, or does not know them.
@@ -422,6 +431,7 @@ def in_memory(
     images = loaded_images(images, side_of(config.image_size, teacher.spec.image_size, "the teacher"), config)
     label_map = read_label_map(config.label_map)
     teacher = teacher_for(teacher, images.features["label"].names, config.dataset, label_map)
+    teacher.eval()
     precision, allow = config.mixed_precision, config.allow_weak_teacher
     check_teachers([teacher], images, accelerator.device, precision, allow)
     return images, teacher

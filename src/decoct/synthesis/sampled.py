@@ -35,6 +35,7 @@ from decoct.synthesis.output import write_samples_preview
 from decoct.synthesis.run import (
     DistillRun,
     StoredLabels,
+    check_classifier,
     check_source,
     in_memory,
     label_bytes,
@@ -57,18 +58,20 @@ class IGDS:
     Args:
         pipeline: Prior and estimator (`load_pipeline`, `load_text_to_image`), with the scheduler to sample with; or a
             text-to-image pipeline of diffusers, with an `estimator` and a `prompt` or `prompts` among the options.
-        teacher: In eval mode (`load_classifier`); labels the samples.
+        teacher: From `load_classifier`; labels the samples, and is put into eval mode.
         estimator: Guides a text-to-image pipeline of diffusers; other pipelines have their own.
         options: Fields of `DistillConfig`, but those that `pipeline` has settled, such as `scheduler`.
 
     Raises:
         ValueError: For an option that there is not, that has another type or range, or that the pipeline has settled,
-            and a pipeline of diffusers without what it needs, or whose scheduler does not carry the guidance.
+            a teacher that is none, and a pipeline of diffusers without what it needs, or whose scheduler does not carry
+            the guidance.
     """
 
     def __init__(
         self, pipeline: Any, teacher: Classifier, estimator: VariationalEstimator | None = None, **options: Any
     ) -> None:
+        check_classifier(teacher)
         ready = isinstance(pipeline, (IGDSPipeline, TextToImagePrior))
         if settled := sorted(options.keys() & {*SETTLED, *(("prompt", "prompts") if ready else ())}):
             raise ValueError(

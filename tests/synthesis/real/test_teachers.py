@@ -176,6 +176,7 @@ def test_raw_datasets_are_taken_as_they_are(brightest, tmp_path):
     [
         ({"coalition": 3}, {}, "Options must be fields of DistillConfig. Got 'coalition'; the nearest is 'coalitions'"),
         ({"image_size": -3}, {}, "image_size must be at least 8. Got -3"),
+        ({"method": "igds"}, {}, "method must be one that chooses among real images. Got 'igds': use decoct.IGDS"),
         ({"views": "2"}, {}, "views must be a whole number. Got '2'"),
         ({}, {"ipc": "a"}, r"ipc must be a list, each a whole number. Got \['a'\]"),
         ({}, {"ipc": 1.5}, r"Got \[1.5\]"),
@@ -194,6 +195,8 @@ def test_what_cannot_be_meant_is_refused_before_work(brightest, monkeypatch, opt
     monkeypatch.setattr("decoct.synthesis.real.score", no_work)
     with pytest.raises(ValueError, match=message):
         decoct.InfoUtil(brightest, **{**OPTIONS, **options}).distill(**{"images": raw(), "ipc": 1, **call})
+    with pytest.raises(ValueError, match="teacher must be a Classifier. Got str: load one with decoct.load_classifier"):
+        decoct.InfoUtil("runs/teacher", **OPTIONS)
 
 
 @pytest.mark.parametrize(
