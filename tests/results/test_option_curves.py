@@ -50,3 +50,30 @@ def test_reported_points_stand_in_the_panel_of_their_ipc_or_in_all(drawn, tmp_pa
 def test_an_axis_is_linear_unless_it_is_said(drawn, tmp_path):
     save_option_curves(tmp_path / "curves.png", [record(1, "infoutil", 0.5, 10)], "bytes", "{method}")
     assert drawn == ([], [])
+
+
+def test_a_curve_and_a_point_look_the_same_in_all_panels(monkeypatch, tmp_path):
+    """One legend serves all panels, of which some lack a curve or a point."""
+    looks: dict[str, set[object]] = {}
+    plot, errorbar = Axes.plot, Axes.errorbar
+
+    def record_plot(axes, *arguments, **options):
+        if options.get("fillstyle") == "none":
+            looks.setdefault(options["label"], set()).add(arguments[2])
+        return plot(axes, *arguments, **options)
+
+    def record_errorbar(axes, *arguments, **options):
+        looks.setdefault(options["label"], set()).add(options["color"])
+        return errorbar(axes, *arguments, **options)
+
+    monkeypatch.setattr(Axes, "plot", record_plot)
+    monkeypatch.setattr(Axes, "errorbar", record_errorbar)
+    records = [record(1, "infoutil", 0.5, 10), record(1, "random", 0.4, 10), record(10, "random", 0.6, 100)]
+    reported = [
+        {"name": "RaT-BPTT", "ipc": 1, "accuracy": 53.2, "bytes": 30720},
+        {"name": "DATM", "ipc": 1, "accuracy": 46.9, "bytes": 31120},
+        {"name": "DATM", "ipc": 10, "accuracy": 66.8, "bytes": 311200},
+    ]
+    save_option_curves(tmp_path / "curves.png", records, "bytes", "{method}", points=reported)
+    assert {name: len(each) for name, each in looks.items()} == {"infoutil": 1, "random": 1, "RaT-BPTT": 1, "DATM": 1}
+    assert len(set.union(*looks.values())) == 4, "and like no other"

@@ -289,13 +289,19 @@ def save_option_curves(
     FigureCanvasAgg(figure)
     axes = figure.subplots(len(modes), len(ipcs), squeeze=False)
     shared: dict[str, Any] = {}
+    # A curve and a point look the same in all panels, which have one legend.
+    colors, greys = itertools.cycle(COLORS), itertools.cycle(BASELINE_GREYS)
+    drawn = sorted({_curve_of(record, curve, lines) for record in records})
+    color_of = {(name, tiles): next(greys if name in lines else colors) for name, tiles in drawn}
+    marker_of = dict(zip(dict.fromkeys(point["name"] for point in points), itertools.cycle("sDv^P*Xph"), strict=False))
     for (row, labels), (column, ipc) in itertools.product(enumerate(modes), enumerate(sorted(ipcs))):
         panel = axes[row][column]
         members = [record for record in records if (record["labels"], record["ipc"]) == (labels, ipc)]
-        _draw_option(panel, members, over, curve, lines)
-        for marker, point in zip(itertools.cycle("sDv^P*Xph"), points, strict=False):
+        _draw_option(panel, members, over, curve, lines, color_of)
+        for point in points:
+            name = point["name"]
             if point.get("ipc", ipc) == ipc:
-                panel.plot(point[over], point["accuracy"], marker, color="black", fillstyle="none", label=point["name"])
+                panel.plot(point[over], point["accuracy"], marker_of[name], color="black", fillstyle="none", label=name)
         if logarithmic:
             panel.set_xscale("log")
             panel.xaxis.set_major_locator(LogLocator(subs=(1.0, 3.0)))
@@ -310,24 +316,35 @@ def save_option_curves(
     _save(figure, path)
 
 
-def _draw_option(panel: Any, records: Sequence[Mapping[str, Any]], over: str, curve: str, lines: Sequence[str]) -> None:
+def _curve_of(record: Mapping[str, Any], curve: str, lines: Sequence[str]) -> tuple[str, int]:
+    """Name and tiles of the curve or line that a record belongs to."""
+    return record["setting"] if record["setting"] in lines else curve.format_map(record), record["tiles"]
+
+
+def _draw_option(
+    panel: Any,
+    records: Sequence[Mapping[str, Any]],
+    over: str,
+    curve: str,
+    lines: Sequence[str],
+    color_of: Mapping[tuple[str, int], str],
+) -> None:
     """The curves and lines of one panel; those of packed tiles are named, and their lines dotted."""
     points: dict[tuple[str, int], dict[float, list[float]]] = {}
     for record in records:
-        line = record["setting"] in lines
-        name, place = (record["setting"], 0.0) if line else (curve.format_map(record), record[over])
-        points.setdefault((name, record["tiles"]), {}).setdefault(place, []).append(100 * record["accuracy_mean"])
-    colors, greys = itertools.cycle(COLORS), itertools.cycle(BASELINE_GREYS)
+        name, tiles = _curve_of(record, curve, lines)
+        place = 0.0 if name in lines else record[over]
+        points.setdefault((name, tiles), {}).setdefault(place, []).append(100 * record["accuracy_mean"])
     several_tiles = len({tiles for _, tiles in points}) > 1
     for (name, tiles), members in sorted(points.items()):
         means, stds = zip(*(mean_and_std(members[place]) for place in sorted(members)), strict=True)
         label = f"{name}, {tiles} tile{'s' if tiles > 1 else ''}" if several_tiles else name
+        color = color_of[name, tiles]
         if name in lines:
-            color = next(greys)
             panel.axhline(means[0], color=color, linestyle=":" if tiles > 1 else "--", label=label)
             panel.axhspan(means[0] - stds[0], means[0] + stds[0], color=color, alpha=0.12, linewidth=0)
         else:
-            style: dict[str, Any] = {"color": next(colors), "marker": "o", "markersize": 4, "capsize": 2}
+            style: dict[str, Any] = {"color": color, "marker": "o", "markersize": 4, "capsize": 2}
             panel.errorbar(sorted(members), means, yerr=stds, label=label, **style)
 
 
