@@ -22,6 +22,7 @@ from decoct.data import (
     unreadable_rows,
 )
 from decoct.data.loading import bit_depth_of, load_train_and_eval
+from decoct.data.opening import split_of_file
 
 
 def picture(value: int = 100, mode: str = "RGB", size: tuple[int, int] = (8, 8)) -> Image.Image:
@@ -131,6 +132,18 @@ def test_tables_of_paths(tmp_path: Path, suffix: str) -> None:
     (tmp_path / "pictures" / "train-1.png").unlink()
     with pytest.raises(ValueError, match=r"1 of 3 images that cannot be read:\n  row 1 \(.*train-1\.png\)"):
         load_images(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("name", "split"),
+    [
+        *[("values.csv", "train"), ("valley.csv", "train"), ("testimonials.parquet", "train"), ("7.csv", "train")],
+        *[("test-00000-of-00001.parquet", "test"), ("Test_set.csv", "test"), ("testing.tsv", "test")],
+        *[("val2.csv", "validation"), ("validation.parquet", "validation"), ("valid set.csv", "validation")],
+    ],
+)
+def test_the_split_of_a_single_file_is_a_whole_word_of_its_name(name: str, split: str) -> None:
+    assert split_of_file(Path(name)) == split
 
 
 def test_metadata_csv_with_text_labels(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -202,11 +203,9 @@ def _check_counts(source: str, expected: dict[str, int] | None, builder: dataset
 
 
 def split_of_file(path: Path) -> str:
-    """The split that a single file holds, by its name."""
-    for prefix, split in (("test", "test"), ("val", "validation")):
-        if path.stem.lower().startswith(prefix):
-            return split
-    return "train"
+    """The split that a single file holds: that of the first word of its name, as in `test-00000`, else the training."""
+    word = re.match(r"[^\W\d_]*", path.stem)
+    return split_of(word[0] if word else "") or "train"
 
 
 def name_of(source: str | datasets.Dataset) -> str:
