@@ -22,7 +22,7 @@ from decoct.data import (
     unreadable_rows,
 )
 from decoct.data.loading import bit_depth_of, load_train_and_eval
-from decoct.data.opening import split_of_file
+from decoct.data.opening import open_split, split_of_file
 
 
 def picture(value: int = 100, mode: str = "RGB", size: tuple[int, int] = (8, 8)) -> Image.Image:
@@ -131,6 +131,46 @@ def test_tables_of_paths(tmp_path: Path, suffix: str) -> None:
     assert test.features["label"].names == ["cat", "dog"] and test["label"][:] == [0] and len(train) == 3
     (tmp_path / "pictures" / "train-1.png").unlink()
     with pytest.raises(ValueError, match=r"1 of 3 images that cannot be read:\n  row 1 \(.*train-1\.png\)"):
+        load_images(str(tmp_path))
+
+
+@pytest.mark.parametrize("comma", [",", "\t"])
+@pytest.mark.parametrize(
+    ("labels", "test_labels", "names"),
+    [
+        (["010", "002", "001", "010"], ["100", "001"], ["001", "002", "010", "100"]),
+        (["cat", "NA", "None", "null"], ["NA", "cat"], ["NA", "None", "cat", "null"]),
+        (["NA", "None", "NA", "None"], ["NA", "None"], ["NA", "None"]),
+        (["10", "2", "0", "10"], ["2", "10"], ["0", "2", "10"]),
+        (["True", "false", "True", "True"], ["True", "True"], ["False", "True"]),
+        (["True", "1", "True", "2"], ["1", "2"], ["1", "2", "True"]),
+    ],
+)
+def test_labels_of_tables_are_what_is_written(tmp_path: Path, comma: str, labels, test_labels, names) -> None:
+    suffix = "csv" if comma == "," else "tsv"
+    for split, column in (("train", labels), ("test", test_labels)):
+        rows = []
+        for row, label in enumerate(column):
+            picture(50 + row).save(tmp_path / f"{split}{row}.png")
+            rows.append(comma.join([f"{split}{row}.png", label, f"{row / 2}" if row else "NA"]))
+        (tmp_path / f"{split}.{suffix}").write_text("\n".join([comma.join(["file", "label", "score"]), *rows]))
+    rows = open_split(str(tmp_path), "train", None)
+    assert rows["score"][:] == [None, 0.5, 1.0, 1.5]  # as pandas reads it
+    if "100" in names or "1" in names:  # a class of one split alone
+        images = load_images(str(tmp_path), "train+test")
+        assert images.features["label"].names == names
+    else:
+        train, test = load_train_and_eval(DataConfig(dataset=str(tmp_path)))
+        assert train.features["label"].names == names
+        assert [names[label].lower() for label in train["label"]] == [label.lower() for label in labels]
+        assert [names[label].lower() for label in test["label"]] == [label.lower() for label in test_labels]
+
+
+def test_an_empty_label_of_a_table_is_missing(tmp_path: Path) -> None:
+    for row in range(3):
+        picture(50 + row).save(tmp_path / f"{row}.png")
+    (tmp_path / "train.csv").write_text("file,label\n0.png,NA\n1.png,\n2.png,cat\n")
+    with pytest.raises(ValueError, match=r"Every row must have a label\. Got 1 of 3 rows .*: rows 1\."):
         load_images(str(tmp_path))
 
 

@@ -12,6 +12,7 @@ import datasets
 from datasets.exceptions import DatasetsError
 from datasets.fingerprint import Hasher
 
+from decoct.data.columns import reading_options
 from decoct.data.expansion import check_expansion
 from decoct.data.folders import (
     IMAGES,
@@ -97,6 +98,8 @@ def builder_of(source: str, config_name: str | None, prepare: bool = True) -> da
         )
     try:
         if files is not None:
+            if kind == "csv":  # pandas would read 001 as a number, and NA as a missing name
+                options.update(reading_options(files.values(), options.get("sep", ",")))
             escaped = {split: glob.escape(file) for split, file in files.items()}
             builder = datasets.load_dataset_builder(kind, data_files=escaped, **options)
         elif folders is not None:
