@@ -7,8 +7,10 @@ import math
 import re
 import shutil
 
+import datasets
 import pytest
 import torch
+from worlds import coloured, encoded, write_run
 
 from decoct.config import DistillConfig, EvaluateConfig
 from decoct.data.mixed_views import mixed_pixels, mixed_views
@@ -52,6 +54,42 @@ def test_the_network_grows_with_the_images(runs, side, blocks, width):
     code = example_of(dataset_card(manifest))
     assert code.count("nn.Conv2d(") == blocks
     assert f"nn.Linear({width}, 4)" in code
+
+
+# Tells a class by its channel of the images.
+BY_CHANNEL = torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten()
+
+
+def measured(folder, layers=BY_CHANNEL, **known):
+    """The accuracy of a network that the card's second example prints.
+
+    Args:
+        folder: Of a run of `write_run`, whose manifest has the entries `known` besides.
+    """
+    manifest = read_json(folder / "manifest.json") | known
+    measuring = re.findall(r"^```python\n(.*?)^```$", dataset_card(manifest), re.MULTILINE | re.DOTALL)[2]
+    made = {
+        **{"torch": torch, "load_dataset": datasets.load_dataset, "mean": 0, "std": 1},
+        "network": torch.nn.Sequential(*layers),
+        "distilled": datasets.load_dataset(str(folder), "ipc_2", split="train"),
+    }
+    exec(measuring, made)
+    return made["right"] / len(made["real"])
+
+
+def write_rows(folder, split="test", labels=("3", "7", "11"), images=None):
+    """Four rows of each label, whose column has no class names."""
+    folder.mkdir(exist_ok=True)
+    images = encoded(coloured([0, 1, 2] * 4)) if images is None else images
+    rows = datasets.Dataset.from_dict({"image": images, "label": [*labels] * (len(images) // len(labels))})
+    rows.cast_column("image", datasets.Image()).to_parquet(folder / f"{split}.parquet")
+    return str(folder)
+
+
+@pytest.mark.parametrize("labels", [(3, 7, 11), ("3", "7", "11")])
+def test_labels_without_class_names_are_measured_by_what_they_are(labels, tmp_path):
+    dataset = write_rows(tmp_path / "real", labels=labels)
+    assert measured(write_run(tmp_path / "run", names=("3", "7", "11"), dataset=dataset)) == 1
 
 
 def training_script(folder, manifest):
