@@ -8,8 +8,10 @@ import re
 import shutil
 
 import datasets
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from worlds import coloured, encoded, write_run
 
 from decoct.config import DistillConfig, EvaluateConfig
@@ -90,6 +92,16 @@ def write_rows(folder, split="test", labels=("3", "7", "11"), images=None):
 def test_labels_without_class_names_are_measured_by_what_they_are(labels, tmp_path):
     dataset = write_rows(tmp_path / "real", labels=labels)
     assert measured(write_run(tmp_path / "run", names=("3", "7", "11"), dataset=dataset)) == 1
+
+
+def test_images_of_sixteen_bits_are_measured_as_decoct_reads_them(tmp_path):
+    shades = [np.full((16, 16), value, dtype=np.uint16) for value in (1000, 3000) * 6]
+    dataset = write_rows(tmp_path / "real", labels=("dark", "bright"), images=[Image.fromarray(each) for each in shades])
+    network = [torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(), torch.nn.Linear(1, 2)]
+    network[2].weight.data, network[2].bias.data = torch.tensor([[0.0], [1]]), torch.tensor([0.5, 0])
+    run = write_run(tmp_path / "run", names=("dark", "bright"), dataset=dataset)
+    assert measured(run, network, bit_depth=12, channels=1, image_mean=[0], image_std=[1]) == 1
+    assert "eight_bits" not in dataset_card(read_json(run / "manifest.json"))
 
 
 def training_script(folder, manifest):

@@ -47,6 +47,7 @@ def training_example(
         "least": max(1, math.floor(float(run.config.get("view_scale") or 1) * (side * side))),
         "channels": channels,
         "mode": "RGB" if channels == 3 else "L",
+        "shift": int(manifest["bit_depth"]) - 8 if manifest.get("bit_depth") else None,  # of 16-bit images
         "mean": [round(value, 4) for value in manifest["image_mean"]],
         "std": [round(value, 4) for value in manifest["image_std"]],
         "widths": [channels, *[WIDTH] * depth],
