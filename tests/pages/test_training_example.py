@@ -96,7 +96,8 @@ def test_labels_without_class_names_are_measured_by_what_they_are(labels, tmp_pa
 
 def test_images_of_sixteen_bits_are_measured_as_decoct_reads_them(tmp_path):
     shades = [np.full((16, 16), value, dtype=np.uint16) for value in (1000, 3000) * 6]
-    dataset = write_rows(tmp_path / "real", labels=("dark", "bright"), images=[Image.fromarray(each) for each in shades])
+    images = [Image.fromarray(each) for each in shades]
+    dataset = write_rows(tmp_path / "real", labels=("dark", "bright"), images=images)
     network = [torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(), torch.nn.Linear(1, 2)]
     network[2].weight.data, network[2].bias.data = torch.tensor([[0.0], [1]]), torch.tensor([0.5, 0])
     run = write_run(tmp_path / "run", names=("dark", "bright"), dataset=dataset)
