@@ -111,6 +111,12 @@ def test_students_that_were_evaluated_again_with_more_seeds_count_once(tmp_path)
     assert [len(each["seeds"]) for each in collect_records([run]).records] == [3, 1]
 
 
+def test_a_run_of_the_whole_command_has_its_results_one_folder_down(tmp_path):
+    write(tmp_path / "photos" / "distilled", record(0.6))
+    (found,) = collect_records([str(tmp_path / "photos")]).records
+    assert (found["run"], found["accuracy_mean"]) == (str(tmp_path / "photos"), 0.6)
+
+
 def test_runs_without_results_are_named(tmp_path):
     (tmp_path / "teacher").mkdir()
     continual = {"task": "continual", "config_hash": "c"}

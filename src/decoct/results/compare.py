@@ -102,6 +102,8 @@ def compare(config: CompareConfig) -> str:
 def collect_records(runs: Sequence[str]) -> Collection:
     """The accuracy records of run folders or results files; the same measurement in several of them counts once.
 
+    A folder of `decoct distill DATASET` has them in its `distilled`.
+
     Raises:
         ValueError: If a path does not exist, a file does not hold records, or no run has any.
     """
@@ -111,7 +113,10 @@ def collect_records(runs: Sequence[str]) -> Collection:
         path = Path(run)
         if not path.exists():
             raise ValueError(f"runs must be existing run folders or results files. Got {run!r}.")
-        records = read_results(path / "results.json" if path.is_dir() else path)
+        if path.is_dir():
+            whole = path / "distilled" / "results.json"
+            path = whole if whole.is_file() and not (path / "results.json").exists() else path / "results.json"
+        records = read_results(path)
         others = sorted(str(record.get("task", "unknown")) for record in records if not is_accuracy_record(record))
         if others:
             tasks = ", ".join(dict.fromkeys(others))
