@@ -166,6 +166,21 @@ def test_labels_of_tables_are_what_is_written(tmp_path: Path, comma: str, labels
         assert [names[label].lower() for label in test["label"]] == [label.lower() for label in test_labels]
 
 
+@pytest.mark.parametrize(
+    ("name", "text", "reason"),
+    [
+        ("empty.csv", "", "No columns to parse from file"),
+        ("lines.jsonl", '{"file": "a.png", "label": 1}\n{"file"', "JSON|Unterminated|Expected|Missing"),
+        ("rows.csv", "file,label\na.png,1\nb.png,2,3,4\n", "Expected 2 fields in line 3, saw 4"),
+    ],
+)
+def test_a_table_that_cannot_be_read_says_why(tmp_path: Path, name: str, text: str, reason: str) -> None:
+    (tmp_path / name).write_text(text)
+    with pytest.raises(ValueError, match=rf"Got '.*{name}': it cannot be opened: .*({reason})") as caught:
+        load_images(str(tmp_path / name))
+    assert "An error occurred while generating" not in str(caught.value) and "\n" not in str(caught.value)
+
+
 def test_an_empty_label_of_a_table_is_missing(tmp_path: Path) -> None:
     for row in range(3):
         picture(50 + row).save(tmp_path / f"{row}.png")

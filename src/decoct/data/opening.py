@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import datasets
-from datasets.exceptions import DatasetsError
+from datasets.exceptions import DatasetGenerationError, DatasetsError
 from datasets.fingerprint import Hasher
 
 from decoct.data.columns import reading_options
@@ -124,12 +124,20 @@ def builder_of(source: str, config_name: str | None, prepare: bool = True) -> da
         missing = not path.exists() and files is None
         where = "there is no such folder or file here, and as a Hub id it " if missing else "it "
         raise ValueError(
-            f"dataset must be {EXPECTED}. Got {source!r}: {where}cannot be opened: {one_line(error)}"
+            f"dataset must be {EXPECTED}. Got {source!r}: {where}cannot be opened: {one_line(_reason(error))}"
             + (" (Name a configuration with --dataset_config.)" if "onfig" in str(error) else "")
         ) from error
     if folders is not None:
         _check_counts(source, image_counts(path, folders), builder)
     return builder
+
+
+def _reason(error: BaseException) -> BaseException:
+    """What the innermost cause says of files that were not read: `datasets` itself says no more than that."""
+    reason = error
+    while isinstance(error, DatasetGenerationError) and reason.__cause__ is not None and str(reason.__cause__).strip():
+        reason = reason.__cause__
+    return reason
 
 
 def _check_expansion(builder: datasets.DatasetBuilder) -> None:
