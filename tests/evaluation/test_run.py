@@ -112,6 +112,13 @@ def test_students_trained_by_earlier_versions_are_found(known_fingerprints, make
     assert runs["continual"].teacher_accuracy(teacher, None) == measured.teacher_accuracy(teacher, None) == 0.625
 
 
+@pytest.mark.parametrize("task", ["accuracy", "continual", "transfer"])
+def test_a_student_that_is_too_deep_for_the_images_is_named(make, task):
+    deep = r"students must be networks that take images of \d+ px\. Got 'convnet6': depth must be at most .* --students"
+    with pytest.raises(ValueError, match=deep):
+        make(task, **{**PLAIN, "students": ["convnet3_w8", "convnet6"]})
+
+
 def test_one_file_holds_the_records_of_all_tasks(values, teacher, make_run):
     folder = make_run("one", [3], teacher)
     records = []

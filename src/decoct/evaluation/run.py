@@ -103,7 +103,16 @@ class Evaluation(ABC, Generic[UnitType]):
         """Raises ValueError for what would stop a unit later: labels not stored, no teacher, other label names."""
         for setting in self.settings:
             self.sets[setting.ipc].check_labels(setting.labels)
-            build_classifier(setting.student, self.spec)
+            try:
+                build_classifier(setting.student, self.spec)
+            except ValueError as error:
+                if repr(setting.student) in str(error):  # no such network
+                    raise
+                side = self.spec.image_size
+                raise ValueError(
+                    f"students must be networks that take images of {side} px. Got {setting.student!r}: {error} "
+                    "Name others with --students."
+                ) from error
         if "online" in self.config.labels or self.config.teacher is not None:
             for ipc in self.ipcs:
                 self.teachers.online(ipc)
