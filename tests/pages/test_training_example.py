@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import math
 import re
+import shlex
 import shutil
 
 import datasets
@@ -14,12 +16,14 @@ import torch
 from PIL import Image
 from worlds import coloured, encoded, write_run
 
+from decoct.arguments import parse_config
 from decoct.config import DistillConfig, EvaluateConfig
 from decoct.data.mixed_views import mixed_pixels, mixed_views
 from decoct.distilled.dataset import load_distilled
 from decoct.evaluation.evaluate import evaluate
 from decoct.files import read_json
 from decoct.pages.dataset_card import dataset_card
+from decoct.run.folder import write_json
 from decoct.synthesis.distill import distill
 from decoct.training.protocols import batch_size, entry_of, load_protocol
 
@@ -62,16 +66,18 @@ def test_the_network_grows_with_the_images(runs, side, blocks, width):
 BY_CHANNEL = torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten()
 
 
-def measured(folder, layers=BY_CHANNEL, **known):
+def measured(folder, layers=BY_CHANNEL, places=None, **known):
     """The accuracy of a network that the card's second example prints.
 
     Args:
         folder: Of a run of `write_run`, whose manifest has the entries `known` besides.
+        places: What is put in the place of a name that is loaded.
     """
     manifest = read_json(folder / "manifest.json") | known
     measuring = re.findall(r"^```python\n(.*?)^```$", dataset_card(manifest), re.MULTILINE | re.DOTALL)[2]
     made = {
-        **{"torch": torch, "load_dataset": datasets.load_dataset, "mean": 0, "std": 1},
+        **{"torch": torch, "mean": 0, "std": 1},
+        "load_dataset": lambda name: datasets.load_dataset((places or {}).get(name, name)),
         "network": torch.nn.Sequential(*layers),
         "distilled": datasets.load_dataset(str(folder), "ipc_2", split="train"),
     }
@@ -103,6 +109,49 @@ def test_images_of_sixteen_bits_are_measured_as_decoct_reads_them(tmp_path):
     run = write_run(tmp_path / "run", names=("dark", "bright"), dataset=dataset)
     assert measured(run, network, bit_depth=12, channels=1, image_mean=[0], image_std=[1]) == 1
     assert "eight_bits" not in dataset_card(read_json(run / "manifest.json"))
+
+
+@pytest.fixture(scope="module")
+def held_out_set(once, sample_part, trained_teacher):
+    """A folder whose `run` is of the dataset `real`, which has no test split; a quarter of it was held out."""
+
+    def make(folder):
+        (folder / "real").mkdir(parents=True)
+        shutil.copy(sample_part / "train.parquet", folder / "real")
+        shutil.copytree(trained_teacher, folder / "teacher", ignore=shutil.ignore_patterns("run.json"))
+        write_json(folder / "teacher/training.json", {"config": {"validation_fraction": 0.25}})
+        shared = {"dataset": str(folder / "real"), "teacher": str(folder / "teacher"), "method": "random"}
+        distill(DistillConfig(output_dir=str(folder / "run"), ipc=[2], slots=2, **shared))
+
+    return once("held-out-script", make)
+
+
+def test_the_command_of_a_set_without_a_test_split_measures_on_what_was_held_out(held_out_set, tmp_path, monkeypatch):
+    folder = shutil.copytree(held_out_set / "run", tmp_path / "run")
+    (command,) = re.findall(r"^decoct evaluate (.*)$", (folder / "README.md").read_text(), re.MULTILINE)
+    monkeypatch.chdir(tmp_path)
+    config = parse_config(EvaluateConfig, shlex.split(command))
+    config = dataclasses.replace(config, students=["convnet3_w8"], seeds=1, max_steps=1, baseline=False, ranking=False)
+    (record,) = evaluate(config)
+    assert (record["dataset"], record["eval_split"]) == (str(held_out_set / "real"), "held_out")
+
+
+def test_the_script_of_a_set_without_a_test_split_takes_other_images(held_out_set, tmp_path):
+    card = dataset_card(read_json(held_out_set / "run" / "manifest.json"))
+    assert "The source has no test split" in card and "is not on the Hub" not in card
+    assert 'load_dataset("path/to/other/images")' in card, "training images would flatter"
+    other = write_rows(tmp_path / "other", split="train")
+    run = write_run(tmp_path / "run", names=("3", "7", "11"), dataset=other)
+    with pytest.raises(AssertionError, match=r"^source must have a test split; .* Got \['train'\]\.$"):
+        measured(run)
+    assert measured(run, places={"path/to/other/images": other}, eval_split="held_out") == 1
+
+
+def test_a_set_is_measured_on_the_test_split_of_its_source_where_there_is_one(held_out_set, sample_part, tmp_path):
+    shared = {"dataset": str(sample_part), "teacher": str(held_out_set / "teacher"), "method": "random"}
+    manifest = distill(DistillConfig(output_dir=str(tmp_path), ipc=[1], slots=2, **shared))
+    assert manifest["config"]["validation_fraction"] == 0.25 and "eval_split" not in manifest
+    assert "held_out" not in dataset_card(manifest)
 
 
 def training_script(folder, manifest):

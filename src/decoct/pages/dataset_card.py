@@ -16,7 +16,7 @@ from decoct.pages.describe import Network, Run, SettingTable, command_of, descri
 from decoct.pages.local_paths import PLACE
 from decoct.pages.markdown import code, escape, listed_labels, python_string, render, shell_block, shell_word
 from decoct.pages.source import GivenInfo, Source, licence_fields, source_of
-from decoct.pages.training_example import PROTOCOLS, training_example
+from decoct.pages.training_example import PROTOCOLS, eval_split_of, training_example
 
 __all__ = ["dataset_card"]
 
@@ -77,7 +77,7 @@ def dataset_card(
         label_bits=int(run.config.get("label_bits") or 8),
         top_k=kept_classes(int(run.config.get("label_top_k") or 0), len(run.classes)),
         example=training_example(run, manifest, source, results or []),
-        evaluate=" ".join(evaluate_command(run, location, manifest["image_size"])),
+        evaluate=" ".join(evaluate_command(run, location, manifest["image_size"], eval_split_of(manifest))),
         source=source_words(source),
         tables=[escaped_table(table) for table in run.tables],
         others=len(run.other_records),
@@ -142,12 +142,13 @@ def source_words(source: Source) -> dict[str, Any]:
     return {"words": [each for each in words if each], "license_text": source.license_text}
 
 
-def evaluate_command(run: Run, location: str, side: int) -> list[str]:
+def evaluate_command(run: Run, location: str, side: int, eval_split: str | None) -> list[str]:
     """The words of the command that measures a student on this set."""
     words = ["decoct evaluate --distilled", shell_word(location), "--dataset", shell_word(run.config["dataset"])]
+    settings = {**run.config, "eval_split": eval_split}
     for name in ("dataset_config", "eval_split", "image_column", "label_column", "image_size"):
-        if run.config.get(name) is not None:
-            words += [f"--{name}", shell_word(str(run.config[name]))]
+        if settings.get(name) is not None:
+            words += [f"--{name}", shell_word(str(settings[name]))]
     words.append(f"--labels {run.labels} --students convnet{depth_of(side)}")
     words += [] if run.labels == "mixed" else ["--protocols", PROTOCOLS[run.labels]]  # of sets that were made for it
     return [*words, "--seeds 3", *(["--output_dir runs/evaluation"] if "/" in location else [])]

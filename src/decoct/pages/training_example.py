@@ -9,6 +9,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+from decoct.config.data import HELD_OUT
 from decoct.models.zoo import depth_of
 from decoct.pages.describe import Run, counted
 from decoct.pages.markdown import code, escape, python_string
@@ -17,7 +18,7 @@ from decoct.results.records import is_accuracy_record
 from decoct.results.tables import percent
 from decoct.training.protocols import batch_size, entry_of, epoch_count, load_protocol
 
-__all__ = ["PROTOCOLS", "training_example"]
+__all__ = ["PROTOCOLS", "eval_split_of", "training_example"]
 
 # By the labels that the example trains with.
 PROTOCOLS = {"hard": "rded_kd", "views": "rded_kd", "tiles": "rded_kd", "mixed": "strong_kd"}
@@ -53,26 +54,33 @@ def training_example(
         "widths": [channels, *[WIDTH] * depth],
         "flat": WIDTH * (side >> depth) ** 2,
         "tile_rows": math.isqrt(run.tiles),
-        **real_images(manifest["dataset"], run.config, source),
+        **real_images(manifest["dataset"], run.config, source, eval_split_of(manifest)),
         "expected": expected_accuracy(results, ipc, f"convnet{depth}", run.labels, protocol.name),
     }
 
 
-def real_images(dataset: str, config: dict[str, Any], source: Source) -> dict[str, Any]:
+def eval_split_of(manifest: dict[str, Any]) -> str | None:
+    """The split that measures: as given, or `held_out` where the dataset is known to have none; None if not known."""
+    return manifest["config"].get("eval_split") or manifest.get("eval_split")
+
+
+def real_images(dataset: str, config: dict[str, Any], source: Source, eval_split: str | None) -> dict[str, Any]:
     """Where the example finds real images, as Python; split and columns are found as decoct finds them.
 
-    `note` says what to put there where the source is not on the Hub.
+    `note` says what to put there where the source is not on the Hub. Of a source that has only its training split,
+    whose images flatter, the example has a place for others; `held_out` says so.
     """
-    known = dataset not in ("sample", "in memory")
-    arguments = [dataset if known else "path/to/the/source"]
+    held_out = eval_split == HELD_OUT
+    known = dataset not in ("sample", "in memory") and not held_out
+    arguments = [dataset if known else "path/to/other/images" if held_out else "path/to/the/source"]
     if known and config.get("dataset_config"):
         arguments.append(config["dataset_config"])
     note = "" if source.hub_id else "the folder or Hub id of your copy"
     if dataset == "sample":
         note = "a folder with nothing but train.parquet and test.parquet of decoct's src/decoct/data/sample"
     features = "for name, feature in real.features.items() if isinstance(feature"
+    names = ["test", "validation", "valid", "val", *(["train"] if held_out else [])]
     found = {
-        "split": ("eval_split", 'next(name for name in ("test", "validation", "valid", "val") if name in source)'),
         "image_column": ("image_column", f"next(name {features}, Image))"),
         "label_column": ("label_column", f'next((name {features}, ClassLabel)), "label")'),
     }
@@ -81,6 +89,9 @@ def real_images(dataset: str, config: dict[str, Any], source: Source) -> dict[st
         "imports": ", ".join(kind for kind, column in kinds.items() if not config.get(column)),
         "source": ", ".join(map(python_string, arguments)),
         "note": note,
+        "held_out": held_out,
+        "split": "" if held_out or eval_split is None else python_string(eval_split),
+        "splits": ", ".join(map(python_string, names)),
         **{
             name: python_string(config[field]) if config.get(field) else search
             for name, (field, search) in found.items()

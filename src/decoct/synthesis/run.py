@@ -27,7 +27,7 @@ from decoct.config.data import HELD_OUT
 from decoct.config.distill import SHARED_WORK
 from decoct.config.options import require
 from decoct.data.held_out import check_share, held_out_of
-from decoct.data.loading import bit_depth_of, check_label_names, load_split, loaded_images, side_of
+from decoct.data.loading import bit_depth_of, check_label_names, eval_split_name, load_split, loaded_images, side_of
 from decoct.data.mixed_views import mixed_views, views_digest
 from decoct.data.source import dataset_fingerprint, source_record
 from decoct.data.spec import ImageSpec
@@ -265,6 +265,7 @@ class DistillRun:
             **self.networks,
             **({"teacher_label_names": self.label_map} if self.label_map else {}),
             **({"bit_depth": depth} if (depth := bit_depth_of(self.images)) else {}),
+            **({"eval_split": HELD_OUT} if only_held_out(self.config) else {}),
             **measured,
             **({"mixed_views": self.digests()} if self.config.slots else {}),
             "tile_accuracy": {str(ipc): accuracy for ipc, accuracy in accuracies.items()},
@@ -322,6 +323,17 @@ def with_held_out(config: DistillConfig) -> DistillConfig:
     for role, network in others:
         check_share(network, role, config.validation_fraction)
     return config
+
+
+def only_held_out(config: DistillConfig) -> bool:
+    """Whether what is held out is all there is to measure on, since the dataset has no split for that."""
+    if not config.validation_fraction or config.eval_split is not None:
+        return False
+    try:
+        eval_split_name(config.dataset, config.dataset_config, label_column=config.label_column)
+    except ValueError:
+        return True
+    return False
 
 
 def validation_images(config: DistillConfig, teacher: Classifier) -> Dataset | None:
