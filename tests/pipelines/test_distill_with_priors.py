@@ -143,7 +143,7 @@ def test_samples_over_beta_of_a_text_to_image_prior(config, tmp_path):
     assert plan_samples(made)["prior_passes"] == 2 * 3 * 2 * 2
     record = draw_samples(made)
     names = decoct.load_images(config().dataset).features["label"].names
-    assert record["prompts"] == [f"a photo of a {name}" for name in names]
+    assert record["prior"]["prompts"] == [f"a photo of a {name}" for name in names]
     assert record["config"]["guide_on"] == "prediction" and set(record["betas"]) == {"0", "2"}
     assert Image.open(tmp_path / "out" / "samples.png").width > 100
     assert draw_samples(made) == record
