@@ -201,8 +201,7 @@ def make_plan(config: WholeConfig) -> Plan:
     folder = Path(config.output_dir or Path("runs") / Path(config.dataset).resolve().name)
     check_output(dataclasses.replace(config, output_dir=str(folder)))
     accelerator = open_accelerator(config.mixed_precision)
-    network = build_classifier(model, look.spec).to(accelerator.device).train()
-    per_image = 1 / training_throughput(network)
+    per_image = 1 / training_throughput(build_classifier(model, look.spec).to(accelerator.device))
     device = device_name(accelerator.device)
     close(accelerator)
     seconds = (

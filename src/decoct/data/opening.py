@@ -134,10 +134,11 @@ def builder_of(source: str, config_name: str | None, prepare: bool = True) -> da
 
 def _reason(error: BaseException) -> BaseException:
     """What the innermost cause says of files that were not read: `datasets` itself says no more than that."""
-    reason = error
-    while isinstance(error, DatasetGenerationError) and reason.__cause__ is not None and str(reason.__cause__).strip():
-        reason = reason.__cause__
-    return reason
+    if not isinstance(error, DatasetGenerationError):
+        return error
+    while error.__cause__ is not None and str(error.__cause__).strip():
+        error = error.__cause__
+    return error
 
 
 def _check_expansion(builder: datasets.DatasetBuilder) -> None:
