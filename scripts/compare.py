@@ -23,4 +23,4 @@ def stage(config: CompareConfig) -> Stage:
 
 
 if __name__ == "__main__":
-    run_stage(CompareConfig, stage, __doc__, leading_words="runs")
+    run_stage(CompareConfig, stage, __doc__, positional="runs")

@@ -18,4 +18,4 @@ def stage(config: ExploreConfig) -> Stage:
 
 
 if __name__ == "__main__":
-    run_stage(ExploreConfig, stage, __doc__, leading_words="sets")
+    run_stage(ExploreConfig, stage, __doc__, positional="sets")

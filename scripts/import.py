@@ -27,4 +27,4 @@ def stage(config: ImportConfig) -> Stage:
 
 
 if __name__ == "__main__":
-    run_stage(ImportConfig, stage, __doc__, leading_words="source")
+    run_stage(ImportConfig, stage, __doc__, positional="source")

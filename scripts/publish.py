@@ -28,4 +28,4 @@ def stage(config: PublishConfig) -> Stage:
 
 
 if __name__ == "__main__":
-    run_stage(PublishConfig, stage, __doc__, leading_words="folder")
+    run_stage(PublishConfig, stage, __doc__, positional="folder")

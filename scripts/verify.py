@@ -27,4 +27,4 @@ def stage(config: VerifyConfig) -> Stage:
 
 
 if __name__ == "__main__":
-    run_stage(VerifyConfig, stage, __doc__, leading_words="source")
+    run_stage(VerifyConfig, stage, __doc__, positional="source")

@@ -25,4 +25,4 @@ def stage(config: WholeConfig) -> Stage:
 
 
 if __name__ == "__main__":
-    run_stage(WholeConfig, stage, __doc__, leading_words="dataset")
+    run_stage(WholeConfig, stage, __doc__, positional="dataset")

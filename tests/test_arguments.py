@@ -1,4 +1,4 @@
-"""What every script does around its stage: plan or run, what is printed, publishing, leading words, exit codes."""
+"""What every script does around its stage: plan or run, what is printed, publishing, words, exit codes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def script(monkeypatch) -> Callable[..., list[Any]]:
     """`script(words, config_class, **parts)` runs a script with a stage that notes what is called."""
 
     def run(
-        words: list[str], config_class: type = DistillConfig, leading: str | None = None, **parts: Any
+        words: list[str], config_class: type = DistillConfig, positional: str | None = None, **parts: Any
     ) -> list[Any]:
         called: list[Any] = []
 
@@ -25,7 +25,7 @@ def script(monkeypatch) -> Callable[..., list[Any]]:
 
         stage = Stage(**{"run": note("run"), "plan": note("plan"), "printed": lambda result: "done", **parts})
         monkeypatch.setattr("sys.argv", ["scripts/stage.py", *words])
-        run_stage(config_class, lambda config: stage, "Text.", leading)
+        run_stage(config_class, lambda config: stage, "Text.", positional)
         return called
 
     return run
@@ -70,17 +70,41 @@ def test_other_processes_print_and_publish_nothing(script, capsys, monkeypatch):
     assert capsys.readouterr().out == ""
 
 
-@pytest.mark.parametrize("words", [["a", "b", "--output_dir", "c"], ["--runs", "a", "b", "--output_dir", "c"]])
-def test_words_before_the_first_option_are_values_of_one(script, words):
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["a", "b", "--output_dir", "c"],
+        ["--output_dir", "c", "a", "b"],
+        ["a", "--output_dir", "c", "b"],
+        ["--runs", "a", "b", "--output_dir", "c"],
+    ],
+)
+def test_words_that_belong_to_no_option_are_values_of_one(script, words):
     ((_, config),) = script(words, CompareConfig, "runs", plan=None)
     assert (config.runs, config.output_dir) == (["a", "b"], "c")
 
 
-def test_words_before_an_option_that_has_them_already_are_refused(script, capsys):
+def test_a_word_is_stronger_than_a_preset(script, tmp_path):
+    preset = tmp_path / "mine.yaml"
+    preset.write_text("verify: {source: theirs}", "utf-8")
+    ((_, config),) = script(["--preset", str(preset), "mine"], VerifyConfig, "source", plan=None)
+    assert config.source == "mine"
+
+
+@pytest.mark.parametrize(
+    ("words", "config_class", "positional", "unknown"),
+    [
+        (["a", "--runs", "b"], CompareConfig, "runs", "a"),
+        (["-a", "b"], CompareConfig, "runs", "-a"),
+        (["a", "b"], VerifyConfig, "source", "b"),
+        (["a"], DistillConfig, None, "a"),
+    ],
+)
+def test_words_that_are_values_of_nothing_are_refused(script, capsys, words, config_class, positional, unknown):
     with pytest.raises(SystemExit) as stop:
-        script(["a", "--runs", "b"], CompareConfig, "runs", plan=None)
+        script(words, config_class, positional, plan=None)
     assert stop.value.code == 2
-    assert "'a'" in capsys.readouterr().err
+    assert f"unknown argument '{unknown}'" in capsys.readouterr().err
 
 
 def test_a_result_that_is_no_success_is_printed_and_ends_with_exit_code_1(script, capsys):

@@ -56,7 +56,7 @@ def run_stage(
     config_class: type[Config],
     stage_of: Callable[[Config], Stage],
     description: str | None,
-    leading_words: str | None = None,
+    positional: str | None = None,
 ) -> None:
     """A script's `main`: reads the configuration, runs the stage or shows its plan, prints, and publishes if asked.
 
@@ -64,14 +64,11 @@ def run_stage(
         config_class: As for `parse_config`.
         stage_of: Imports and returns what the script runs; not called for `--help`, which stays fast.
         description: The script's docstring.
-        leading_words: Option that words before the first option are the values of, as in `decoct compare runs/*`.
+        positional: Option that words which belong to no other are the values of, as in `decoct compare runs/*`.
     """
 
     def main() -> None:
-        arguments, named = sys.argv[1:], f"--{leading_words}"
-        if leading_words is not None and arguments and not arguments[0].startswith("-") and named not in arguments:
-            arguments = [named, *arguments]
-        config: Any = parse_config(config_class, arguments, description)
+        config: Any = parse_config(config_class, description=description, positional=positional)
         check_output(config)
         stage = stage_of(config)
         from decoct.data.silence import give_up_on_silence  # here, because the client takes long to import
@@ -104,7 +101,10 @@ def show(text_of: Callable[[Any], str], result: Any) -> None:
 
 
 def parse_config(
-    config_class: type[Config], argv: Sequence[str] | None = None, description: str | None = None
+    config_class: type[Config],
+    argv: Sequence[str] | None = None,
+    description: str | None = None,
+    positional: str | None = None,
 ) -> Config:
     """The configuration of one stage: its defaults, overridden by `--preset`, overridden by the command line.
 
@@ -112,6 +112,7 @@ def parse_config(
         config_class: Flat dataclass, for example `DistillConfig`; its preset section is the name without `Config`.
         argv: Arguments without the command's name. Default: the process's own.
         description: Text that `--help` shows as it is, usually the script's docstring.
+        positional: Option that words which belong to no other are the values of, unless it is given by its name.
 
     Raises:
         SystemExit: with code 2 and one line on stderr for a value, option or preset that is not valid; with code 0
@@ -129,35 +130,46 @@ def parse_config(
         def format_help(self) -> str:
             return grouped_help(self, getattr(config_class, "SHOWN_FIRST", None))
 
+    words = f"[{positional.upper()}] " if positional else ""
     parser: Any = Parser(
         config_class,  # type: ignore[arg-type]
         description=description,
         formatter_class=HelpFormatter,
-        usage="%(prog)s [--preset NAME_OR_PATH] [--option value ...]",
+        usage=f"%(prog)s {words}[--preset NAME_OR_PATH] [--option value ...]",
         allow_abbrev=False,
     )
     parser.add_argument("--preset", metavar="NAME_OR_PATH", help="Preset by name, or a YAML file; options override it.")
     parser.add_argument("--help_all", "--help-all", action=AllOptions, nargs=0, help="show all options and exit")
     arguments = list(sys.argv[1:] if argv is None else argv)
     fields = [field.name for field in dataclasses.fields(config_class)]  # type: ignore[arg-type]
-    words = {word.split("=", 1)[0] for word in arguments}
-    given = {action.dest for action in parser._actions if words & set(action.option_strings)}  # by presets: not meant
+    named = {word.split("=", 1)[0] for word in arguments}
+    given = {action.dest for action in parser._actions if named & set(action.option_strings)}  # by presets: not meant
     try:
         require_known_options(config_class, arguments)
-        preset = parser.parse_known_args(arguments)[0].preset
-        if preset is not None:
+        known, rest = parser.parse_known_args(arguments)
+        if rest and (positional is None or positional in given or any(word.startswith("-") for word in rest)):
+            raise unknown_argument(rest)
+        if rest:
+            arguments += [f"--{positional}", *rest]
+            given.add(str(positional))
+        if known.preset is not None:
             section = config_class.__name__.removesuffix("Config").lower()
-            arguments = [*as_arguments(read_preset(preset, section, fields)), *arguments]
-        config, *_, unknown = parser.parse_args_into_dataclasses(
+            arguments = [*as_arguments(read_preset(known.preset, section, fields)), *arguments]
+        config, *_, left = parser.parse_args_into_dataclasses(
             arguments, return_remaining_strings=True, look_for_args_file=False
         )
-        if unknown:
-            raise ValueError(f"unknown argument {unknown[0]!r}. Options are written --option value; see --help.")
+        if more := left[len(rest) :]:  # the option takes one word
+            raise unknown_argument(more)
         require_effect(config, given)
         return config
     except (ValueError, OSError) as error:
         parser.exit(2, f"{parser.prog}: error: {error}\n")
         raise
+
+
+def unknown_argument(words: Sequence[str]) -> ValueError:
+    """The error for words that no option takes."""
+    return ValueError(f"unknown argument {words[0]!r}. Options are written --option value; see --help.")
 
 
 def require_known_options(config_class: type, arguments: Sequence[str], others: Sequence[str] = ()) -> None:

@@ -61,12 +61,10 @@ def script_of(words: list[str]) -> tuple[Path, list[str]]:
     return ROOT / words[place], words[place + 1 :]
 
 
-def with_leading_option(script: Path, arguments: list[str]) -> list[str]:
-    """What words before the first option are values of, as the script says."""
-    leading = re.search(r'leading_words="(\w+)"', script.read_text("utf-8"))
-    if leading and arguments and not arguments[0].startswith("-"):
-        return [f"--{leading[1]}", *arguments]
-    return arguments
+def positional_of(script: Path) -> str | None:
+    """The option that words without one are values of, as the script says."""
+    found = re.search(r'positional="(\w+)"', script.read_text("utf-8"))
+    return found[1] if found else None
 
 
 @pytest.mark.parametrize("words", [*WRITTEN, *INDENTED])
@@ -82,7 +80,8 @@ def test_every_command_is_one_and_has_the_options_that_are_shown(words):
     script, arguments = script_of(words)
     assert script.is_file()
     if config_class := CONFIGS.get(script.stem.replace("_", "-")):
-        assert isinstance(parse_config(config_class, with_leading_option(script, arguments)), config_class)
+        config = parse_config(config_class, arguments, positional=positional_of(script))
+        assert isinstance(config, config_class)
     else:  # argparse by hand
         known = re.findall(r'add_argument\(\s*"(--\w+)"', script.read_text("utf-8"))
         assert {word for word in arguments if word.startswith("--")} <= set(known)

@@ -257,8 +257,8 @@ def set_config(grid: GridFile, inputs: Inputs, folder: Path, variant: Variant, i
         options.setdefault(option, stored[option] if labels in grid.labels else 0)
     if "label_teacher" in options:
         names = options["label_teacher"] if isinstance(options["label_teacher"], list) else [options["label_teacher"]]
-        early = [f"{inputs.teacher}/{name}" if name.startswith("epoch_") else name for name in names]
-        options["label_teacher"] = early
+        beside = ("epoch_", "../")  # what lies in the teacher's folder, and next to it
+        options["label_teacher"] = [f"{inputs.teacher}/{name}" if name.startswith(beside) else name for name in names]
     config = with_held_out(DistillConfig(dataset=inputs.dataset, teacher=str(inputs.teacher), ipc=[ipc], **options))
     words = "".join(letter if letter.isalnum() or letter in ".-" else "_" for letter in variant.name)
     name = f"{words}-ipc{ipc}-seed{config.seed}-{config_hash(identity_of(to_dict(config)))}"
