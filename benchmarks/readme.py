@@ -26,6 +26,7 @@ SECTIONS = {
         "architectures": self_contained.architectures_section,
         "bytes": choices.bytes_section,
         "training": choices.training_section,
+        "label_teachers": choices.label_teachers_section,
         "lengths": choices.lengths_section,
         "informative": choices.informative_section,
         "imagenette": self_contained.imagenette_section,

@@ -62,6 +62,22 @@ def training_section(results: Path) -> str:
     return "\n\n".join(parts) or NO_RECORDS
 
 
+def label_teachers_section(results: Path) -> str:
+    """Labels of several teachers, of weaker ones and of a wider one, beside those of one as wide as the student."""
+    records = read(results / "label_teachers.json")
+    if not records:
+        return NO_RECORDS
+    sets = grouped(records, "setting")
+    one = sets["one teacher",]
+    rows = []
+    for (setting,), each in best_first(sets):
+        gain = "–" if each is one else str(compare_accuracies(by_seed(each), by_seed(one)))
+        rows.append([setting, percent(mean_of(each, "teacher_accuracy")), accuracy(each), gain])
+    conditions = f"IPC {one[0]['ipc']}, random images, {one[0]['slots']} views, {one[0]['steps']:,} steps"
+    header = ["labels of", "their accuracy %", "student's %", "against one teacher"]
+    return f"{table(header, rows)}\n\n{conditions}; {choice_conditions(records)}"
+
+
 def selection_section(results: Path) -> str:
     """Ways of choosing images beside random ones, the best first; a table per dataset, IPC, student and training."""
     files = [*(f"selection_{dataset}.json" for dataset in SELECTION), "demo.json"]

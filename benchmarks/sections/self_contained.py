@@ -67,9 +67,13 @@ def architectures_section(results: Path) -> str:
     parts = []
     records = read(results / "other_architectures.json")
     for (dataset, ipc, steps, split), members in grouped(records, "dataset", "ipc", "steps", "eval_split").items():
+        one = same(members, "teacher_accuracy", "mixed_precision")
         rows = beside_random_rows(members, "student")
         parts.append(table(["student", "InfoUtil %", "random images %", "difference"], rows))
-        parts.append(f"{dataset}, IPC {ipc}, {split} split, {steps:,} steps, labels of the same teacher for all.")
+        parts.append(
+            f"{dataset}, IPC {ipc}, {split} split, {steps:,} steps, {precision(one)}, labels of a teacher of "
+            f"{percent(one['teacher_accuracy'])} %."
+        )
     return "\n\n".join(parts) or NO_RECORDS
 
 

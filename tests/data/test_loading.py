@@ -169,7 +169,6 @@ def test_labels_of_tables_are_what_is_written(tmp_path: Path, comma: str, labels
 @pytest.mark.parametrize(
     ("name", "text", "reason"),
     [
-        ("empty.csv", "", "No columns to parse from file"),
         ("lines.jsonl", '{"file": "a.png", "label": 1}\n{"file"', "JSON|Unterminated|Expected|Missing"),
         ("rows.csv", "file,label\na.png,1\nb.png,2,3,4\n", "Expected 2 fields in line 3, saw 4"),
     ],
@@ -179,6 +178,43 @@ def test_a_table_that_cannot_be_read_says_why(tmp_path: Path, name: str, text: s
     with pytest.raises(ValueError, match=rf"Got '.*{name}': it cannot be opened: .*({reason})") as caught:
         load_images(str(tmp_path / name))
     assert "An error occurred while generating" not in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("none.csv", "", r"A dataset file must have rows\. Got '.*none\.csv', which is empty\."),
+        ("none.jsonl", "", r"A dataset file must have rows\. Got '.*none\.jsonl', which is empty\."),
+        ("header.csv", "file,label\n", r"A split must have rows\. Got none in the split 'train' of '.*header\.csv'\."),
+        ("list.json", "[]", r"A split must have rows\. Got none in the split 'train' of '.*list\.json'\."),
+        ("lines.jsonl", "\n\n", r"A split must have rows\. Got none in the split 'train' of '.*lines\.jsonl'\."),
+    ],
+)
+def test_a_table_without_rows_is_named(tmp_path: Path, name: str, text: str, message: str) -> None:
+    (tmp_path / name).write_text(text)
+    with pytest.raises(ValueError, match=message):
+        load_images(str(tmp_path / name))
+
+
+@pytest.mark.parametrize("test", ["file\n2.png\n3.png\n", "file,label\n2.png,\n3.png,\n", "file,label\n"])
+def test_a_table_of_a_test_split_whose_labels_are_kept_secret_is_left_out(tmp_path: Path, caplog, test: str) -> None:
+    for row in range(4):
+        picture(50 + row).save(tmp_path / f"{row}.png")
+    (tmp_path / "train.csv").write_text("file,label\n0.png,cat\n1.png,dog\n")
+    (tmp_path / "test.csv").write_text(test)
+    assert load_images(str(tmp_path))["label"][:] == [0, 1]
+    assert "The split 'test' is left out" in caplog.text and "test.csv" in caplog.text
+    with pytest.raises(ValueError, match=r"Got \['train'\]\. Name one with --eval_split"):
+        eval_split_name(str(tmp_path))
+
+
+@pytest.mark.parametrize("labels", [[], [None, None]])
+def test_a_test_split_without_labels_is_not_measured_on(tmp_path: Path, labels: list[str | None]) -> None:
+    features = datasets.Features({"image": datasets.Image(), "label": datasets.Value("string")})
+    for split, own in (("train", ["cat", "dog"]), ("validation", ["cat", "dog"]), ("test", labels)):
+        rows = {"image": [picture(50 + row) for row in range(len(own))], "label": own}
+        datasets.Dataset.from_dict(rows, features=features).to_parquet(tmp_path / f"{split}.parquet")
+    assert eval_split_name(str(tmp_path)) == "validation"
 
 
 def test_an_empty_label_of_a_table_is_missing(tmp_path: Path) -> None:

@@ -3,30 +3,21 @@
 from __future__ import annotations
 
 import logging
-import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import datasets
 import numpy as np
-import pandas
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from decoct.data.folders import is_text
 from decoct.data.names import check_names
 
-__all__ = ["find_image_column", "find_label_column", "listed", "read_labels", "reading_options"]
+__all__ = ["find_image_column", "find_label_column", "listed", "read_labels"]
 
 logger = logging.getLogger(__name__)
 
-# Cells that pandas reads as missing wherever they stand, which are names among others; an empty one is missing.
-NO_VALUE = frozenset(
-    "NA N/A n/a #N/A <NA> NULL null None NaN nan -NaN -nan #NA 1.#IND -1.#IND 1.#QNAN -1.#QNAN".split() + ["#N/A N/A"]
-)
-NUMBER = re.compile(r"\s*[+-]?((\d+\.?\d*|\.\d+)(e[+-]?\d+)?|inf|infinity)\s*", re.IGNORECASE)
-PADDED = re.compile(r"\s*[+-]?0\d+\s*")  # `001` is a name, and no number
-TRUTH_VALUES = frozenset({"True", "TRUE", "true", "False", "FALSE", "false"})
 SHOWN = 5  # rows, names or values an error lists before it only counts them
 
 
@@ -172,39 +163,3 @@ def _require_labels(labels: np.ndarray, column: str) -> np.ndarray:
             f"a negative one: rows {listed(missing.tolist())}. Leave them out with `ds.filter`, or use another split."
         )
     return labels
-
-
-def reading_options(files: Iterable[str], separator: str) -> dict[str, Any]:
-    """How pandas reads the cells of CSV files as they are written: its options for their columns.
-
-    A column is text unless it has numbers or truth values alone, in all of the files. Whole numbers with leading zeros
-    are text, and so are `NA`, `None` and the like in such a column; among numbers or truth values they are missing.
-    """
-    text: dict[str, None] = {}  # in the order of the columns
-    others: dict[str, set[str]] = {}  # what other columns hold
-    for file in files:
-        with pandas.read_csv(file, sep=separator, dtype=str, keep_default_na=False, chunksize=100_000) as chunks:
-            for chunk in chunks:
-                for name in chunk.columns.difference(list(text), sort=False):
-                    kinds = {_kind(cell) for cell in set(chunk[name]) - {""}}
-                    if "text" in kinds:
-                        text[name] = None
-                    others.setdefault(name, set()).update(kinds)
-    text.update(dict.fromkeys(name for name, kinds in others.items() if len(kinds - {"missing"}) != 1 and kinds))
-    return {
-        "converters": dict.fromkeys(text, _as_written),
-        "keep_default_na": False,
-        "na_values": {name: [""] if name in text else ["", *sorted(NO_VALUE)] for name in others},
-    }
-
-
-def _kind(cell: str) -> str:
-    if cell in NO_VALUE:
-        return "missing"
-    if cell in TRUTH_VALUES:
-        return "truth value"
-    return "number" if NUMBER.fullmatch(cell) and not PADDED.fullmatch(cell) else "text"
-
-
-def _as_written(cell: str) -> str | None:
-    return cell or None

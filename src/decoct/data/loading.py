@@ -255,8 +255,8 @@ def eval_split_name(
 ) -> str:
     """The split to measure accuracy on: `given`, else `test`, else `validation` (`valid`, `val`).
 
-    A split whose labels are all missing or negative, as those of test sets that are kept secret, is passed over; no
-    image is decoded.
+    A split that is empty, or whose labels are all missing or negative, as those of test sets that are kept secret, is
+    passed over; no image is decoded.
 
     Raises:
         ValueError: If none is given and the dataset has none of these with labels.
@@ -267,7 +267,9 @@ def eval_split_name(
     names = list(builder.info.splits) if builder is not None else []
     present = [name for name in ("test", "validation", "valid", "val") if name in names]
     for name in present:
-        if builder is not None and _is_labelled(builder.as_dataset(split=name), label_column):
+        if builder is None or not builder.info.splits[name].num_examples:
+            continue
+        if _is_labelled(builder.as_dataset(split=name), label_column):
             return name
     unlabelled = f" of which {present} have no labels" if present else ""
     raise ValueError(
@@ -285,7 +287,9 @@ def _is_labelled(dataset: datasets.Dataset, label_column: str | None) -> bool:
     if not isinstance(dataset.features[column], datasets.ClassLabel | datasets.Value):
         return True
     values = dataset.select_columns([column]).with_format("arrow")[:][column]
-    return not pa.types.is_integer(values.type) or bool(pc.any(pc.greater_equal(values, 0)).as_py())
+    if not pa.types.is_integer(values.type):
+        return values.null_count < len(values)
+    return bool(pc.any(pc.greater_equal(values, 0)).as_py())
 
 
 def class_counts(images: datasets.Dataset) -> list[int]:

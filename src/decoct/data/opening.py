@@ -12,7 +12,7 @@ import datasets
 from datasets.exceptions import DatasetGenerationError, DatasetsError
 from datasets.fingerprint import Hasher
 
-from decoct.data.columns import reading_options
+from decoct.data.csv_tables import reading_options
 from decoct.data.expansion import check_expansion
 from decoct.data.folders import (
     IMAGES,
@@ -47,6 +47,8 @@ def open_split(source: str, split: str, config_name: str | None) -> datasets.Dat
     names = list(builder.info.splits)
     if any(part.split("[")[0] not in names for part in split.split("+")):
         raise ValueError(f"split must be one of {names}, the splits of {name_of(source)}. Got {split!r}.")
+    if not any(builder.info.splits[part.split("[")[0]].num_examples for part in split.split("+")):
+        raise ValueError(f"A split must have rows. Got none in the split {split!r} of {name_of(source)}.")
     rows = builder.as_dataset(split=split)
     path = Path(source).expanduser()
     if source == "sample" or not path.exists():
@@ -80,11 +82,14 @@ def builder_of(source: str, config_name: str | None, prepare: bool = True) -> da
         files = {split_of_file(path): str(path)}
     elif path.is_dir():
         files = {split: str(file) for split, file in tables_in(path).items()} or None
+    if empty := [file for file in (files or {}).values() if not Path(file).stat().st_size]:
+        raise ValueError(f"A dataset file must have rows. Got {empty[0]!r}, which is empty.")
     suffixes = {Path(file).suffix.lower() for file in (files or {}).values()}
     if suffixes & set(TABLES):
         if len(suffixes) > 1:
             raise ValueError(f"The tables in a folder must be of one kind. Got {sorted(suffixes)} in {source!r}.")
-        kind = TABLES[suffix := suffixes.pop()]
+        (suffix,) = suffixes
+        kind = TABLES[suffix]
         options = {"sep": "\t"} if suffix == ".tsv" else {}
     folders = image_splits(path) if files is None and path.is_dir() else None
     if not prepare and (folders is not None or suffixes & set(TABLES)):
@@ -99,7 +104,8 @@ def builder_of(source: str, config_name: str | None, prepare: bool = True) -> da
     try:
         if files is not None:
             if kind == "csv":  # pandas would read 001 as a number, and NA as a missing name
-                options.update(reading_options(files.values(), options.get("sep", ",")))
+                files, cells = reading_options(files, options.get("sep", ","))
+                options.update(cells)
             escaped = {split: glob.escape(file) for split, file in files.items()}
             builder = datasets.load_dataset_builder(kind, data_files=escaped, **options)
         elif folders is not None:

@@ -108,3 +108,6 @@ def test_distilling_a_stream(shards, tmp_path, monkeypatch):
         photos.mkdir(parents=True)
         (photos / "1.png").write_bytes(encoded(coloured([0]))[0]["bytes"])
         drawn_from(tmp_path / "photos", 4, seed=0)
+    with pytest.raises(ValueError, match="must be on the Hub, parquet or WebDataset"):
+        (photos / "train.csv").write_text("file,label\n1.png,red\n")
+        drawn_from(photos / "train.csv", 4, seed=0)
