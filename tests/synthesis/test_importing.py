@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import datasets
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor
 from worlds import COLOURS, coloured, encoded, labelled, write_images, write_teacher
@@ -121,6 +123,17 @@ def test_real_images_may_be_of_different_sizes_and_the_sets_own_are_asked_about(
     with pytest.raises(ValueError, match="image_size must be left out for tensors"):
         read(tmp_path / "photos", tmp_path / "set.safetensors", image_size=8)
     assert read(tmp_path / "photos", tmp_path / "photos", image_size=16).images.shape == (3, 3, 16, 16)
+
+
+def test_the_bits_of_16_bit_images_that_the_set_stands_for_are_noted(tmp_path):
+    (tmp_path / "scans").mkdir()
+    scans = [Image.fromarray(np.full((16, 16), 900 + label, np.uint16)) for label in range(3)]
+    features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=["a", "b", "c"])})
+    rows = datasets.Dataset.from_dict({"image": scans, "label": [0, 1, 2]}, features=features)
+    rows.to_parquet(tmp_path / "scans" / "train.parquet")
+    save_file({"images": coloured([0, 1, 2])[:, :1].contiguous(), "labels": torch.arange(3)}, tmp_path / "set.safetensors")
+    config = config_of(tmp_path / "scans", tmp_path / "set.safetensors", tmp_path / "run", bit_depth=12)
+    assert import_set(config)["bit_depth"] == 12
 
 
 @pytest.mark.parametrize("names", [("00002", "00000", "00001"), ("RED", "Green ", "blue")])

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from decoct.config import ImportConfig, to_dict, without_effect
 from decoct.data.columns import listed
-from decoct.data.loading import load_images, load_split, measure_spec
+from decoct.data.loading import bit_depth_of, load_images, load_split, measure_spec
 from decoct.data.opening import open_split
 from decoct.data.pixels import to_pixels
 from decoct.data.source import dataset_fingerprint, source_record
@@ -96,6 +96,7 @@ def import_set(config: ImportConfig) -> dict[str, Any]:
         **spec_fields(spec),
         "ipcs": [ipc],
         "versions": versions,
+        **({"bit_depth": depth} if (depth := bit_depth_of(images)) else {}),
         "imported": {
             "labels": "hard" if published.soft is None else "soft",
             "files": published.files,
