@@ -157,6 +157,9 @@ def test_a_set_has_what_its_students_need(file, inputs):
     assert {cell.distil.views for cell in cells.values()} == {0}
     assert cells["windows, early labels"].distil.label_teacher == [f"{inputs.teacher}/epoch_2"]
     assert cells["windows, early labels"].identity["label_teacher"] == "epoch_2"
+    several = Variant("several", {"method": "random", "label_teacher": ["converged", "../other", "user/name"]})
+    (cell, *_) = cells_of(dataclasses.replace(grid, sets=[several]), inputs, RUNS)
+    assert cell.distil.label_teacher == ["converged", f"{inputs.teacher}/../other", "user/name"]
     stored = {cell.distil.views for cell in cells_of(dataclasses.replace(grid, labels=["views", "hard"]), inputs, RUNS)}
     assert stored == {50}
     given = dataclasses.replace(grid, labels=["views"], sets=[Variant("few", {"method": "random", "views": 3})])

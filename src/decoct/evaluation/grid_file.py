@@ -35,8 +35,9 @@
 
 A student is trained on each set for every IPC, way of training, architecture, label mode and seed. `batch_factor` and
 `learning_rate_factor` multiply the protocol's batch sizes and all its learning rates; `epochs` take the place of its
-`steps`, and `steps` that of its epochs. A label teacher `epoch_N` is the one in that folder of the teacher's. Views and
-mixed views are stored where students with `views` or `mixed` are asked for, or a set says how many.
+`steps`, and `steps` that of its epochs. A label teacher `epoch_N` is the one in that folder of the teacher's, and
+`../other` the one in another folder beside it. Views and mixed views are stored where students with `views` or `mixed`
+are asked for, or a set says how many.
 """
 
 from __future__ import annotations
