@@ -131,7 +131,9 @@ def test_the_bits_of_16_bit_images_that_the_set_stands_for_are_noted(tmp_path):
     features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=["a", "b", "c"])})
     rows = datasets.Dataset.from_dict({"image": scans, "label": [0, 1, 2]}, features=features)
     rows.to_parquet(tmp_path / "scans" / "train.parquet")
-    save_file({"images": coloured([0, 1, 2])[:, :1].contiguous(), "labels": torch.arange(3)}, tmp_path / "set.safetensors")
+    save_file(
+        {"images": coloured([0, 1, 2])[:, :1].contiguous(), "labels": torch.arange(3)}, tmp_path / "set.safetensors"
+    )
     config = config_of(tmp_path / "scans", tmp_path / "set.safetensors", tmp_path / "run", bit_depth=12)
     assert import_set(config)["bit_depth"] == 12
 
