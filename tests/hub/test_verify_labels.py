@@ -145,3 +145,20 @@ def test_classes_of_the_largest_logits_are_checked(row, words, made, tmp_path):
 
     change_rows(folder, change, name)
     assert words in str(check(folder))
+
+
+def test_the_logit_that_the_other_classes_share_is_compared_too(made, trained_teacher, tmp_path):
+    from .test_verify import change_rows
+
+    folder = Path(shutil.copytree(made / "largest", tmp_path / "run"))
+    name = next(path.relative_to(folder).as_posix() for path in folder.glob("data/ipc_2/*.parquet"))
+    teachers = [str(trained_teacher), str(trained_teacher / "epoch_2")]
+    every = VerifyConfig(source=str(folder), teacher=teachers, sample=1000)
+    assert verify(every).ok
+
+    def change(columns):
+        columns["slot_rest"][3][1] = [columns["slot_rest"][3][1][0] + 1]
+
+    change_rows(folder, change, name)
+    (problem,) = verify(every).problems
+    assert "slot_codes at row 3, slot 1 is not what" in str(problem)

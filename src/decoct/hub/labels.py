@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -112,7 +113,8 @@ def compare_with_teachers(
 
 
 def compare_slots(slots: Slots, distilled: DistilledSet, forward: Forward, most: int) -> Compared:
-    """Labels of mixed views; of those of which the largest logits are stored, these, and that they are the largest."""
+    """Labels of mixed views; of those of which the largest logits are stored, these, that they are the largest, and
+    the logit that the other classes share."""
     views_of = partial(
         mixed_views,
         seed=slots.seed,
@@ -124,13 +126,19 @@ def compare_slots(slots: Slots, distilled: DistilledSet, forward: Forward, most:
     def compare(rows: Tensor, numbers: Tensor) -> Compared:
         logits = forward(mixed_pixels(distilled.images, rows, views_of(rows, numbers))).float()
         stored, missed = slots.logits(rows, numbers, distilled.spec.num_classes), torch.zeros(len(rows))
-        if slots.kept is not None:
-            kept = slots.kept[rows, numbers].long()
-            stored, below = stored.gather(1, kept), logits.scatter(1, kept, -torch.inf).amax(1)
-            logits = logits.gather(1, kept)
+        steps = slots.scales[rows, numbers].float()
+        if slots.kept is not None and slots.rest is not None:
+            kept, rest = slots.kept[rows, numbers].long(), slots.rest[rows, numbers].float()
+            others, logits = logits.scatter(1, kept, -torch.inf), logits.gather(1, kept)
             # A class that is not stored and above one that is counts as that much of an error.
-            missed = (below - logits.amin(1)).clamp_min(0)
-        return largest(stored, logits, slots.scales[rows, numbers].float(), missed, rows, numbers, "slot")
+            missed = (others.amax(1) - logits.amin(1)).clamp_min(0)
+            shared = others.logsumexp(1) - math.log(distilled.spec.num_classes - kept.shape[1])
+            stored, logits = (
+                torch.cat([each, last[:, None]], dim=1)
+                for each, last in ((stored.gather(1, kept), rest), (logits, shared))
+            )
+            steps = torch.maximum(steps, half_steps(rest))
+        return largest(stored, logits, steps, missed, rows, numbers, "slot")
 
     return over_sample(compare, len(distilled), slots.scales.shape[1], most)
 
@@ -159,8 +167,13 @@ def compare_tiles(stored: Tensor, distilled: DistilledSet, forward: Forward, mos
 
 def compare_halves(stored: Tensor, logits: Tensor, rows: Tensor, numbers: Tensor, kind: str) -> Compared:
     """Logits that are stored as float16, whose step is that of the largest one."""
-    steps = stored.abs().amax(1).clamp_min(2.0**-14).log2().floor().exp2() * 2.0**-10
+    steps = half_steps(stored.abs().amax(1))
     return largest(stored, logits, steps, torch.zeros(len(rows)), rows, numbers, kind)
+
+
+def half_steps(values: Tensor) -> Tensor:
+    """The distance of each number to the next one of float16."""
+    return values.abs().clamp_min(2.0**-14).log2().floor().exp2() * 2.0**-10
 
 
 def largest(
