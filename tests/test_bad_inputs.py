@@ -193,6 +193,9 @@ CASES: dict[str, Case] = {
     "distill --utility": Case(
         "distill", "--method igds --utility loss", "utility must be left out with method 'igds', where it", status=2
     ),
+    "distill --tune": Case(
+        "distill", "--tune --utility_order highest", "utility_order must be left out with --tune, which", status=2
+    ),
     "distill --image_size": Case(
         "distill", f"{DISTIL} --image_size 64", "image_size must be that of the teacher, 16, or be left out. Got 64."
     ),

@@ -4,10 +4,11 @@ import shutil
 from importlib.resources import files
 
 import pytest
-from worlds import coloured, encoded, labelled, without_times, write_images
+from worlds import coloured, encoded, labelled, spec_of, without_times, write_images
 
 from decoct.config import EvaluateConfig
 from decoct.evaluation.evaluate import evaluate, format_evaluation, plan_evaluate
+from decoct.models.zoo import build_classifier
 from decoct.results.tables import format_students_plan, format_table
 
 KEYS = """task dataset method ipc tiles student protocol protocol_settings labels teacher teacher_model
@@ -193,6 +194,19 @@ def test_online_needs_the_teacher_that_labelled(config, make_run, teacher, tmp_p
         assert record["teacher_accuracy"] is None
     (record,) = evaluate(config(distilled=str(changed), labels=["online"], teacher=teacher["name"]))
     assert record["teacher"] == teacher["name"] and record["teacher_accuracy"] is not None
+
+
+def test_stored_labels_are_stated_as_the_labellers_whoever_is_asked_beside(config, teacher, tmp_path):
+    other = build_classifier("convnet3_w16", spec_of(), seed=8)
+    other.model.save_pretrained(tmp_path / "other")
+    records = evaluate(config(ipc=[1], labels=["tiles", "online"], teacher=str(tmp_path / "other")))
+    named = {record["labels"]: (record["teacher"], record["teacher_model"]) for record in records}
+    assert named == {
+        "tiles": (teacher["name"], "convnet3_w8"),
+        "online": (str(tmp_path / "other"), "convnet3_w16"),
+    }
+    (alone,) = evaluate(config(ipc=[1], labels=["tiles"]))
+    assert alone["teacher_accuracy"] == records[0]["teacher_accuracy"]
 
 
 def test_clear_errors_before_any_training(config, run_folder, make_run, make_images, teacher):

@@ -85,7 +85,8 @@ def distill_without_effect(values: Mapping[str, Any]) -> dict[str, str]:
         if values.get("utility") != "gradient_flow":
             useless(["gradient_flow_references"], f"with utility {values.get('utility')!r}")
         if values.get("tune"):
-            useless(["selection", "pool_factor", "pool_share"], "with --tune, which chooses them")
+            order = [] if values.get("utility") == "forgetting" else ["utility_order", "utility_quantile"]
+            useless(["selection", "pool_factor", "pool_share", *order], "with --tune, which chooses them")
         else:
             useless(["tune_budget"], "without --tune")
             if values.get("selection") not in ("herding", "k_center", "k_means"):

@@ -370,13 +370,13 @@ class Evaluation(ABC, Generic[UnitType]):
         Accuracies are fractions. `baseline` is what students of random images reach; where it is None,
         `baseline_note` says why.
         """
-        teachers = [self.teachers.current(ipc) for ipc in self.ipcs]
+        teachers = [self.teachers.behind(setting.ipc, setting.labels) for setting in self.settings]
         for unknown in sorted({teacher for teacher in teachers if isinstance(teacher, str)}):
             logger.warning("The teacher's accuracy is left out: %s.", unknown)
         return [self._record(setting, device) for setting in self.settings]
 
     def _record(self, setting: Setting, device: torch.device) -> dict[str, Any]:
-        teacher, note = self.teachers.current(setting.ipc), self.notes[setting]
+        teacher, note = self.teachers.behind(setting.ipc, setting.labels), self.notes[setting]
         results = self.results(self.units_of(setting))
         baseline = {} if note else {**self.measured(setting, True), "config_hash": self.record_hash(setting, True)}
         return {
@@ -389,7 +389,7 @@ class Evaluation(ABC, Generic[UnitType]):
             "protocol": setting.protocol,
             "protocol_settings": own_settings(self.protocols[setting.protocol]),
             "labels": setting.labels,
-            "teacher": self.teachers.name(setting.ipc),
+            "teacher": self.teachers.name(setting.ipc, setting.labels),
             "teacher_model": architecture_of(teacher) if isinstance(teacher, Classifier) else None,
             "teacher_accuracy": self.teacher_accuracy(teacher, device),
             "epoch": self.config.epoch,

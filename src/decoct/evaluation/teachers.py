@@ -64,9 +64,19 @@ class Teachers:
             )
         return teacher
 
-    def name(self, ipc: int) -> str | None:
-        """Name of `current`, also where it cannot be had."""
-        return self.asked or self.record(ipc).get("name")
+    def behind(self, ipc: int, labels: str) -> Classifier | str:
+        """The network that a label mode's labels are from, or why it cannot be had.
+
+        `--teacher` gives `online` labels, and stands for one that the manifest does not name; stored labels are the
+        labeller's, whatever is asked now.
+        """
+        known = labels != "online" and self.record(ipc).get("name") is not None
+        return self.labeller(ipc) if known else self.current(ipc)
+
+    def name(self, ipc: int, labels: str) -> str | None:
+        """Name of `behind`, also where it cannot be had."""
+        names = self.asked, self.record(ipc).get("name")
+        return (names[0] or names[1]) if labels == "online" else (names[1] or names[0])
 
     def fingerprint(self, teacher: Classifier) -> str:
         """`teacher.fingerprint()`, computed once."""
