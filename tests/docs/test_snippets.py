@@ -23,6 +23,7 @@ import pytest
 
 from decoct.arguments import parse_config
 from decoct.cli import COMMANDS, CONFIGS
+from decoct.config import EvaluateConfig
 
 from .reading import PAGES, ROOT, blocks, commands, words_of
 
@@ -82,6 +83,8 @@ def test_every_command_is_one_and_has_the_options_that_are_shown(words):
     if config_class := CONFIGS.get(script.stem.replace("_", "-")):
         config = parse_config(config_class, arguments, positional=positional_of(script))
         assert isinstance(config, config_class)
+        if isinstance(config, EvaluateConfig) and config.distilled.startswith("user/"):
+            assert config.output_dir and "--dataset" in arguments, "a set on the Hub is measured into a folder here"
     else:  # argparse by hand
         known = re.findall(r'add_argument\(\s*"(--\w+)"', script.read_text("utf-8"))
         assert {word for word in arguments if word.startswith("--")} <= set(known)

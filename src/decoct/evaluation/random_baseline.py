@@ -19,7 +19,7 @@ from decoct.data.loading import check_label_names, class_counts, load_images
 from decoct.data.source import dataset_fingerprint
 from decoct.data.spec import ImageSpec
 from decoct.distilled.dataset import DistilledSet, load_distilled
-from decoct.evaluation.teachers import Teachers
+from decoct.evaluation.teachers import STORED, Teachers
 from decoct.models.classifier import Classifier
 from decoct.synthesis.real import distill_images
 
@@ -74,7 +74,7 @@ class RandomBaseline:
         """
         if self.manifest["config"]["method"] == "random":
             return "the set is itself a draw of random images"
-        teacher = self.teachers.labeller(ipc) if labels in ("tiles", "views", "mixed") else self._teacher(ipc)
+        teacher = self.teachers.labeller(ipc) if labels in STORED else self._teacher(ipc)
         if isinstance(teacher, str):
             return f"the teacher is out of reach: {teacher}"
         sizes = [(spec.image_size, spec.channels) for spec in (teacher.spec, self.spec)]

@@ -11,7 +11,9 @@ from decoct.models.ensemble import Ensemble
 from decoct.models.label_map import teacher_for
 from decoct.models.zoo import load_classifier
 
-__all__ = ["Teachers"]
+__all__ = ["STORED", "Teachers"]
+
+STORED = ("tiles", "views", "mixed")  # label modes whose logits lie in the set
 
 
 class Teachers:
@@ -65,18 +67,16 @@ class Teachers:
         return teacher
 
     def behind(self, ipc: int, labels: str) -> Classifier | str:
-        """The network that a label mode's labels are from, or why it cannot be had.
+        """The network that a label mode is stated with, or why it cannot be had.
 
-        `--teacher` gives `online` labels, and stands for one that the manifest does not name; stored labels are the
-        labeller's, whatever is asked now.
+        Stored labels are the labeller's, whatever network is asked now.
         """
-        known = labels != "online" and self.record(ipc).get("name") is not None
-        return self.labeller(ipc) if known else self.current(ipc)
+        return self.labeller(ipc) if labels in STORED else self.current(ipc)
 
     def name(self, ipc: int, labels: str) -> str | None:
         """Name of `behind`, also where it cannot be had."""
-        names = self.asked, self.record(ipc).get("name")
-        return (names[0] or names[1]) if labels == "online" else (names[1] or names[0])
+        named = self.record(ipc).get("name")
+        return named if labels in STORED else self.asked or named
 
     def fingerprint(self, teacher: Classifier) -> str:
         """`teacher.fingerprint()`, computed once."""
