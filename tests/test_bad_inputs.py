@@ -994,7 +994,7 @@ CASES: dict[str, Case] = {
     "student unknown": Case(
         "evaluate",
         "--distilled run --ipc 1 --dataset images --no_baseline --students alexnet --labels hard",
-        "model must be one of ['convnet3', 'convnet3_instance', 'convnet4',",
+        "students must be one of ['convnet3', 'convnet3_instance', 'convnet4',",
     ),
     "verify missing": Case("verify", "nowhere", "source must be an existing folder or a Hub id 'user/name'. Got"),
     "verify revision of a folder": Case(

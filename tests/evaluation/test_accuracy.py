@@ -196,7 +196,7 @@ def test_online_needs_the_teacher_that_labelled(config, make_run, teacher, tmp_p
     assert record["teacher"] == teacher["name"] and record["teacher_accuracy"] is not None
 
 
-def test_stored_labels_are_stated_as_the_labellers_whoever_is_asked_beside(config, teacher, tmp_path):
+def test_stored_labels_are_stated_as_the_labellers_whoever_is_asked_beside(config, make_run, teacher, tmp_path):
     other = build_classifier("convnet3_w16", spec_of(), seed=8)
     other.model.save_pretrained(tmp_path / "other")
     records = evaluate(config(ipc=[1], labels=["tiles", "online"], teacher=str(tmp_path / "other")))
@@ -207,12 +207,15 @@ def test_stored_labels_are_stated_as_the_labellers_whoever_is_asked_beside(confi
     }
     (alone,) = evaluate(config(ipc=[1], labels=["tiles"]))
     assert alone["teacher_accuracy"] == records[0]["teacher_accuracy"]
+    unnamed = str(make_run("unnamed", [1], None))
+    (record,) = evaluate(config(distilled=unnamed, labels=["tiles"], teacher=teacher["name"]))
+    assert record["teacher"] is record["teacher_accuracy"] is None
 
 
 def test_clear_errors_before_any_training(config, run_folder, make_run, make_images, teacher):
     with pytest.raises(ValueError, match=r"ipc must be one of \[1, 3\]"):
         evaluate(config(ipc=[10]))
-    with pytest.raises(ValueError, match="model must be one of"):
+    with pytest.raises(ValueError, match="^students must be one of"):
         evaluate(config(students=["lenet"]))
     with pytest.raises(ValueError, match="protocol must be one of"):
         evaluate(config(protocols=["mine"]))

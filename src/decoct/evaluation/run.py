@@ -107,7 +107,7 @@ class Evaluation(ABC, Generic[UnitType]):
                 build_classifier(setting.student, self.spec)
             except ValueError as error:
                 if repr(setting.student) in str(error):  # no such network
-                    raise
+                    raise ValueError(f"students{str(error).removeprefix('model')}") from error
                 side = self.spec.image_size
                 raise ValueError(
                     f"students must be networks that take images of {side} px. Got {setting.student!r}: {error} "
