@@ -12,6 +12,7 @@ from PIL import Image
 import decoct
 from decoct.config import SampleConfig
 from decoct.files import read_json
+from decoct.run.folder import write_json
 from decoct.synthesis import samples
 from decoct.synthesis.samples import draw_samples, plan_samples
 
@@ -66,6 +67,20 @@ def test_chosen_classes_alone(config, drawn):
     assert drawn["names"] == ["Dress", "Trouser"]
     with pytest.raises(ValueError, match=r"classes must be in \[0, 3\].*Got \[4\]"):
         draw_samples(config(classes=[0, 4], overwrite=True))
+
+
+def test_a_prior_of_other_classes_needs_prior_classes(config, tiny_prior, tmp_path):
+    shutil.copytree(tiny_prior, tmp_path / "prior")
+    record = read_json(tmp_path / "prior" / "training.json")
+    write_json(tmp_path / "prior" / "training.json", {**record, "label_names": ["no", "yes"]})
+    other = {"prior": str(tmp_path / "prior")}
+    for run in (plan_samples, draw_samples):
+        with pytest.raises(ValueError, match="Label names of the prior .* must be those of the estimator"):
+            run(config(**other))
+        with pytest.raises(ValueError, match="prior_classes must have 4 entries.*Got 1"):
+            run(config(**other, prior_classes=[0]))
+    assert not (tmp_path / "samples").exists()
+    assert plan_samples(config(**other, prior_classes=[3, 2, 1, 0]))["classes"] == 4
 
 
 def test_a_dry_run_writes_nothing_and_another_configuration_is_refused(config, tmp_path):

@@ -33,6 +33,7 @@ __all__ = [
     "label_names",
     "load_estimator",
     "resnet_config",
+    "spec_of",
     "wrap_encoder",
 ]
 
@@ -248,3 +249,10 @@ def label_names(estimator: VariationalEstimator) -> list[str]:
     """The estimator's label names, in label order."""
     config: Any = estimator.config
     return [config.id2label[index] for index in range(config.num_labels)]
+
+
+def spec_of(estimator: VariationalEstimator) -> ImageSpec:
+    """The images that an estimator takes."""
+    kept = estimator.config
+    mean, std = tuple(kept.image_mean), tuple(kept.image_std)
+    return ImageSpec(kept.image_size, kept.num_channels, mean, std, tuple(label_names(estimator)))

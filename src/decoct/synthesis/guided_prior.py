@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from decoct.data.loading import check_label_names
+from decoct.data.spec import ImageSpec
 from decoct.files import one_line
 from decoct.igds.loading import label_names, load_estimator
 from decoct.igds.prior import (
@@ -23,12 +24,14 @@ from decoct.igds.prior import (
     with_scheduler,
 )
 from decoct.models.classifier import Classifier, fingerprint_of
+from decoct.pipelines.igds.reverse import class_entries
 from decoct.pipelines.igds.schedulers import NotCarried
 from decoct.pipelines.igds.text_to_image import TextToImagePrior
 
 __all__ = [
     "PriorSettings",
     "SamplingSettings",
+    "check_classes",
     "check_guidance",
     "check_pipeline",
     "open_pipeline",
@@ -190,7 +193,20 @@ def check_pipeline(
         raise ValueError("pipeline must have an estimator, which guides it. Got one without.")
     found = label_names(pipeline.estimator)
     check_label_names(spec.label_names, found, teacher.name, f"the estimator {estimator}")
+    check_classes(pipeline, settings, spec, teacher.name, prior)
+
+
+def check_classes(pipeline: GuidedPrior, settings: SamplingSettings, spec: ImageSpec, of: str, prior: str) -> None:
+    """Raises ValueError if a prior's channels or classes are not those of the images to make.
+
+    Args:
+        spec: The images to make.
+        of: Whose images these are, for the message.
+        prior: Its name.
+    """
     check_prior(pipeline, spec, settings.prior_classes, settings.classifier_free_guidance_scale, prior)
-    trained_on = None if isinstance(pipeline, TextToImagePrior) else prior_label_names(prior)
-    if trained_on is not None and not settings.prior_classes:
-        check_label_names(spec.label_names, trained_on, teacher.name, f"the prior {prior}")
+    if isinstance(pipeline, TextToImagePrior) or class_entries(pipeline.prior) is None or settings.prior_classes:
+        return
+    trained_on = prior_label_names(prior)
+    if trained_on is not None:
+        check_label_names(spec.label_names, trained_on, of, f"the prior {prior}")

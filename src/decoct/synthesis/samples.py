@@ -13,7 +13,7 @@ from tqdm.auto import tqdm
 from decoct.config import SampleConfig, to_dict, values_for
 from decoct.files import read_object
 from decoct.igds.estimator import VariationalEstimator
-from decoct.igds.loading import label_names
+from decoct.igds.loading import label_names, spec_of
 from decoct.igds.prior import GuidedPrior
 from decoct.pages.preview import MAX_CLASSES, save_strips
 from decoct.run.folder import check_folder, claim_folder, identity_of, write_json
@@ -21,7 +21,13 @@ from decoct.run.lock import writes_alone
 from decoct.run.precision import autocast
 from decoct.run.versions import installed_versions
 from decoct.synthesis.chunks import Chunk, sample_chunk
-from decoct.synthesis.guided_prior import PriorSettings, SamplingSettings, open_pipeline, sampler_networks
+from decoct.synthesis.guided_prior import (
+    PriorSettings,
+    SamplingSettings,
+    check_classes,
+    open_pipeline,
+    sampler_networks,
+)
 from decoct.synthesis.tiles import pixels_of
 
 __all__ = ["draw_samples", "plan_samples"]
@@ -90,8 +96,10 @@ def plan_samples(config: SampleConfig) -> dict[str, Any]:
 
 def _load(config: SampleConfig) -> tuple[GuidedPrior, VariationalEstimator, list[str], list[int]]:
     """Pipeline, its estimator with the names of its classes, and the classes to sample."""
-    pipeline = open_pipeline(values_for(PriorSettings, config), values_for(SamplingSettings, config))
+    settings = values_for(SamplingSettings, config)
+    pipeline = open_pipeline(values_for(PriorSettings, config), settings)
     estimator: Any = pipeline.estimator
+    check_classes(pipeline, settings, spec_of(estimator), f"the estimator {config.estimator}", config.prior)
     names = label_names(estimator)
     classes = config.classes or list(range(min(MAX_CLASSES, len(names))))
     unknown = [label for label in classes if not 0 <= label < len(names)]

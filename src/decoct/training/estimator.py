@@ -16,12 +16,11 @@ from tqdm.auto import tqdm
 
 from decoct.config import EstimatorConfig
 from decoct.data.loading import load_train_and_eval, measure_spec, require_class_count
-from decoct.data.spec import ImageSpec
 from decoct.data.tensors import PixelDataset
 from decoct.files import read_object
 from decoct.igds.contrastive import ContrastiveLoss, MomentumContrast
 from decoct.igds.estimator import VariationalEstimator
-from decoct.igds.loading import build_estimator, is_trained_here, label_names, wrap_encoder
+from decoct.igds.loading import build_estimator, is_trained_here, spec_of, wrap_encoder
 from decoct.igds.probe import classifier_rank, extract_features, fit_linear_classifier, full_rank, knn_accuracy
 from decoct.pipelines.igds.estimates import estimator_input, frozen_copy
 from decoct.run.files import named_errors
@@ -273,10 +272,3 @@ def _fit_classifier(
         "rank": rank,
         "full_rank": highest,
     }
-
-
-def spec_of(estimator: VariationalEstimator) -> ImageSpec:
-    """The images that an estimator takes."""
-    kept = estimator.config
-    mean, std = tuple(kept.image_mean), tuple(kept.image_std)
-    return ImageSpec(kept.image_size, kept.num_channels, mean, std, tuple(label_names(estimator)))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 import numpy as np
 import pytest
 import torch
@@ -25,8 +27,9 @@ from decoct.igds.information import default_beta
 from decoct.igds.loading import build_estimator, load_estimator
 from decoct.igds.prior import load_pipeline
 from decoct.pipelines.igds.pipeline import IGDSPipeline
+from decoct.run.folder import write_json
 from decoct.synthesis.chunks import Chunk, betas_of, chunks_of, sample_chunk
-from decoct.synthesis.distill import distill
+from decoct.synthesis.distill import distill, plan_distill
 from decoct.synthesis.guided_prior import PriorSettings, SamplingSettings, open_pipeline
 
 from ..runs import CLASSES, SIDE, columns
@@ -231,6 +234,15 @@ def test_an_unconditional_prior_is_led_by_the_guidance_alone(quick, tmp_path, un
     assert runs[1] > runs[0] + 0.01, "guided samples look more like their classes to the estimator"
     with pytest.raises(ValueError, match="classifier_free_guidance_scale must be 1 for an unconditional prior"):
         distill(quick(prior=str(prior), classifier_free_guidance_scale=2.0, output_dir=str(tmp_path / "other")))
+
+
+def test_names_are_compared_of_priors_that_know_classes(quick, untrained_prior):
+    for conditional in (False, True):
+        prior = untrained_prior(conditional)
+        write_json(prior / "training.json", {"label_names": ["another", "dataset"]})
+        refused = pytest.raises(ValueError, match="Label names of the prior") if conditional else nullcontext()
+        with refused:
+            assert plan_distill(quick(prior=str(prior)))["tiles"] == CLASSES
 
 
 def test_prior_classes_say_what_the_prior_is_asked_for(quick, sampling, tmp_path, tiny_prior, pipeline):
