@@ -122,7 +122,12 @@ def test_the_script_prints_where_the_picture_is(launch, scripts, tiny_prior, tin
 
 
 @pytest.mark.parametrize(
-    ("options", "message"), [({"betas": [-1.0]}, "betas"), ({"images_per_class": 0}, "images_per")]
+    ("options", "message"),
+    [
+        ({"betas": [-1.0]}, "betas"),
+        ({"betas": [0.0, 1.0, 1.0]}, r"betas must be one or more different numbers from 0 on. Got \[0.0, 1.0, 1.0\]"),
+        ({"images_per_class": 0}, "images_per"),
+    ],
 )
 def test_bad_settings(options, message):
     with pytest.raises(ValueError, match=message):

@@ -149,5 +149,7 @@ class SampleConfig(SamplingConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require(bool(self.betas) and min(self.betas) >= 0, "betas", "one or more numbers from 0 on", self.betas)
+        different = len({f"{beta:g}" for beta in self.betas}) == len(self.betas)  # as the record names them
+        valid = bool(self.betas) and min(self.betas) >= 0 and different
+        require(valid, "betas", "one or more different numbers from 0 on", self.betas)
         require(self.images_per_class >= 1, "images_per_class", "at least 1", self.images_per_class)
