@@ -10,7 +10,7 @@ import torch
 from encoders import ENCODERS
 from safetensors.torch import load_file
 from transformers import AutoModel, ViTImageProcessor
-from worlds import contents
+from worlds import coloured, contents, encoded, labelled
 
 from decoct.config import EstimatorConfig
 from decoct.data.loading import load_images
@@ -153,6 +153,16 @@ def test_bad_settings_are_errors_before_anything_is_written(config, tmp_path):
         config(queue_size=40)
     with pytest.raises(ValueError, match="encoder must be one of .*'resnet10'.*Got 'resnet34'"):
         train_estimator(config(encoder="resnet34"))
+    assert not (tmp_path / "ve").exists()
+
+
+def test_a_single_class_is_an_error_before_anything_is_trained(config, tmp_path):
+    (tmp_path / "images").mkdir()
+    for split in ("train", "test"):
+        labelled(encoded(coloured([0] * 4)), [0] * 4, ["red"]).to_parquet(tmp_path / "images" / f"{split}.parquet")
+    for run in (plan_estimator, train_estimator):
+        with pytest.raises(ValueError, match=r"dataset must have at least 2 classes.* Got \['red'\]"):
+            run(config(dataset=str(tmp_path / "images"), batch_size=0, queue_size=0))
     assert not (tmp_path / "ve").exists()
 
 

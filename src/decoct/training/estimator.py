@@ -121,6 +121,10 @@ def _prepare(
         images, eval_images = load_train_and_eval(config)
         require_class_count(images, 1)
         spec = measure_spec(images, config.image_size)
+        if spec.num_classes < 2:
+            raise ValueError(
+                f"dataset must have at least 2 classes, for the classifier to tell apart. Got {list(spec.label_names)}."
+            )
         config = config.with_batch_size(len(images), accelerator.num_processes)
         if not is_trained_here(config.encoder):
             wrapped = wrap_encoder(config.encoder, spec.label_names, config.seed)
