@@ -363,6 +363,8 @@ def test_latents_are_not_clipped_by_another_scheduler(own, latent, clips):
 def test_a_noise_schedule_without_betas_keeps_its_scheduler(own):
     with pytest.raises(ValueError, match=f"scheduler must be 'own' for a prior of {type(own).__name__}. Got 'ddpm'."):
         with_scheduler(own, "ddpm")
+    with pytest.raises(ValueError, match=r"scheduler must be one of \['ddpm', .*, 'own'\]. Got 'euler'."):
+        with_scheduler(own, "euler")
 
 
 IMAGENETTE = (

@@ -100,10 +100,12 @@ def with_scheduler(own: SchedulerMixin, name: str | None, latent: bool = False) 
         latent: Whether the prior makes latents, which have no bounds, and not pixels in [-1, 1].
 
     Raises:
-        ValueError: If the prior has a noise schedule that the others do not know, of flows or of EDM.
+        ValueError: For another name, or if the prior has a noise schedule that the others do not know, of flows or EDM.
     """
     if name in (None, "own"):
         return own
+    if name not in SCHEDULERS:
+        raise ValueError(f"scheduler must be one of {[*SCHEDULERS, 'own']}. Got {name!r}.")
     if "beta_start" not in own.config or own.config.get("prediction_type") == "flow_prediction":
         raise ValueError(f"scheduler must be 'own' for a prior of {type(own).__name__}. Got {name!r}.")
     kind = SCHEDULERS[name]
