@@ -91,8 +91,7 @@ class InformationGuidance(PipelineCallback):
         _require(temperature > 0, "temperature", "positive", temperature)
         for name, value in (("micro_batch", micro_batch), ("vae_micro_batch", vae_micro_batch)):
             _require(value is None or value >= 1, name, "at least 1", value)
-        start, stop, every = interval
-        valid = 0 <= start < stop <= 1 and every >= 1
+        valid = len(interval) == 3 and 0 <= interval[0] < interval[1] <= 1 and interval[2] >= 1
         _require(valid, "guidance interval", "(start, stop, every), 0 <= start < stop <= 1, every >= 1", interval)
         check_estimator(estimator)
         self.labels = label_ids(class_labels, class_names(estimator), "estimator")

@@ -40,6 +40,7 @@ from .guidance import InformationGuidance
 from .information import information_terms
 from .reverse import (
     check_components,
+    check_counts,
     check_labels,
     class_entries,
     decode_latents,
@@ -246,14 +247,12 @@ class IGDSPipeline(DiffusionPipeline):
         if isinstance(callback_on_step_end, PipelineCallback | MultiPipelineCallbacks):
             callback_on_step_end_tensor_inputs = callback_on_step_end.tensor_inputs
         labels, prior_labels, own_ids = self._class_ids(class_labels, prior_class_labels)
-        sizes = {
-            "micro_batch": micro_batch,
-            "vae_micro_batch": vae_micro_batch,
-            "estimator_micro_batch": estimator_micro_batch,
-        }
-        for name, value in {"num_inference_steps": num_inference_steps, **sizes}.items():
-            if value is not None and value < 1:
-                raise ValueError(f"{name} must be at least 1. Got {value}.")
+        check_counts(
+            num_inference_steps=num_inference_steps,
+            micro_batch=micro_batch,
+            vae_micro_batch=vae_micro_batch,
+            estimator_micro_batch=estimator_micro_batch,
+        )
         estimator_micro_batch, vae_micro_batch = estimator_micro_batch or micro_batch, vae_micro_batch or micro_batch
         self._check_inputs(labels, prior_labels, generator, output_type, callback_on_step_end_tensor_inputs)
         self.check(labels, prior_labels if own_ids else None, classifier_free_guidance_scale)
@@ -451,6 +450,8 @@ class IGDSPipeline(DiffusionPipeline):
     def _check_eta(self, eta: float) -> None:
         if eta and "eta" not in inspect.signature(self.scheduler.step).parameters:
             raise ValueError(f"eta must be 0 for {type(self.scheduler).__name__}, which has none. Got {eta}.")
+        if not 0 <= eta <= 1:
+            raise ValueError(f"eta must be in [0, 1]. Got {eta}.")
 
     def check_guidance(self, guide_on: str, num_inference_steps: int) -> None:
         """Raises ValueError, with the remedy, if the scheduler does not carry guidance of that kind; see `__call__`."""

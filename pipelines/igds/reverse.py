@@ -29,6 +29,7 @@ from .schedulers import clean_coefficients
 
 __all__ = [
     "check_components",
+    "check_counts",
     "check_labels",
     "class_entries",
     "clean_prediction",
@@ -99,6 +100,13 @@ def check_labels(name: str, labels: Sequence[int], classes: int, owner: str) -> 
     wrong = sorted({label for label in labels if not 0 <= label < classes})
     if wrong:
         raise ValueError(f"{name} must be in [0, {classes - 1}], the {classes} classes of the {owner}. Got {wrong}.")
+
+
+def check_counts(**counts: int | None) -> None:
+    """Raises ValueError if a number of steps or of images per pass is below 1; None is a default."""
+    for name, value in counts.items():
+        if value is not None and value < 1:
+            raise ValueError(f"{name} must be at least 1. Got {value}.")
 
 
 def check_components(unet: Any, transformer: Any, vae: Any, scheduler: Any, estimator: Any) -> None:

@@ -23,7 +23,7 @@ from .estimates import as_estimate, check_estimator, class_names, frozen_copy
 from .guidance import InformationGuidance
 from .information import information_terms
 from .pipeline import IGDSPipelineOutput
-from .reverse import check_labels, label_ids
+from .reverse import check_counts, check_labels, label_ids
 from .schedulers import TRIAL_STEPS, check_guidance, check_scheduler, is_flow, with_timesteps
 
 __all__ = ["TEXT_TO_IMAGE", "FlaggedImages", "TextToImagePrior", "in_passes"]
@@ -185,10 +185,16 @@ class TextToImagePrior:
                 guidance that is not finite.
             FlaggedImages: for images that the pipeline's safety checker blacked out, a ValueError.
         """
-        if micro_batch is not None and micro_batch < 1:
-            raise ValueError(f"micro_batch must be at least 1. Got {micro_batch}.")
+        check_counts(
+            num_inference_steps=num_inference_steps,
+            micro_batch=micro_batch,
+            vae_micro_batch=vae_micro_batch,
+            estimator_micro_batch=estimator_micro_batch,
+        )
         estimator_micro_batch = estimator_micro_batch or micro_batch
         labels = label_ids(class_labels, class_names(self.estimator), "estimator")
+        if not labels:
+            raise ValueError("class_labels must have at least one entry. Got none.")
         check_labels("class_labels", labels, len(self.prompts), "estimator")
         guidance = InformationGuidance(
             estimator=self.estimator,

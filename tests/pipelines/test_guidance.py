@@ -352,6 +352,7 @@ def test_settings_are_kept_as_a_configuration(estimator):
         ({"micro_batch": 0}, "micro_batch must be at least 1"),
         ({"interval": (0.5, 0.5, 1)}, "guidance interval must be"),
         ({"interval": (0.0, 1.0, 0)}, "guidance interval must be"),
+        ({"interval": (0.2, 0.8)}, r"guidance interval must be \(start, stop, every\).* Got \(0.2, 0.8\)"),
         ({"class_labels": [0, 3]}, r"class_labels must be in \[0, 2\], the 3 classes of the estimator. Got \[3\]"),
         ({"class_labels": [-1]}, r"Got \[-1\]"),
     ],

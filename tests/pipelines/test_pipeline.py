@@ -388,6 +388,12 @@ def test_settings_out_of_range_are_refused(make_unet, make_estimator, options, m
         sample(build(make_unet(entries=4), make_estimator()), **options)
 
 
+@pytest.mark.parametrize("eta", [-1.0, 2.0])
+def test_an_eta_that_is_no_share_is_refused(make_unet, eta):
+    with pytest.raises(ValueError, match=rf"eta must be in \[0, 1\]. Got {eta}"):
+        sample(build(make_unet(), None, DDIMScheduler()), eta=eta)
+
+
 def test_estimators_that_do_not_fit_the_prior_are_refused(make_unet, make_estimator, make_dit):
     with pytest.raises(ValueError, match="estimator must take images of 3 channels, as the prior .* Got one for 1"):
         sample(build(make_unet(), make_estimator(channels=1)))

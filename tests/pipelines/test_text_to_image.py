@@ -174,8 +174,11 @@ def test_passes_of_each_network_change_nothing(make_prior, seeded, family, monke
         assert max(sizes) == (each[0] or (3 if family == "flux" else 6)), "twice as many with classifier-free guidance"
         torch.testing.assert_close(images[-1], images[0], rtol=1e-4, atol=1e-5)
     assert prior.prior.forward is counted
-    with pytest.raises(ValueError, match="micro_batch must be at least 1. Got 0"):
-        prior(LABELS, micro_batch=0)
+    for name in ("num_inference_steps", *names):
+        with pytest.raises(ValueError, match=f"^{name} must be at least 1. Got 0"):
+            prior(LABELS, **{name: 0})
+    with pytest.raises(ValueError, match="class_labels must have at least one entry. Got none"):
+        prior([])
 
 
 def test_attention_kwargs_are_left_alone(make_prior, seeded, monkeypatch):
