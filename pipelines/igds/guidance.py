@@ -240,11 +240,17 @@ class InformationGuidance(PipelineCallback):
         return pipeline.transformer.register_forward_pre_hook(told, with_kwargs=True)
 
     def is_guided(self, step_index: int, steps: int) -> bool:
-        """Whether step `step_index` of `steps`, counted from 0, lies in the guidance interval."""
+        """Whether step `step_index` of `steps`, counted from 0, lies in the guidance interval.
+
+        Raises:
+            ValueError: If none of the steps does, so that nothing would be guided.
+        """
+        if self.config.guidance_scale == 0:
+            return False
         start, stop, every = self.config.interval
         first, last = round(start * steps), round(stop * steps)
-        inside = first <= step_index < last and (step_index - first) % every == 0
-        return inside and self.config.guidance_scale > 0
+        _require(first < last, "guidance interval", f"one with some of the {steps} steps in it", self.config.interval)
+        return first <= step_index < last and (step_index - first) % every == 0
 
     def measure(
         self, pipeline: DiffusionPipeline, step_index: int, callback_kwargs: dict[str, Any]

@@ -285,7 +285,9 @@ def test_interval_is_counted_in_steps(estimator):
     assert guided((0.0, 1.0, 1)) == list(range(10))
     assert guided((0.3, 0.7, 1)) == [3, 4, 5, 6]
     assert guided((0.1, 1.0, 4)) == [1, 5, 9]
-    assert guided((0.0, 1.0, 1), scale=0.0) == []
+    assert guided((0.0, 1.0, 1), scale=0.0) == guided((0.0, 0.01, 1), scale=0.0) == []
+    with pytest.raises(ValueError, match=r"guidance interval must be one with some of the 10 steps in it"):
+        guided((0.0, 0.01, 1))
 
 
 def test_half_precision_samples_are_guided(make_estimator, images):

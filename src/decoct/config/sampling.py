@@ -128,6 +128,12 @@ class SamplingConfig(RunConfig):
         )
         require(self.guidance_every >= 1, "guidance_every", "at least 1", self.guidance_every)
         require(self.sampling_steps >= 1, "sampling_steps", "at least 1", self.sampling_steps)
+        require(
+            round(self.guidance_start * self.sampling_steps) < round(self.guidance_stop * self.sampling_steps),
+            "guidance_start and guidance_stop",
+            f"shares with some of the {self.sampling_steps} steps between them",
+            (self.guidance_start, self.guidance_stop),
+        )
         require(self.guidance_batch >= 1, "guidance_batch", "at least 1", self.guidance_batch)
         for name in ("micro_batch", "vae_micro_batch", "estimator_micro_batch", "prior_image_size"):
             value = getattr(self, name)

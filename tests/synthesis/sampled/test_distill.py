@@ -299,6 +299,7 @@ def test_four_tiles_need_an_even_side(quick, tmp_path, teacher):
         ({"temperature": 0.0}, "temperature must be positive"),
         ({"guide_on": "noise"}, "guide_on must be one of .*Got 'noise'"),
         ({"guidance_start": 0.6, "guidance_stop": 0.5}, "guidance_start and guidance_stop must be increasing shares"),
+        ({"guidance_stop": 0.001}, r"some of the \d+ steps between them. Got \(0.0, 0.001\)"),
         ({"guidance_stop": 1.5}, "guidance_start and guidance_stop must be increasing shares"),
         ({"guidance_every": 0}, "guidance_every must be at least 1"),
         ({"sampling_steps": 0}, "sampling_steps must be at least 1"),
