@@ -17,17 +17,8 @@ from .loading import BENCHMARKS, load
 
 NAMES = (
     *("beta_sweep", "cifar10_final", "cifar10_igds", "cifar10_sweep", "cifar10_views", "demo"),
-    *(
-        "fashion_mnist",
-        "imagenette",
-        "label_bytes",
-        "label_teachers",
-        "other_architectures",
-        "selection",
-        "self_contained",
-        "strong_kd",
-    ),
-    "view_scale",
+    *("fashion_mnist", "imagenette", "label_bytes", "label_teachers", "other_architectures", "selection"),
+    *("self_contained", "strong_kd", "view_scale"),
 )
 # Two records of an earlier state of the code, which mixed stored views; the present code does not make them.
 EARLIER = "mixed by CutMix"

@@ -15,16 +15,8 @@ TASKS = {"continual": "continual", "transfer": "transfer"}
 FILES = (
     *("ablation_imagenette", "beta_study_sample", "beta_sweep_cifar10", "beta_sweep_sample", "cifar10", "continual"),
     *("beta_held_out_sample", "cifar10_igds", "cross_architecture", "demo", "fashion_mnist", "imagenette"),
-    *(
-        "label_bytes",
-        "label_teachers",
-        "other_architectures",
-        "selection_cifar10",
-        "selection_sample",
-        "self_contained",
-        "strong_kd",
-    ),
-    *("transfer", "view_scale_cifar10"),
+    *("label_bytes", "label_teachers", "other_architectures", "selection_cifar10", "selection_sample"),
+    *("self_contained", "strong_kd", "transfer", "view_scale_cifar10"),
 )
 TYPES: dict[str, Any] = {
     **dict.fromkeys(("task", "dataset", "method", "student", "protocol", "labels", "epoch"), str),
