@@ -133,10 +133,8 @@ def compare_slots(slots: Slots, distilled: DistilledSet, forward: Forward, most:
             # A class that is not stored and above one that is counts as that much of an error.
             missed = (others.amax(1) - logits.amin(1)).clamp_min(0)
             shared = others.logsumexp(1) - math.log(distilled.spec.num_classes - kept.shape[1])
-            stored, logits = (
-                torch.cat([each, last[:, None]], dim=1)
-                for each, last in ((stored.gather(1, kept), rest), (logits, shared))
-            )
+            stored = torch.cat([stored.gather(1, kept), rest[:, None]], dim=1)
+            logits = torch.cat([logits, shared[:, None]], dim=1)
             steps = torch.maximum(steps, half_steps(rest))
         return largest(stored, logits, steps, missed, rows, numbers, "slot")
 
