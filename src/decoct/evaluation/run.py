@@ -104,10 +104,10 @@ class Evaluation(ABC, Generic[UnitType]):
         for setting in self.settings:
             self.sets[setting.ipc].check_labels(setting.labels)
             try:
-                build_classifier(setting.student, self.spec)
+                build_classifier(setting.student, self.spec, role="students")
             except ValueError as error:
                 if repr(setting.student) in str(error):  # no such network
-                    raise ValueError(f"students{str(error).removeprefix('model')}") from error
+                    raise
                 side = self.spec.image_size
                 raise ValueError(
                     f"students must be networks that take images of {side} px. Got {setting.student!r}: {error} "

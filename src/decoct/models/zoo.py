@@ -49,7 +49,7 @@ ARCHITECTURES = (
 )
 
 
-def build_classifier(name: str, spec: ImageSpec, seed: int = 0) -> Classifier:
+def build_classifier(name: str, spec: ImageSpec, seed: int = 0, role: str = "model") -> Classifier:
     """A new network whose weights follow from the seed alone.
 
     Args:
@@ -57,18 +57,19 @@ def build_classifier(name: str, spec: ImageSpec, seed: int = 0) -> Classifier:
             takes the ImageNet stem at any size. An optional `_wN` sets a ConvNet's width.
         spec: The images the network is for; kept in its config.
         seed: Seed of the initial weights.
+        role: What an error calls the name.
 
     Raises:
         ValueError: If the name is unknown, or the images are too small for the network.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(item_seed(seed, "weights", name))
-        model = _build(name, image_settings(spec))
+        model = _build(name, image_settings(spec), role)
     train_as_published(model)
     return Classifier(model, spec, name)
 
 
-def _build(name: str, settings: dict[str, Any]) -> PreTrainedModel:
+def _build(name: str, settings: dict[str, Any], role: str) -> PreTrainedModel:
     """A network by name, with weights from the global generator."""
     norm = "instance" if "_instance" in name else "batch"
     if convnet := re.fullmatch(r"convnet([3-6])(?:_instance)?(?:_w(\d+))?", name):
@@ -83,7 +84,7 @@ def _build(name: str, settings: dict[str, Any]) -> PreTrainedModel:
         return VGGForImageClassification(VGGConfig(norm=norm, **settings))
     if name in PUBLISHED:
         return PUBLISHED[name](settings)
-    raise ValueError(f"model must be one of {list(ARCHITECTURES)}. Got {name!r}.")
+    raise ValueError(f"{role} must be one of {list(ARCHITECTURES)}. Got {name!r}.")
 
 
 def depth_of(side: int) -> int:
