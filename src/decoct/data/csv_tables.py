@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas
 
-__all__ = ["reading_options"]
+__all__ = ["readable_tables"]
 
 logger = logging.getLogger(__name__)
 
@@ -22,8 +22,8 @@ PADDED = re.compile(r"\s*[+-]?0\d+\s*")  # `001` is a name, and no number
 TRUTH_VALUES = frozenset({"True", "TRUE", "true", "False", "FALSE", "false"})
 
 
-def reading_options(files: Mapping[str, str], separator: str) -> tuple[dict[str, str], dict[str, Any]]:
-    """The tables that can be read together, by split, and pandas' options for their columns.
+def readable_tables(files: Mapping[str, str], separator: str) -> tuple[dict[str, str], dict[str, Any]]:
+    """The tables that can be read together, by split, and pandas' options for reading them.
 
     A column is text unless it has numbers or truth values alone, in all of the files. Whole numbers with leading zeros
     are text, and so are `NA`, `None` and the like in such a column; among numbers or truth values they are missing.
@@ -42,11 +42,13 @@ def reading_options(files: Mapping[str, str], separator: str) -> tuple[dict[str,
         for name, cells in own.items():
             found.setdefault(name, set()).update(cells)
     text = [name for name, cells in found.items() if _is_text(cells)]
-    return {split: files[split] for split in kinds}, {
+    options = {
+        "sep": separator,
         "converters": dict.fromkeys(text, _as_written),
         "keep_default_na": False,
         "na_values": {name: [""] if name in text else ["", *sorted(NO_VALUE)] for name in found},
     }
+    return {split: files[split] for split in kinds}, options
 
 
 def _kinds(file: str, separator: str) -> dict[str, set[str]]:

@@ -12,7 +12,7 @@ import datasets
 from datasets.exceptions import DatasetGenerationError, DatasetsError
 from datasets.fingerprint import Hasher
 
-from decoct.data.csv_tables import reading_options
+from decoct.data.csv_tables import readable_tables
 from decoct.data.expansion import check_expansion
 from decoct.data.folders import (
     IMAGES,
@@ -71,28 +71,10 @@ def builder_of(source: str, config_name: str | None, prepare: bool = True) -> da
         ValueError: If there is no such dataset, or it cannot be opened.
     """
     path = Path(source).expanduser()
-    kind = "parquet"
-    files: dict[str, str] | None = None
-    options: dict[str, Any] = {}
-    if source == "sample":
-        files = {name: str(SAMPLE / f"{name}.parquet") for name in ("train", "test")}
-    elif path.is_file():
-        if path.suffix.lower() not in (".parquet", *TABLES):
-            raise ValueError(f"A dataset file must be one of {['.parquet', *TABLES]}. Got {source!r}.")
-        files = {split_of_file(path): str(path)}
-    elif path.is_dir():
-        files = {split: str(file) for split, file in tables_in(path).items()} or None
-    if empty := [file for file in (files or {}).values() if not Path(file).stat().st_size]:
-        raise ValueError(f"A dataset file must have rows. Got {empty[0]!r}, which is empty.")
-    suffixes = {Path(file).suffix.lower() for file in (files or {}).values()}
-    if suffixes & set(TABLES):
-        if len(suffixes) > 1:
-            raise ValueError(f"The tables in a folder must be of one kind. Got {sorted(suffixes)} in {source!r}.")
-        (suffix,) = suffixes
-        kind = TABLES[suffix]
-        options = {"sep": "\t"} if suffix == ".tsv" else {}
+    files = data_files(source)
+    suffix = next((Path(file).suffix.lower() for file in (files or {}).values()), "")
     folders = image_splits(path) if files is None and path.is_dir() else None
-    if not prepare and (folders is not None or suffixes & set(TABLES)):
+    if not prepare and (folders is not None or suffix in TABLES):
         raise ValueError(
             f"dataset must be on the Hub, parquet or WebDataset for --streaming. Got images in {source!r}."
         )
@@ -103,9 +85,10 @@ def builder_of(source: str, config_name: str | None, prepare: bool = True) -> da
         )
     try:
         if files is not None:
+            kind = TABLES.get(suffix, "parquet")
+            options: dict[str, Any] = {}
             if kind == "csv":  # pandas would read 001 as a number, and NA as a missing name
-                files, cells = reading_options(files, options.get("sep", ","))
-                options.update(cells)
+                files, options = readable_tables(files, "\t" if suffix == ".tsv" else ",")
             escaped = {split: glob.escape(file) for split, file in files.items()}
             builder = datasets.load_dataset_builder(kind, data_files=escaped, **options)
         elif folders is not None:
@@ -136,6 +119,29 @@ def builder_of(source: str, config_name: str | None, prepare: bool = True) -> da
     if folders is not None:
         _check_counts(source, image_counts(path, folders), builder)
     return builder
+
+
+def data_files(source: str) -> dict[str, str] | None:
+    """The parquet files or tables of a name, by split; None for other folders, and for what is not on disk.
+
+    Raises:
+        ValueError: If they are of a kind that is not read, of several kinds, or empty.
+    """
+    path = Path(source).expanduser()
+    if source == "sample":
+        return {name: str(SAMPLE / f"{name}.parquet") for name in ("train", "test")}
+    if path.is_file():
+        if path.suffix.lower() not in (".parquet", *TABLES):
+            raise ValueError(f"A dataset file must be one of {['.parquet', *TABLES]}. Got {source!r}.")
+        files = {split_of_file(path): str(path)}
+    else:
+        files = {split: str(file) for split, file in tables_in(path).items()} if path.is_dir() else {}
+    if empty := [file for file in files.values() if not Path(file).stat().st_size]:
+        raise ValueError(f"A dataset file must have rows. Got {empty[0]!r}, which is empty.")
+    suffixes = {Path(file).suffix.lower() for file in files.values()}
+    if len(suffixes) > 1:
+        raise ValueError(f"The tables in a folder must be of one kind. Got {sorted(suffixes)} in {source!r}.")
+    return files or None
 
 
 def _reason(error: BaseException) -> BaseException:
