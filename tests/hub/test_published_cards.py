@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 from datasets import DatasetInfo
 from huggingface_hub import DatasetCard, HfApi, ModelCard
@@ -36,6 +38,23 @@ def test_a_dry_run_shows_the_card_as_it_would_be(tmp_path, hub):
     shown = format_push(plan_publish(config))
     publish(config)
     assert shown.startswith(hub.files("dataset", "user/thing")["README.md"].decode())
+
+
+def test_a_card_of_a_branch_loads_that_branch(hub, tmp_path, trained_teacher, tiny_pipeline):
+    def card_of(folder, kind, revision, repo_id):
+        publish(PublishConfig(folder=str(folder), push_to_hub=repo_id, revision=revision))
+        return hub.files(kind, repo_id, revision)["README.md"].decode()
+
+    folders = {"set": write_run(tmp_path / "run"), "teacher": trained_teacher, "pipeline": tiny_pipeline}
+    for name, folder in folders.items():
+        wanted = {"kind": "dataset" if name == "set" else "model", "repo_id": f"user/{name}"}
+        assert "revision" not in card_of(folder, revision="main", **wanted)
+        text = card_of(folder, revision="v2", **wanted)
+        calls = re.findall(rf"(?:load_dataset|from_pretrained)\(\"user/{name}\"[^\n]*", text)
+        assert calls and all(', revision="v2"' in call for call in calls)
+    fetch, evaluate = card_of(folders["set"], "dataset", "v2", "user/set").split("```bash\n")[1].splitlines()[:2]
+    assert fetch == "hf download user/set --repo-type dataset --revision v2 --local-dir set"
+    assert evaluate.startswith("decoct evaluate --distilled set --dataset ") and "--output_dir" not in evaluate
 
 
 def test_a_card_that_was_edited_on_the_hub_is_not_replaced_without_asking(hub, trained_teacher):

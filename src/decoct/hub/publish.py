@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from huggingface_hub import CommitOperationAdd, HfApi
+from huggingface_hub.constants import DEFAULT_REVISION
 from huggingface_hub.utils import validate_repo_id
 
 from decoct.config import PublishConfig, PublishingConfig, fields_that_matter_for
@@ -15,7 +16,7 @@ from decoct.distilled.manifest import MANIFEST
 from decoct.files import read_json, read_object
 from decoct.hub.contents import CARD, Contents, contents_of, kind_of, repo_type_of
 from decoct.hub.errors import hub_errors, require_token
-from decoct.hub.upload import MAIN, Push, push
+from decoct.hub.upload import Push, push
 from decoct.pages.dataset_card import dataset_card
 from decoct.pages.local_paths import without_local_paths
 from decoct.pages.model_cards import EVAL_RESULTS, eval_results, model_card
@@ -73,14 +74,14 @@ def plan_publish(config: PublishConfig) -> Push:
     if repo_id is None:
         raise ValueError("push_to_hub must be a Hub repository 'user/name' to publish to. Got None.")
     validate_repo_id(repo_id)
-    contents = contents_of(config.folder)
+    contents, revision = contents_of(config.folder), config.revision or DEFAULT_REVISION
     given = GivenInfo(license=config.license, attribution=config.attribution)
     return Push(
         contents=contents,
         repo_id=repo_id,
-        files=files_to_upload(contents, repo_id, given),
+        files=files_to_upload(contents, repo_id, given, revision),
         message=config.commit_message or f"{contents.kind.capitalize()} by decoct",
-        revision=config.revision or MAIN,
+        revision=revision,
         private=config.private,
         overwrite=config.overwrite,
     )
@@ -99,7 +100,7 @@ def publish_run(config: PublishingConfig, folder: str) -> str:
     return publish(PublishConfig(folder=folder, **{name: getattr(config, name) for name in given}))
 
 
-def files_to_upload(contents: Contents, location: str, given: GivenInfo) -> list[CommitOperationAdd]:
+def files_to_upload(contents: Contents, location: str, given: GivenInfo, revision: str) -> list[CommitOperationAdd]:
     """All files with their names in the repository `location`, hashed, card and manifest among them.
 
     Raises:
@@ -108,14 +109,15 @@ def files_to_upload(contents: Contents, location: str, given: GivenInfo) -> list
     files = [CommitOperationAdd(name, published(name, path)) for name, path in contents.files.items()]
     folder = contents.folder
     if contents.kind != "dataset":
-        files.append(CommitOperationAdd(CARD, model_card(contents.kind, folder, location, given).encode()))
+        card = model_card(contents.kind, folder, location, given, revision)
+        files.append(CommitOperationAdd(CARD, card.encode()))
         results = eval_results(folder) if contents.kind == "teacher" else None
         return [*files, *([CommitOperationAdd(EVAL_RESULTS, results.encode())] if results else [])]
     recorded = read_object(folder / MANIFEST)
     check_hashes(contents, recorded["files"], files)
     records = read_results(folder / "results.json")
     manifest, measured = without_local_paths([recorded, records])
-    card = dataset_card(manifest, location, measured, given, folder=folder)
+    card = dataset_card(manifest, location, measured, given, folder=folder, revision=revision)
     card_file = CommitOperationAdd(CARD, card.encode())
     described = {**manifest, "files": {**manifest["files"], CARD: card_file.upload_info.sha256.hex()}}
     files += [card_file, CommitOperationAdd(MANIFEST, json_text(described).encode())]

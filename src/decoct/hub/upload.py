@@ -13,6 +13,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
+from huggingface_hub.constants import DEFAULT_REVISION
 from huggingface_hub.hf_api import RepoFile
 
 from decoct.distilled.manifest import MANIFEST
@@ -24,7 +25,6 @@ __all__ = ["Push", "push"]
 
 logger = logging.getLogger(__name__)
 
-MAIN = "main"
 GIT_FILE = ".gitattributes"  # the Hub writes it into every repository
 # What the configurations of a card read, however it came there.
 READ_BY_CARD = re.compile(r"data/ipc_[^/]*/[^/]*\.parquet")
@@ -46,7 +46,7 @@ class Push:
     repo_id: str
     files: list[CommitOperationAdd]
     message: str
-    revision: str = MAIN
+    revision: str = DEFAULT_REVISION
     private: bool = False
     overwrite: bool = False
 
@@ -96,14 +96,14 @@ def push(api: HfApi, wanted: Push) -> str:
             f"{wanted.repo_id} must be private, as --private says. Got a public repository: make it private in its "
             "settings, or leave out --private."
         )
-    if wanted.revision != MAIN:
+    if wanted.revision != DEFAULT_REVISION:
         api.create_branch(**repo, branch=wanted.revision, exist_ok=True)
         info = api.repo_info(**repo, revision=wanted.revision)
         url = f"{url}/tree/{wanted.revision}"
     present = listing(api, repo, info.sha)
     difference = find_difference(wanted, present, lambda name: read_file(api, repo, name, info.sha))
     deleted: set[str] = set()
-    if difference is not None and wanted.revision != MAIN and info.sha == main.sha:
+    if difference is not None and wanted.revision != DEFAULT_REVISION and info.sha == main.sha:
         # A branch that is still a copy of main has nothing of its own.
         deleted = set(present) - wanted.names - {GIT_FILE}
     elif difference is not None and wanted.overwrite:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from huggingface_hub import DatasetCard, DatasetCardData
+from huggingface_hub.constants import DEFAULT_REVISION
 
 from decoct.config import DistillConfig, fields_that_matter_for
 from decoct.distilled.logit_codes import kept_classes
@@ -14,7 +15,16 @@ from decoct.models.zoo import depth_of
 from decoct.pages.dataset_info import add_dataset_info
 from decoct.pages.describe import Network, Run, SettingTable, command_of, describe
 from decoct.pages.local_paths import PLACE
-from decoct.pages.markdown import code, escape, listed_labels, python_string, render, shell_block, shell_word
+from decoct.pages.markdown import (
+    code,
+    escape,
+    listed_labels,
+    python_string,
+    render,
+    revision_argument,
+    shell_block,
+    shell_word,
+)
 from decoct.pages.source import GivenInfo, Source, licence_fields, source_of
 from decoct.pages.training_example import PROTOCOLS, eval_split_of, training_example
 
@@ -28,6 +38,7 @@ def dataset_card(
     given: GivenInfo | None = None,
     *,
     folder: Path | None = None,
+    revision: str = DEFAULT_REVISION,
 ) -> str:
     """The card of a run folder, YAML header included.
 
@@ -37,6 +48,7 @@ def dataset_card(
         results: Records of `results.json`.
         given: What only the user knows.
         folder: Where the data lies, for the header's features and sizes; None leaves them out.
+        revision: The branch that the card lies in.
 
     Returns:
         Markdown whose YAML header declares one configuration `ipc_N` per IPC.
@@ -63,6 +75,7 @@ def dataset_card(
         images=run.images,
         ipcs=" or ".join(map(str, run.ipcs)) + (" image" if run.ipcs == [1] else " images"),
         location=python_string(location),
+        at_revision=revision_argument(revision),
         example_config=f"ipc_{run.ipcs[-1]}",
         measured=measured,
         sizes={ipc: kilobytes(columns) for ipc, columns in run.bytes.items()},
@@ -77,7 +90,7 @@ def dataset_card(
         label_bits=int(run.config.get("label_bits") or 8),
         top_k=kept_classes(int(run.config.get("label_top_k") or 0), len(run.classes)),
         example=training_example(run, manifest, source, results or []),
-        evaluate=" ".join(evaluate_command(run, location, manifest["image_size"], eval_split_of(manifest))),
+        evaluate=evaluate_commands(run, location, revision, manifest["image_size"], eval_split_of(manifest)),
         source=source_words(source),
         tables=[escaped_table(table) for table in run.tables],
         others=len(run.other_records),
@@ -142,8 +155,14 @@ def source_words(source: Source) -> dict[str, Any]:
     return {"words": [each for each in words if each], "license_text": source.license_text}
 
 
-def evaluate_command(run: Run, location: str, side: int, eval_split: str | None) -> list[str]:
-    """The words of the command that measures a student on this set."""
+def evaluate_commands(run: Run, location: str, revision: str, side: int, eval_split: str | None) -> str:
+    """The command that measures a student on this set, after one that fetches a branch other than the main one."""
+    repository = shell_word(location)
+    fetch = ""
+    if revision != DEFAULT_REVISION:
+        location = location.rpartition("/")[2]
+        branch = f"--revision {shell_word(revision)} --local-dir {shell_word(location)}"
+        fetch = f"hf download {repository} --repo-type dataset {branch}\n"
     words = ["decoct evaluate --distilled", shell_word(location), "--dataset", shell_word(run.config["dataset"])]
     settings = {**run.config, "eval_split": eval_split}
     for name in ("dataset_config", "eval_split", "image_column", "label_column", "image_size"):
@@ -151,7 +170,8 @@ def evaluate_command(run: Run, location: str, side: int, eval_split: str | None)
             words += [f"--{name}", shell_word(str(settings[name]))]
     words.append(f"--labels {run.labels} --students convnet{depth_of(side)}")
     words += [] if run.labels == "mixed" else ["--protocols", PROTOCOLS[run.labels]]  # of sets that were made for it
-    return [*words, "--seeds 3", *(["--output_dir runs/evaluation"] if "/" in location else [])]
+    words += ["--seeds 3", *(["--output_dir runs/evaluation"] if "/" in location else [])]
+    return fetch + " ".join(words)
 
 
 def escaped_table(table: SettingTable) -> dict[str, Any]:

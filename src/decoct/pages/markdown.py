@@ -11,6 +11,7 @@ from importlib.resources import files
 from typing import Any
 
 from huggingface_hub import CardData, RepoCard
+from huggingface_hub.constants import DEFAULT_REVISION
 from jinja2 import Environment, FunctionLoader, StrictUndefined
 
 from decoct.data.names import is_showable
@@ -22,6 +23,7 @@ __all__ = [
     "listed_labels",
     "one_line",
     "python_string",
+    "revision_argument",
     "render",
     "sealed",
     "shell_block",
@@ -84,6 +86,11 @@ def code(text: object) -> str:
 def python_string(text: str) -> str:
     """Text as a Python string literal, on one line; every character that would not show is an escape."""
     return json.dumps(text, ensure_ascii=False) if text.isprintable() else ascii(text)
+
+
+def revision_argument(revision: str) -> str:
+    """What a call that loads from the Hub needs in addition, to load another branch than the main one."""
+    return "" if revision == DEFAULT_REVISION else f", revision={python_string(revision)}"
 
 
 def shell_word(text: str) -> str:

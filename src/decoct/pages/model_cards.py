@@ -13,13 +13,23 @@ from typing import Any
 
 import yaml
 from huggingface_hub import EvalResult, EvalResultEntry, ModelCard, ModelCardData, eval_result_entries_to_yaml
+from huggingface_hub.constants import DEFAULT_REVISION
 
 from decoct.config import TrainingConfig, fields_that_matter_for
 from decoct.files import read_object
 from decoct.methods import method_name
 from decoct.pages.describe import color_of, counted
 from decoct.pages.local_paths import without_local_paths
-from decoct.pages.markdown import code, escape, listed_labels, one_line, python_string, render, sealed
+from decoct.pages.markdown import (
+    code,
+    escape,
+    listed_labels,
+    one_line,
+    python_string,
+    render,
+    revision_argument,
+    sealed,
+)
 from decoct.pages.source import GivenInfo, Source, licence_fields, source_of
 from decoct.results.records import is_accuracy_record, read_results, setting_of
 from decoct.results.tables import percent
@@ -42,7 +52,9 @@ class Kind:
     measured: dict[str, str] = field(default_factory=dict)  # accuracies in `training.json`, and how the Hub calls them
 
 
-def model_card(kind: str, folder: str | Path, location: str, given: GivenInfo | None = None) -> str:
+def model_card(
+    kind: str, folder: str | Path, location: str, given: GivenInfo | None = None, revision: str = DEFAULT_REVISION
+) -> str:
     """The card of a trained network or of a pipeline for a repository, YAML header included and sealed at its end.
 
     Args:
@@ -50,6 +62,7 @@ def model_card(kind: str, folder: str | Path, location: str, given: GivenInfo | 
         folder: What was trained or saved: configurations, and `training.json` where there is one.
         location: What the examples load: a Hub id or a folder.
         given: What only the user knows.
+        revision: The branch that the card lies in.
 
     Raises:
         ValueError: If there is no such kind.
@@ -83,6 +96,7 @@ def model_card(kind: str, folder: str | Path, location: str, given: GivenInfo | 
         data,
         title=escape(title),
         location=python_string(location),
+        at_revision=revision_argument(revision),
         source=described_source(source, given),
         settings=training_settings(config),
         versions=", ".join(
