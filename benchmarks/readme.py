@@ -47,6 +47,7 @@ SECTIONS = {
         "ablation": infoutil.ablation_section,
         "downstream": infoutil.downstream_section,
         "throughput": costs.throughput_section,
+        "muon": costs.muon_section,
         "beta": igds.beta_section,
         "estimator": igds.estimator_section,
         "guidance": costs.guidance_section,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from decoct.pages.describe import counted
 from sections.cells import NO_RECORDS, Columns, Record, precision, read, row_each
 
 
@@ -43,6 +44,20 @@ def throughput_section(results: Path) -> str:
         "pairs": lambda each: str(each["repeats"]),
     }
     return row_each(dict(read(results / "student_throughput.json")).values(), columns)
+
+
+def muon_section(results: Path) -> str:
+    """Seconds of a step of Muon beside those of PyTorch's."""
+    columns: Columns = {
+        "student": lambda each: f"{each['student']}, {counted(each['kernels'], 'kernel')}",
+        "seconds a step": lambda each: f"{each['seconds']['decoct']['median']:.3f}",
+        "PyTorch's Muon": lambda each: f"{each['seconds']['PyTorch']['median']:.3f}",
+        "ratio (range)": lambda each: "{median:.1f} ({min:.1f} to {max:.1f})".format_map(each["ratio"]),
+        "forward and backward": lambda each: f"{each['forward_and_backward_seconds']['median']:.3f}",
+        "error, decoct and PyTorch": lambda each: f"{each['error']['decoct']:.0e}, {each['error']['PyTorch']:.0e}",
+        "bf16 in the processor": lambda each: "yes" if each["bf16"] else "no",
+    }
+    return row_each(dict(read(results / "muon.json")).values(), columns)
 
 
 def many_images_section(results: Path) -> str:

@@ -43,6 +43,18 @@ def test_the_plain_loop_mixes_each_image_with_a_partner():
     assert torch.equal(pixels[:, 0, 0, 0], torch.arange(6.0))
 
 
+def test_steps_of_muon_are_timed_beside_pytorchs(tmp_path, capsys):
+    load("muon").main(
+        ["--students", "convnet3_w8", "--batch_size", "2", "--repeats", "2", "--output_dir", str(tmp_path)]
+    )
+    result = json.loads((tmp_path / "muon.json").read_text())["convnet3_w8"]
+    seconds, ratio = result["seconds"], result["ratio"]
+    assert set(seconds) == {"decoct", "PyTorch"} and 0 < seconds["PyTorch"]["min"] <= seconds["PyTorch"]["max"]
+    assert 0 < ratio["min"] <= ratio["median"] <= ratio["max"]
+    assert (result["kernels"], result["largest"]) == (3, [8, 72])
+    assert result["error"]["decoct"] < 1e-3 < result["error"]["PyTorch"]
+
+
 GRID = """
 # Claim: settings of the protocol `rded_kd`, one changed at a time around a short training.
 records: settings.json

@@ -9,7 +9,8 @@ import pytest
 import torch
 from torch import nn
 
-from decoct.training.optimizers import kernel_muon, set_learning_rates, student_optimizers
+from decoct.training.muon import kernel_muon, orthogonalised
+from decoct.training.optimizers import set_learning_rates, student_optimizers
 from decoct.training.protocols import learning_rate, load_protocol, schedule
 
 
@@ -27,7 +28,9 @@ def loss_of(net: nn.Module, step: int) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("channels_last", [False, True])
-def test_kernels_are_trained_as_their_matrices_are(channels_last):
+def test_kernels_are_trained_as_their_matrices_are(channels_last, monkeypatch):
+    # PyTorch's is in bfloat16, whose rounding would hide a fault.
+    monkeypatch.setattr(torch.optim._muon, "_zeropower_via_newtonschulz", orthogonalised)
     net, reference = network(channels_last), network()
     kernels = [weight for weight in net.parameters() if weight.ndim == 4]
     ours = kernel_muon(kernels, 0.02, 0.95, 0.01)
@@ -50,8 +53,7 @@ def test_kernels_are_trained_as_their_matrices_are(channels_last):
                     weight.copy_(matrices[name].view_as(weight))
         reference.zero_grad()
     for weight, expected in zip(net.parameters(), reference.parameters(), strict=True):
-        # Muon orthogonalises in bfloat16, and sums in another order where memory has one.
-        assert torch.allclose(weight, expected, atol=2e-3)
+        assert torch.allclose(weight, expected, atol=1e-4)
     assert not torch.equal(net[0].weight, network()[0].weight)
 
 

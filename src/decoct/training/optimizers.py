@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from decoct.training.loop import parameter_groups
+from decoct.training.muon import kernel_muon
 from decoct.training.protocols import Protocol, initial_learning_rate
 
-__all__ = ["kernel_muon", "set_learning_rates", "student_optimizers"]
+__all__ = ["set_learning_rates", "student_optimizers"]
 
 
 def student_optimizers(
@@ -50,41 +51,9 @@ def set_learning_rates(optimizers: Iterable[torch.optim.Optimizer], factor: floa
             group["lr"] = group["initial_lr"] * factor
 
 
-def kernel_muon(
-    kernels: Iterable[nn.Parameter], learning_rate: float, momentum: float, weight_decay: float
-) -> torch.optim.Optimizer:
-    """Muon (Jordan et al., 2024) on kernels of convolutions `(out, in, height, width)`, as matrices with a row per out.
-
-    The matrices share the memory of the kernels and of their gradients, which therefore must stay where they are.
-
-    Raises:
-        ValueError: If PyTorch has no Muon yet.
-    """
-    if not hasattr(torch.optim, "Muon"):
-        raise ValueError(f"optimizer 'muon' must have PyTorch 2.9 or newer. Got {torch.__version__}.")
-    kernels = list(kernels)
-    matrices = [nn.Parameter(_as_matrix(kernel.detach())) for kernel in kernels]
-    for kernel, matrix in zip(kernels, matrices, strict=True):
-        kernel.grad = torch.zeros_like(kernel)  # of the kernel's memory format
-        matrix.grad = _as_matrix(kernel.grad)
-    return _InPlaceMuon(matrices, lr=learning_rate, momentum=momentum, weight_decay=weight_decay)
-
-
-class _InPlaceMuon(torch.optim.Muon if hasattr(torch.optim, "Muon") else torch.optim.Optimizer):  # type: ignore[misc]
-    """Muon that sets gradients to zero where they are, and never to None."""
-
-    def zero_grad(self, set_to_none: bool = False) -> None:
-        super().zero_grad(set_to_none=False)
-
-
 def _scheduled(*optimizers: torch.optim.Optimizer) -> list[torch.optim.Optimizer]:
     """The optimisers, with their groups' learning rates kept as the initial ones."""
     for optimizer in optimizers:
         for group in optimizer.param_groups:
             group["initial_lr"] = group["lr"]
     return list(optimizers)
-
-
-def _as_matrix(kernel: Tensor) -> Tensor:
-    """A view `(out, -1)` of a kernel; the order of its columns is that of memory, which does not matter to Muon."""
-    return kernel.view(len(kernel), -1) if kernel.is_contiguous() else kernel.permute(0, 2, 3, 1).view(len(kernel), -1)
