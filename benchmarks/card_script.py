@@ -19,7 +19,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from timing import RESULTS, command_of, cpu_name
+from timing import RESULTS, command_of, cpu_name, public_name
 
 # What the card's own two examples are run in: the network's accuracy is the last line.
 AROUND = """\
@@ -67,7 +67,7 @@ def main() -> None:
         file.write_text(AROUND.format(threads=options.threads, seed=options.seed, code=code), encoding="utf-8")
         printed = subprocess.run([sys.executable, str(file)], check=True, stdout=subprocess.PIPE, text=True).stdout
     found = {
-        "dataset": record["dataset"],
+        "dataset": public_name(record["dataset"]),
         "eval_split": record["eval_split"],
         "ipc": ipc,
         "method": record["method"],

@@ -49,7 +49,14 @@ def main() -> None:
     network.eval().model.save_pretrained(options.output_dir)
     print(f"trained on {len(distilled)} images; saved in {options.output_dir}")
     if options.test is not None:
-        images = load_images(options.test, options.test_split, image_size=spec.image_size)
+        images = load_images(
+            options.test,
+            options.test_split,
+            image_size=spec.image_size,
+            label_names=spec.label_names,
+            channels=spec.channels,
+            bit_depth=manifest.get("bit_depth"),
+        )
         check_label_names(images.features["label"].names, spec.label_names, options.test, options.distilled)
         pixels = PixelDataset(images, spec.image_size, spec.channels)
         print(f"accuracy on {len(pixels)} real images: {100 * accuracy(network, pixels, device=device):.1f} %")

@@ -196,6 +196,12 @@ CASES: dict[str, Case] = {
     "distill --tune": Case(
         "distill", "--tune --utility_order highest", "utility_order must be left out with --tune, which", status=2
     ),
+    "distill --tune --selection": Case(
+        "distill",
+        "--tune --selection top",
+        "selection must be left out with --tune, which chooses them, where it changes nothing. Got 'top'.",
+        status=2,
+    ),
     "distill --image_size": Case(
         "distill", f"{DISTIL} --image_size 64", "image_size must be that of the teacher, 16, or be left out. Got 64."
     ),
@@ -252,6 +258,12 @@ CASES: dict[str, Case] = {
     "evaluate --ipc 0": Case("evaluate", "--ipc 0", "ipc must be numbers from 1 on. Got [0].", status=2),
     "evaluate --overwrite": Case(
         "evaluate", "--overwrite", "overwrite must be left out here: results are added to, where it", status=2
+    ),
+    "evaluate --real_accuracy": Case(
+        "evaluate",
+        "--students convnet3 --real_accuracy convnet4=0.8",
+        "real_accuracy must be NAME=FRACTION with NAME one of the students ['convnet3']. Got 'convnet4'.",
+        status=2,
     ),
     "evaluate --seeds 0": Case("evaluate", "--seeds 0", "seeds must be at least 1. Got 0.", status=2),
     "evaluate --labels soft": Case(

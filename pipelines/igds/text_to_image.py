@@ -39,6 +39,7 @@ TEXT_TO_IMAGE = (
 # Sizes of latents for which PixArt brings images of any size to the nearest that it was trained on, and back.
 BINNED = {"PixArtAlphaPipeline": (32, 64, 128), "PixArtSigmaPipeline": (32, 64, 128, 256)}
 FLOWS = ("StableDiffusion3Pipeline", "FluxPipeline")
+OWN_OPTIONS = ("prompt", "num_images_per_prompt", "output_type", "return_dict")  # of the stock call, set by the prior's
 WITHOUT_BATCH = ("img_ids", "txt_ids")  # Flux: positions, the same for all images
 
 
@@ -175,14 +176,15 @@ class TextToImagePrior:
         Args:
             micro_batch: Samples per pass of the prior, where classifier-free guidance makes two of an image.
             classifier_free_guidance_scale: The stock pipeline's `guidance_scale`. Default: its own.
-            **options: Of the stock pipeline, such as `negative_prompt` or `attention_kwargs`.
+            **options: Of the stock pipeline, such as `negative_prompt` (of all images, or one each) or
+                `attention_kwargs`; but not its prompts, images per prompt and kind of output.
 
         Returns:
             Images in [0, 1] of shape `(batch, channels, height, width)`, with both estimates of each.
 
         Raises:
-            ValueError: for settings out of range, unknown classes, a scheduler that does not carry the guidance, and
-                guidance that is not finite.
+            ValueError: for settings out of range, unknown classes, options that the prior sets, a scheduler that does
+                not carry the guidance, and guidance that is not finite.
             FlaggedImages: for images that the pipeline's safety checker blacked out, a ValueError.
         """
         check_counts(
@@ -191,6 +193,12 @@ class TextToImagePrior:
             vae_micro_batch=vae_micro_batch,
             estimator_micro_batch=estimator_micro_batch,
         )
+        taken = sorted(options.keys() & {*OWN_OPTIONS})
+        if taken:
+            raise ValueError(
+                f"options of the stock pipeline must leave out {list(OWN_OPTIONS)}: prompts are those of the classes, "
+                f"one image each, and images are tensors. Got {taken}."
+            )
         estimator_micro_batch = estimator_micro_batch or micro_batch
         labels = label_ids(class_labels, class_names(self.estimator), "estimator")
         if not labels:
@@ -219,6 +227,8 @@ class TextToImagePrior:
             options = {"use_resolution_binning": False, **options}
         if classifier_free_guidance_scale is not None:
             options["guidance_scale"] = classifier_free_guidance_scale
+        if isinstance(options.get("negative_prompt"), str):  # some stock pipelines take no single one beside a list
+            options["negative_prompt"] = [options["negative_prompt"]] * len(labels)
         prompts = [self.prompts[label] for label in labels]
         with guidance.attached(self.pipeline), in_passes(self.prior, micro_batch):
             output = self.pipeline(

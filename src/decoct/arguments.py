@@ -152,6 +152,7 @@ def parse_config(
         if rest:
             arguments += [f"--{positional}", *rest]
             given.add(str(positional))
+        asked = {name: getattr(known, name, None) for name in given}
         if known.preset is not None:
             section = config_class.__name__.removesuffix("Config").lower()
             arguments = [*as_arguments(read_preset(known.preset, section, fields)), *arguments]
@@ -160,7 +161,7 @@ def parse_config(
         )
         if more := left[len(rest) :]:  # the option takes one word
             raise unknown_argument(more)
-        require_effect(config, given)
+        require_effect(config, asked)
         return config
     except (ValueError, OSError) as error:
         parser.exit(2, f"{parser.prog}: error: {error}\n")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +53,13 @@ def test_every_record_has_the_fields_of_all_records(name):
         check_accuracies(record)
         if record.get("baseline"):
             check_accuracies(record["baseline"])
+
+
+def test_no_file_has_a_path_of_a_machine():
+    files = [*RESULTS.glob("*.json")]
+    assert len(files) > 30
+    for file in files:
+        assert re.findall(r'"(?:/|~|[A-Z]:)[^"]*"', file.read_text(encoding="utf-8")) == [], file.name
 
 
 def test_files_that_name_the_precision_name_it_alike():

@@ -294,6 +294,8 @@ def test_problems_are_found_before_anything_is_written(file, inputs, tmp_path):
         check(protocol="minimax_hard", labels=["online"])
     with pytest.raises(ValueError, match="no_such_network"):
         check(students=["no_such_network"])
+    with pytest.raises(ValueError, match=r"students must be networks that take images of \d+ px. Got 'convnet6'"):
+        check(students=["convnet6"])
     with pytest.raises(ValueError, match="epoch_9"):
         check(sets=[Variant("late", {"method": "random", "label_teacher": "epoch_9"})])
     assert list(tmp_path.iterdir()) == [file]

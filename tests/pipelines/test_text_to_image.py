@@ -330,6 +330,27 @@ def test_options_reach_the_stock_pipeline(make_prior, seeded):
     assert torch.equal(large.images, expected.images)
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+def test_one_negative_prompt_is_that_of_all_images(make_prior, seeded, family):
+    prior = make_prior(family)
+    scale = {"true_cfg_scale": 3.0} if family == "flux" else {}
+    options = {"num_inference_steps": 2, "guidance_scale": 0.0, **scale}
+    images = [
+        prior(LABELS, negative_prompt=negative, generator=seeded(3), **options).images
+        for negative in ("a tree", ["a tree"] * len(LABELS), ["a cat"] * len(LABELS))
+    ]
+    assert torch.equal(images[0], images[1]) and not torch.equal(images[0], images[2])
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("prompt", "a cat"), ("num_images_per_prompt", 2), ("output_type", "pil"), ("return_dict", False)],
+)
+def test_options_that_the_prior_sets_are_refused(make_prior, name, value):
+    with pytest.raises(ValueError, match=rf"must leave out \['prompt', .*one image each.*Got \['{name}'\]\."):
+        make_prior("stable_diffusion")(LABELS, **{name: value})
+
+
 @pytest.mark.parametrize(
     ("family", "side", "message"),
     [

@@ -14,6 +14,7 @@ import pytest
 
 from decoct.arguments import message_of, parse_config
 from decoct.config import DistillConfig, EvaluateConfig, TeacherConfig, VerifyConfig
+from decoct.files import read_object
 from decoct.run import lock
 from decoct.run.files import named_errors, write_tensors, written_whole
 from decoct.run.folder import check_folder, claim_folder, write_text
@@ -85,6 +86,19 @@ def test_overwriting_keeps_other_kinds_of_runs_and_other_peoples_files(tmp_path)
         check_folder(tmp_path, {"model": "convnet3"}, overwrite=True)
     claim_folder(tmp_path, {"method": "random"}, True, ["manifest.json"])
     assert sorted(path.name for path in tmp_path.iterdir()) == ["notes.txt", "run.json"]
+
+
+def test_a_folder_with_nothing_but_a_claim_is_as_good_as_new_unless_other_machines_may_work_there(tmp_path):
+    claim_folder(tmp_path, {"method": "rded"}, False, [])
+    with pytest.raises(ValueError, match="differs in\n  method: 'rded' there, 'random' now"):
+        claim_folder(tmp_path, {"method": "random"}, False, [], alone=False)
+    for identity in ({"method": "random"}, {"model": "convnet3"}):
+        check_folder(tmp_path, identity, overwrite=False)
+        claim_folder(tmp_path, identity, False, [])
+        assert read_object(tmp_path / "run.json") == identity
+    (tmp_path / "model.safetensors").write_bytes(b"")
+    with pytest.raises(ValueError, match="which holds a teacher"):
+        check_folder(tmp_path, {"method": "random"}, overwrite=False)
 
 
 @pytest.mark.parametrize("content", ["[1]", "{", ""])

@@ -21,11 +21,11 @@ CROPS = ("crop_center", "crops_per_image", "noise_scale")
 SHAPLEY = ("kernel_shap", "captum_kernel_shap", "exact_shapley")
 
 
-def require_effect(config: Any, given: Collection[str]) -> None:
-    """Raises ValueError for the first option that was given and changes nothing."""
+def require_effect(config: Any, given: Mapping[str, Any]) -> None:
+    """Raises ValueError for the first option that was given, with its value, and changes nothing."""
     for name, why in without_effect(config).items():
         if name in given:
-            raise ValueError(f"{name} must be left out {why}, where it changes nothing. Got {getattr(config, name)!r}.")
+            raise ValueError(f"{name} must be left out {why}, where it changes nothing. Got {given[name]!r}.")
 
 
 def without_effect(config: Any) -> dict[str, str]:

@@ -140,7 +140,10 @@ class EvaluateConfig(DataConfig):
             self.target_dataset,
         )
         require(self.task == "accuracy" or self.epoch == "last", "epoch", f"'last' for task {self.task!r}", self.epoch)
-        self.real_accuracies()
+        students = {name.replace("_instance", "") for name in self.students}  # protocols choose the norm
+        for name in self.real_accuracies():
+            expected = f"NAME=FRACTION with NAME one of the students {self.students}"
+            require(name.replace("_instance", "") in students, "real_accuracy", expected, name)
 
     def real_accuracies(self) -> dict[str, float]:
         """`real_accuracy` by student.

@@ -23,6 +23,7 @@ from decoct.data.source import dataset_fingerprint
 from decoct.data.tensors import PixelDataset
 from decoct.evaluation.grid import Grid
 from decoct.evaluation.plan import student_seconds_per_image
+from decoct.evaluation.students import check_student
 from decoct.evaluation.units import Setting
 from decoct.files import read_object
 from decoct.igds.loading import label_names, load_estimator
@@ -137,7 +138,7 @@ class Study(Grid[Subset]):
         require_class_count(self.images, max(config.ipc))
         self.protocol.check_labels(config.labels)
         for student in self.students:
-            build_classifier(student, self.spec)
+            check_student(student, self.spec)
 
     @cached_property
     def eval_pixels(self) -> PixelDataset:

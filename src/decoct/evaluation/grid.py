@@ -31,8 +31,9 @@ from decoct.data.loading import load_split, side_of
 from decoct.data.spec import ImageSpec
 from decoct.distilled.dataset import read_manifest, spec_of
 from decoct.evaluation.accuracy import AccuracyEvaluation
+from decoct.evaluation.students import check_student
 from decoct.models.label_map import read_label_map, teacher_for
-from decoct.models.zoo import build_classifier, load_classifier
+from decoct.models.zoo import load_classifier
 from decoct.results.records import read_results
 from decoct.run.folder import write_json
 from decoct.run.processes import share_out
@@ -199,7 +200,7 @@ class DistilledGrid(Grid[Cell]):
             if cell.distil is None:
                 AccuracyEvaluation(cell.evaluate, {cell.protocol.name: cell.protocol}).check()
         for cell in {(cell.evaluate.students[0], cell.evaluate.distilled): cell for cell in missing}.values():
-            build_classifier(cell.evaluate.students[0], self.spec(cell))
+            check_student(cell.evaluate.students[0], self.spec(cell))
 
     def images_seen(self, cell: Cell) -> int:
         """Images that a cell's student sees while it is trained."""

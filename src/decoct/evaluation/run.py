@@ -28,6 +28,7 @@ from decoct.data.held_out import check_share
 from decoct.distilled.dataset import DistilledSet, commit_of, load_distilled, read_manifest, spec_of
 from decoct.evaluation.eval_split import EvalSplit
 from decoct.evaluation.random_baseline import SOURCE_FIELDS, RandomBaseline
+from decoct.evaluation.students import check_student
 from decoct.evaluation.teachers import Teachers
 from decoct.evaluation.units import Setting, Unit
 from decoct.files import read_object
@@ -36,7 +37,7 @@ from decoct.models.chance import weakness
 from decoct.models.classifier import Classifier
 from decoct.models.label_map import read_label_map
 from decoct.models.weak_teacher import sample_accuracy
-from decoct.models.zoo import architecture_of, build_classifier
+from decoct.models.zoo import architecture_of
 from decoct.results.statistics import accuracies_of
 from decoct.run.folder import write_json
 from decoct.run.processes import device_name, share_out
@@ -103,16 +104,7 @@ class Evaluation(ABC, Generic[UnitType]):
         """Raises ValueError for what would stop a unit later: labels not stored, no teacher, other label names."""
         for setting in self.settings:
             self.sets[setting.ipc].check_labels(setting.labels)
-            try:
-                build_classifier(setting.student, self.spec, role="students")
-            except ValueError as error:
-                if repr(setting.student) in str(error):  # no such network
-                    raise
-                side = self.spec.image_size
-                raise ValueError(
-                    f"students must be networks that take images of {side} px. Got {setting.student!r}: {error} "
-                    "Name others with --students."
-                ) from error
+            check_student(setting.student, self.spec)
         if "online" in self.config.labels or self.config.teacher is not None:
             for ipc in self.ipcs:
                 self.teachers.online(ipc)

@@ -45,6 +45,8 @@ def claim_folder(
 ) -> None:
     """Makes `folder` this run's: a new one, or one that an earlier call with the same identity left unfinished.
 
+    A folder in which an earlier call left nothing but its claim is as good as a new one.
+
     Args:
         identity: JSON-ready values (`identity_of`).
         overwrite: Remove what an earlier run with another identity wrote, and start again.
@@ -55,7 +57,7 @@ def claim_folder(
     Raises:
         ValueError: As `check_folder`.
     """
-    check_folder(folder, identity, overwrite)
+    check_folder(folder, identity, overwrite, alone)
     if folder.is_dir() and alone:
         remove_leftovers(folder)
     if (folder / RUN_FILE).is_file():
@@ -65,7 +67,7 @@ def claim_folder(
     write_json(folder / RUN_FILE, identity)
 
 
-def check_folder(folder: Path, identity: dict[str, Any], overwrite: bool) -> None:
+def check_folder(folder: Path, identity: dict[str, Any], overwrite: bool, alone: bool = True) -> None:
     """What `claim_folder` would say; nothing is touched.
 
     Raises:
@@ -74,6 +76,8 @@ def check_folder(folder: Path, identity: dict[str, Any], overwrite: bool) -> Non
     """
     run_file = folder / RUN_FILE
     names = foreign_names(folder)  # before the look for the run file: another rank may just be writing it
+    if names == [RUN_FILE] and alone:
+        return
     if run_file.is_file():
         earlier = read_object(run_file)
         different = differences(earlier, identity)

@@ -415,7 +415,7 @@ def with_options(options: Mapping[str, Any], given: Collection[str] = ()) -> Dis
             near = difflib.get_close_matches(name, fields, n=1, cutoff=0)[0]
             raise ValueError(f"Options must be fields of DistillConfig. Got {name!r}; the nearest is {near!r}.")
     config = DistillConfig(**options)
-    require_effect(config, given)
+    require_effect(config, {name: options[name] for name in given})
     return config
 
 
