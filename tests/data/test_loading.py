@@ -208,6 +208,13 @@ def test_a_table_of_a_test_split_whose_labels_are_kept_secret_is_left_out(tmp_pa
         eval_split_name(str(tmp_path))
 
 
+def test_splits_of_other_columns_are_answered_with_the_remedy(tmp_path: Path) -> None:
+    (tmp_path / "train.jsonl").write_text('{"file": "0.png", "label": "cat"}\n')
+    (tmp_path / "test.jsonl").write_text('{"file": "1.png"}\n')
+    with pytest.raises(ValueError, match="cannot be opened: .*the same columns: put files without labels elsewhere"):
+        load_images(str(tmp_path))
+
+
 @pytest.mark.parametrize("labels", [[], [None, None]])
 def test_a_test_split_without_labels_is_not_measured_on(tmp_path: Path, labels: list[str | None]) -> None:
     features = datasets.Features({"image": datasets.Image(), "label": datasets.Value("string")})

@@ -114,7 +114,7 @@ def builder_of(source: str, config_name: str | None, prepare: bool = True) -> da
         where = "there is no such folder or file here, and as a Hub id it " if missing else "it "
         raise ValueError(
             f"dataset must be {EXPECTED}. Got {source!r}: {where}cannot be opened: {one_line(_reason(error))}"
-            + (" (Name a configuration with --dataset_config.)" if "onfig" in str(error) else "")
+            + _remedy(error)
         ) from error
     if folders is not None:
         _check_counts(source, image_counts(path, folders), builder)
@@ -151,6 +151,13 @@ def _reason(error: BaseException) -> BaseException:
     while error.__cause__ is not None and str(error.__cause__).strip():
         error = error.__cause__
     return error
+
+
+def _remedy(error: BaseException) -> str:
+    """What to do about an error of `datasets`, in brackets, where its words do not say it."""
+    if "column names don't match" in str(_reason(error)):
+        return " (All splits must have the same columns: put files without labels elsewhere.)"
+    return " (Name a configuration with --dataset_config.)" if "onfig" in str(error) else ""
 
 
 def _check_expansion(builder: datasets.DatasetBuilder) -> None:
