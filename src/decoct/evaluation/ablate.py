@@ -27,7 +27,8 @@ from decoct.results.factors import KEY, RANDOM_IMAGES, Factors, combinations_of
 from decoct.run.folder import check_folder, claim_folder, identity_of, write_text
 from decoct.run.lock import writes_alone
 from decoct.run.processes import close, open_accelerator
-from decoct.synthesis.run import shared_batch_size, with_held_out
+from decoct.synthesis.inputs import with_held_out
+from decoct.synthesis.run import shared_batch_size
 from decoct.training.protocols import load_protocol, student_name
 
 __all__ = ["ablate", "plan_ablate"]

@@ -37,8 +37,9 @@ from decoct.models.zoo import load_classifier
 from decoct.results.records import read_results
 from decoct.run.folder import write_json
 from decoct.run.processes import share_out
+from decoct.synthesis.inputs import validation_images
+from decoct.synthesis.label_teachers import label_teacher
 from decoct.synthesis.real import candidates_of, distill_images, forward_passes
-from decoct.synthesis.run import label_teacher, validation_images
 from decoct.synthesis.shared import SharedScores, heatmap_settings, score_settings
 from decoct.training import protocols
 

@@ -25,7 +25,8 @@ from decoct.igds.loading import load_estimator
 from decoct.igds.measuring import measure
 from decoct.models.classifier import fingerprint_of
 from decoct.run.folder import identity_of
-from decoct.synthesis.run import StoredLabels, label_bytes, read_ipc, with_held_out
+from decoct.synthesis.inputs import with_held_out
+from decoct.synthesis.run import StoredLabels, label_bytes, read_ipc
 from decoct.training.protocols import (
     Protocol,
     batch_size,

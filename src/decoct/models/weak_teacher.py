@@ -46,7 +46,7 @@ def check_teachers(
     mixed_precision: str,
     allow: bool,
 ) -> list[float]:
-    """The accuracy of teachers on a sample of the images to distil, those named twice once.
+    """The accuracy of teachers on a sample of the images to distil; of the same networks once.
 
     Args:
         images: With the teachers' label names.
@@ -56,7 +56,7 @@ def check_teachers(
         ValueError: If one is below and that is not allowed.
     """
     accuracies = []
-    for teacher in {id(each): each for each in teachers}.values():
+    for teacher in {each.fingerprint(): each for each in teachers}.values():
         found, count = sample_accuracy(teacher, images, device, mixed_precision)
         accuracies.append(found)
         whose, what = f"The teacher {teacher.name}", f"{count:,} training images"

@@ -159,7 +159,7 @@ def _sampled_once(
     images = require_finite(output.images.float(), "pixels of the prior's samples", place_of)
     for name in ("prototype", "contextual"):
         require_finite(getattr(output, name), f"estimates of the {name} information", place_of)
-    if images.shape[-1] != side:
+    if images.shape[-2:] != (side, side):
         images = F.interpolate(images, (side, side), mode="bilinear", align_corners=False, antialias=True)
     pixels = (images * 255).round().clamp(0, 255).to(torch.uint8).cpu()
     columns = {

@@ -19,7 +19,9 @@ from decoct.run.folder import RUN_FILE
 from decoct.run.lock import writes_alone
 from decoct.run.processes import close, open_accelerator
 from decoct.run.shards import ShardsMissing, Share
-from decoct.synthesis.run import check_source, label_teacher, rank_record, validation_images, with_held_out
+from decoct.synthesis.inputs import check_source, validation_images, with_held_out
+from decoct.synthesis.label_teachers import label_teacher
+from decoct.synthesis.run import rank_record
 from decoct.synthesis.streaming import load_streamed
 
 __all__ = ["distill", "plan_distill"]

@@ -29,19 +29,9 @@ from decoct.models.throughput import throughput
 from decoct.run.finite import require_finite
 from decoct.run.seeding import numpy_generator
 from decoct.run.shards import ALL, Share, rows_per_shard, run_shards
+from decoct.synthesis.inputs import check_classifier, check_source, in_memory, with_options
 from decoct.synthesis.output import write_preview
-from decoct.synthesis.run import (
-    DistillRun,
-    StoredLabels,
-    check_classifier,
-    check_source,
-    in_memory,
-    label_bytes,
-    label_passes,
-    read_ipc,
-    run_folder,
-    with_options,
-)
+from decoct.synthesis.run import DistillRun, StoredLabels, label_bytes, label_passes, read_ipc, run_folder
 from decoct.synthesis.selection import draw_candidates
 from decoct.synthesis.tiles import Mosaics, SelectionSettings, Tile, cut_mosaics, images_of, select_tiles
 from decoct.synthesis.tune import (

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
-import difflib
 import logging
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -22,12 +20,10 @@ from accelerate.utils import broadcast_object_list
 from datasets import Dataset
 from torch import Tensor
 
-from decoct.config import DistillConfig, require_effect, to_dict, values_for, without_effect
+from decoct.config import DistillConfig, to_dict, values_for, without_effect
 from decoct.config.data import HELD_OUT
 from decoct.config.distill import SHARED_WORK
-from decoct.config.options import require
-from decoct.data.held_out import check_share, held_out_of
-from decoct.data.loading import bit_depth_of, check_label_names, eval_split_name, load_split, loaded_images, side_of
+from decoct.data.loading import bit_depth_of
 from decoct.data.mixed_views import mixed_views, views_digest
 from decoct.data.source import dataset_fingerprint, source_record
 from decoct.data.spec import ImageSpec
@@ -36,10 +32,8 @@ from decoct.distilled.schema import SLOT_COLUMNS, image_features, slot_features,
 from decoct.files import read_json, read_object
 from decoct.models.classifier import Classifier
 from decoct.models.ensemble import Ensemble
-from decoct.models.label_map import read_label_map, teacher_for
+from decoct.models.label_map import read_label_map
 from decoct.models.throughput import calibrated_batch_size, teacher_forward
-from decoct.models.weak_teacher import check_teachers
-from decoct.models.zoo import load_classifier
 from decoct.pages.report import write_report
 from decoct.pages.sources import collect_sources
 from decoct.run.finite import require_finite
@@ -50,6 +44,8 @@ from decoct.run.precision import lay_out
 from decoct.run.processes import device_name
 from decoct.run.shards import ShardsMissing, Share, rows_per_shard, run_shards
 from decoct.run.versions import installed_versions
+from decoct.synthesis.inputs import only_held_out
+from decoct.synthesis.label_teachers import label_teacher
 from decoct.synthesis.output import merge_shards, write_card, write_pixels
 from decoct.synthesis.relabel import mixed_logits
 from decoct.synthesis.tiles import LabelSettings, Mosaics, label_mosaics
@@ -57,20 +53,12 @@ from decoct.synthesis.tiles import LabelSettings, Mosaics, label_mosaics
 __all__ = [
     "DistillRun",
     "StoredLabels",
-    "check_classifier",
-    "check_source",
-    "in_memory",
-    "check_room",
     "label_bytes",
     "label_passes",
-    "label_teacher",
     "rank_record",
     "read_ipc",
     "run_folder",
     "shared_batch_size",
-    "validation_images",
-    "with_held_out",
-    "with_options",
 ]
 
 logger = logging.getLogger(__name__)
@@ -86,8 +74,6 @@ WRITTEN = (
     "evaluation/*.safetensors",
     "shards",
 )
-LABEL_TEACHERS = ("converged", "early", "by_ipc")  # the teacher itself, and those beside it
-EARLY_IPC = 10  # InfoUtil, App. B.2: early teachers label up to this IPC
 
 
 class DistillRun:
@@ -299,154 +285,6 @@ def shared_batch_size(
     if accelerator.num_processes > 1:
         broadcast_object_list(sizes)
     return int(sizes[0] or 1)
-
-
-def with_held_out(config: DistillConfig) -> DistillConfig:
-    """The configuration, with the validation images that were held out of the teacher's training left out.
-
-    Raises:
-        ValueError: If another share is asked for, or another network was trained with another, so that one of them has
-            seen images that are held out.
-    """
-    trained = held_out_of(config.teacher)
-    if trained is not None:
-        require(
-            config.validation_fraction in (None, trained),
-            "validation_fraction",
-            f"{trained:g}, the share held out when the teacher {config.teacher} was trained",
-            config.validation_fraction,
-        )
-        config = dataclasses.replace(config, validation_fraction=trained or None)
-    others = [("label_teacher", name) for name in config.label_teacher if name not in LABEL_TEACHERS]
-    if config.method == "igds":
-        others += [("prior", config.prior), ("estimator", config.estimator)]
-    for role, network in others:
-        check_share(network, role, config.validation_fraction)
-    return config
-
-
-def only_held_out(config: DistillConfig) -> bool:
-    """Whether what is held out is all there is to measure on, since the dataset has no split for that."""
-    if not config.validation_fraction or config.eval_split is not None:
-        return False
-    try:
-        eval_split_name(config.dataset, config.dataset_config, label_column=config.label_column)
-    except ValueError:
-        return True
-    return False
-
-
-def validation_images(config: DistillConfig, teacher: Classifier) -> Dataset | None:
-    """What `tune` looks at: the images held out of the teacher's training; None without `tune`."""
-    if not config.tune:
-        return None
-    return load_split(config, HELD_OUT, side_of(config.image_size, teacher.spec.image_size, "the teacher"))
-
-
-def check_source(images: Dataset, dataset: str, teacher: Classifier, tile_rows: int) -> None:
-    """Raises ValueError if the source has other label names than the teacher, or its images do not divide into tiles.
-
-    Args:
-        dataset: Its name.
-        tile_rows: Tiles along an image's side.
-    """
-    names = images.features["label"].names
-    check_label_names(teacher.spec.label_names, names, f"the teacher {teacher.name}", f"the dataset {dataset}")
-    side = teacher.spec.image_size
-    if side % tile_rows:
-        raise ValueError(f"tiles_per_image must be 1 for images of odd size ({side} px). Got 4.")
-
-
-def label_teacher(
-    asked: Sequence[str], teacher: Classifier, ipc: int, label_map: Mapping[str, str] | None = None
-) -> Classifier:
-    """The teacher that labels an IPC's images, an `Ensemble` where there are several.
-
-    Args:
-        asked: Each of them `converged`, `early`, `by_ipc`, or a folder or Hub id.
-        teacher: With the dataset's label names.
-        label_map: The teacher's name of a class of the dataset, where it is another one.
-
-    Raises:
-        ValueError: If an early teacher is asked for and none lies beside the teacher, or label names or images differ.
-    """
-    members = [one_label_teacher(each, teacher, ipc, label_map) for each in asked]
-    if len({each.fingerprint() for each in members}) < len(members):
-        names = [each.name for each in members]
-        raise ValueError(f"label_teacher must be different networks. Got {list(asked)}, at IPC {ipc} {names}.")
-    return members[0] if len(members) == 1 else Ensemble(members)
-
-
-def one_label_teacher(
-    asked: str, teacher: Classifier, ipc: int, label_map: Mapping[str, str] | None = None
-) -> Classifier:
-    """One of the teachers that label an IPC's images; arguments and errors as for `label_teacher`."""
-    choice = asked
-    if choice == "by_ipc":
-        choice = "early" if ipc <= EARLY_IPC else "converged"
-    if choice == "converged":
-        return teacher
-    if choice == "early":
-        early = sorted(Path(teacher.name).glob("epoch_*"), key=lambda path: int(path.name.removeprefix("epoch_")))
-        if not early:
-            raise ValueError(
-                f"label_teacher must be 'converged' where no early teacher was saved. Got {asked!r}, "
-                f"but {teacher.name} has no epoch_N folder: train it with --save_epochs 10."
-            )
-        choice = str(early[0])
-    chosen = load_classifier(choice)
-    names = teacher.spec.label_names
-    return teacher_for(chosen, names, "to distil", None if chosen.spec.label_names == names else label_map)
-
-
-def with_options(options: Mapping[str, Any], given: Collection[str] = ()) -> DistillConfig:
-    """A configuration from Python.
-
-    Args:
-        given: Options that were asked for.
-
-    Raises:
-        ValueError: For an option that there is not, with the nearest one, and for one that was asked for and changes
-            nothing.
-    """
-    fields = [each.name for each in dataclasses.fields(DistillConfig)]
-    for name in options:
-        if name not in fields:
-            near = difflib.get_close_matches(name, fields, n=1, cutoff=0)[0]
-            raise ValueError(f"Options must be fields of DistillConfig. Got {name!r}; the nearest is {near!r}.")
-    config = DistillConfig(**options)
-    require_effect(config, {name: options[name] for name in given})
-    return config
-
-
-def check_classifier(teacher: Any) -> None:
-    """Raises ValueError for what is no teacher, such as the name of one."""
-    if not isinstance(teacher, Classifier):
-        raise ValueError(
-            f"teacher must be a Classifier. Got {type(teacher).__name__}: load one with decoct.load_classifier."
-        )
-
-
-def in_memory(
-    config: DistillConfig, images: Dataset, teacher: Classifier, accelerator: Accelerator
-) -> tuple[Dataset, Classifier]:
-    """Images and teacher that were given as objects, checked as those of the command line; the teacher in eval mode.
-
-    Raises:
-        ValueError: As `load_images`, or if the teacher does not have the images' classes, or does not know them.
-    """
-    if config.validation_fraction:
-        raise ValueError(
-            f"validation_fraction must be left out for images in memory: give those to distil, and to `distill` the "
-            f"others as `validation`. Got {config.validation_fraction}."
-        )
-    images = loaded_images(images, side_of(config.image_size, teacher.spec.image_size, "the teacher"), config)
-    label_map = read_label_map(config.label_map)
-    teacher = teacher_for(teacher, images.features["label"].names, config.dataset, label_map)
-    teacher.eval()
-    precision, allow = config.mixed_precision, config.allow_weak_teacher
-    check_teachers([teacher], images, accelerator.device, precision, allow)
-    return images, teacher
 
 
 def network_record(classifier: Classifier) -> dict[str, Any]:

@@ -31,19 +31,9 @@ from decoct.synthesis.guided_prior import (
     open_pipeline,
     sampler_networks,
 )
+from decoct.synthesis.inputs import check_classifier, check_source, in_memory, with_options
 from decoct.synthesis.output import write_samples_preview
-from decoct.synthesis.run import (
-    DistillRun,
-    StoredLabels,
-    check_classifier,
-    check_source,
-    in_memory,
-    label_bytes,
-    label_passes,
-    read_ipc,
-    run_folder,
-    with_options,
-)
+from decoct.synthesis.run import DistillRun, StoredLabels, label_bytes, label_passes, read_ipc, run_folder
 
 __all__ = ["IGDS", "distill_samples", "plan_sampled"]
 

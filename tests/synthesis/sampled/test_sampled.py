@@ -26,7 +26,7 @@ from decoct.data.pixels import to_pixels
 from decoct.igds.information import default_beta
 from decoct.igds.loading import build_estimator, load_estimator
 from decoct.igds.prior import load_pipeline
-from decoct.pipelines.igds.pipeline import IGDSPipeline
+from decoct.pipelines.igds.pipeline import IGDSPipeline, IGDSPipelineOutput
 from decoct.run.folder import write_json
 from decoct.synthesis.chunks import Chunk, betas_of, chunks_of, sample_chunk
 from decoct.synthesis.distill import distill, plan_distill
@@ -282,6 +282,16 @@ def test_colour_images_and_a_prior_of_another_size(quick, tmp_path, untrained_pr
     assert by_hand.shape[-1] == 32
     resized = F.interpolate(by_hand, (16, 16), mode="bilinear", align_corners=False, antialias=True)
     assert torch.equal(to_pixels([image], 16, 3), eight_bit(resized))
+
+
+@pytest.mark.parametrize("shape", [(24, SIDE), (SIDE, 24), (24, 24)])
+def test_samples_of_any_shape_become_squares_of_the_side(sampling, shape):
+    images = torch.rand(2, 1, *shape)
+    rows = sample_chunk(
+        lambda **_: IGDSPipelineOutput(images, torch.zeros(2), torch.zeros(2)), Chunk(0, 0, 2, 0.5), sampling(), SIDE
+    )
+    resized = F.interpolate(images, (SIDE, SIDE), mode="bilinear", align_corners=False, antialias=True)
+    assert torch.equal(pixels(rows), eight_bit(resized))
 
 
 def test_half_precision(quick, tmp_path, finished):
