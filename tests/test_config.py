@@ -20,8 +20,8 @@ DATA = (
 TRAINING = [*DATA, *"epochs batch_size learning_rate weight_decay warmup_fraction compile".split()]
 SELECTION = (
     "candidates_per_class attribution grid_size coalitions baseline value crop_fraction crop_center crops_per_image "
-    "noise_scale utility utility_order utility_quantile selection pool_factor pool_share coverage_noise "
-    "tune tune_budget gradient_flow_references"
+    "noise_scale utility utility_order utility_quantile selection pool_factor pool_share "
+    "coverage_kernel coverage_noise tune tune_budget gradient_flow_references"
 ).split()
 SAMPLING = (
     "prior prompt prompts prior_variant prior_image_size guidance_vae estimator prior_classes guidance_scale "

@@ -81,6 +81,7 @@ def crops_of(images: Dataset, boxes: np.ndarray) -> list[torch.Tensor]:
         {"method": "rded"},
         {"method": "herding"},
         {"selection": "regression", "utility": "random"},
+        {"selection": "coverage", "coverage_kernel": "gradients"},
         {"crop_fraction": 1.0, "baseline": "blur", "value": "probability"},
     ],
 )
@@ -96,7 +97,7 @@ def test_a_batch_equals_singles(teacher, images, options):
         assert np.allclose(together["heatmap"], singles["heatmap"], atol=1e-5)
     if "features" in together:
         assert np.allclose(together["features"].astype(float), singles["features"].astype(float), atol=1e-2)
-    assert ("logits" in together) == (options.get("selection") == "regression")
+    assert ("logits" in together) == (options.get("selection") in ("regression", "coverage"))
     if "logits" in together:
         assert np.allclose(together["logits"], singles["logits"], atol=1e-4)
 

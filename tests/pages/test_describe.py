@@ -53,6 +53,8 @@ def test_method_in_words():
     assert words().startswith("Whole real images")
     assert words(method="rded").startswith("Random crops of real images, ranked by the teacher's loss, lowest first;")
     assert "herding" in words(method="herding") and "random" not in words(method="herding")
+    for kernel in ("features", "gradients"):
+        assert f"in the teacher's {kernel} (coverage)" in words(selection="coverage", coverage_kernel=kernel)
     assert "from which a regression best predicts the teacher's logits" in words(selection="regression")
     drawn = words(utility="random", selection="regression", pool_share=1.0)
     assert "chosen as those of all classes from which a regression" in drawn and "at random" not in drawn

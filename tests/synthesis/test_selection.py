@@ -8,12 +8,15 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
+import torch.nn.functional as F
 
 from decoct.run.seeding import numpy_generator
 from decoct.synthesis import selection
 from decoct.synthesis.selection import (
     coverage,
     draw_candidates,
+    gradient_directions,
     herding,
     k_center,
     k_means,
@@ -80,6 +83,30 @@ def test_the_length_of_a_feature_does_not_matter_to_coverage():
     points = features()
     assert coverage(points * np.arange(1, 31)[:, None], 8).tolist() == coverage(points, 8).tolist()
     assert coverage(np.zeros((3, 2)), 3).tolist() == [0, 1, 2]
+
+
+@pytest.mark.parametrize("scale", [1.0, 5.0])
+def test_directions_of_gradients_are_those_of_the_last_layers_weights(scale):
+    generator = torch.Generator().manual_seed(0)
+    features = torch.randn(9, 6, generator=generator, dtype=torch.float64)
+    weights = (scale * torch.randn(4, 6, generator=generator, dtype=torch.float64)).requires_grad_()
+    gradients = []
+    for row in features:
+        loss = F.cross_entropy((weights @ row)[None], torch.tensor([2]))
+        gradients.append(torch.autograd.grad(loss, weights)[0].flatten())
+    directions = gradient_directions(features.numpy(), (features @ weights.T).detach().numpy(), 2)
+    expected = torch.stack(gradients)
+    known = expected.norm(dim=1) > 1e-8  # PyTorch's p - 1 of surer rows is rounding
+    expected = F.normalize(expected[known], dim=1)
+    cosines = torch.from_numpy(directions @ directions.T)[known][:, known]
+    assert known.sum() > 4
+    torch.testing.assert_close(cosines, expected @ expected.T, rtol=0, atol=1e-6)
+
+
+def test_rows_that_are_equal_or_sure_have_directions_too():
+    points, sure = features()[[0, 0, 1]], np.array([[0.0, 2000.0], [0.0, 2000.0], [0.0, 1.0]])
+    directions = gradient_directions(points, sure, 1)
+    assert np.isfinite(directions).all() and sorted(coverage(directions, 3)) == [0, 1, 2]
 
 
 @pytest.mark.parametrize(("share", "pool"), [(1.0, 20), (0.5, 10), (0.01, 4)])
@@ -291,7 +318,7 @@ def test_another_selection_is_not_taken_for_one_of_them():
 
 
 def test_a_class_of_too_few_candidates_is_named(tmp_path):
-    settings = SelectionSettings(1, "grad_norm", "lowest", 0.5, "top", 3.0, 1.0, 0.1, seed=0)
+    settings = SelectionSettings(1, "grad_norm", "lowest", 0.5, "top", 3.0, 1.0, "features", 0.1, seed=0)
     boxes = [[[0, 0, 8, 8]] * 3] * 5
     scores = {"label": [0] + [1] * 4, "source_index": [*range(5)], "boxes": boxes, "heatmap": [None] * 5}
     pq.write_table(pa.table({**scores, "utility": [[1.0, 2.0, 3.0], *UTILITY.tolist()]}), tmp_path / "scores.parquet")

@@ -150,6 +150,11 @@ class DistillConfig(SamplingConfig, PublishingConfig, DataConfig):
         "(0, 1].",
         matters="selection",
     )
+    coverage_kernel: Literal["features", "gradients"] = option(
+        "features",
+        "Kernel of `coverage`: the cosine of the teacher's features, or of its loss's gradients in the last layer.",
+        matters="selection",
+    )
     coverage_noise: float = option(
         0.1,
         "Variance of the noise in the Gaussian process of `coverage` and `regression`, whose own is 1.",
@@ -306,7 +311,8 @@ class DistillConfig(SamplingConfig, PublishingConfig, DataConfig):
     @property
     def needs_logits(self) -> bool:
         """Whether the candidates' logits are kept with their scores."""
-        return self.selection == "regression"
+        by_gradients = self.selection == "coverage" and self.coverage_kernel == "gradients"
+        return by_gradients or self.selection == "regression"
 
     @property
     def tile_rows(self) -> int:

@@ -91,6 +91,8 @@ def distill_without_effect(values: Mapping[str, Any]) -> dict[str, str]:
             useless(["tune_budget"], "without --tune")
             if values.get("selection") not in ("herding", "k_center", "k_means"):
                 useless(["pool_factor"], f"with selection {values.get('selection')!r}")
+            if values.get("selection") != "coverage":
+                useless(["coverage_kernel"], f"with selection {values.get('selection')!r}")
             if values.get("selection") not in ("coverage", "regression"):
                 useless(["pool_share", "coverage_noise"], f"with selection {values.get('selection')!r}")
     if not values.get("slots"):

@@ -191,18 +191,19 @@ def method_sentence(config: dict[str, Any], tuned: dict[str, Any] | None = None)
     crops = "Whole real images" if whole else CROPS.get(config.get("attribution", ""), "Crops of real images")
     order = {"highest": ", highest first", "lowest": ", lowest first"}.get(config.get("utility_order", ""), "")
     utility, diverse = config.get("utility", ""), DIVERSE.get(config.get("selection", ""))
+    outputs = "gradients" if config.get("coverage_kernel") == "gradients" else "features"
     if tuned:
         chosen = ", ".join(f"{each['selection']} at IPC {ipc}" for ipc, each in tuned.items())
         ranked = f"chosen by short trainings on validation images: {chosen}"
     elif config.get("selection") == "random":
         ranked = "drawn at random"
     elif utility == "random":
-        ranked = f"chosen for diversity of the teacher's features ({diverse})" if diverse else "drawn at random"
+        ranked = f"chosen for diversity of the teacher's {outputs} ({diverse})" if diverse else "drawn at random"
         if config.get("selection") == "regression":
             ranked = f"chosen as {JOINTLY}"
     else:
         ranked = f"ranked {UTILITIES.get(utility, 'by a score')}{order}"
-        ranked += f", and of the best those most diverse in the teacher's features ({diverse})" if diverse else ""
+        ranked += f", and of the best those most diverse in the teacher's {outputs} ({diverse})" if diverse else ""
         if config.get("selection") == "regression":
             ranked += f", and of the best {JOINTLY}"
     return f"{crops}, {ranked}; then packed and labelled by the teacher."

@@ -18,6 +18,7 @@ __all__ = [
     "Selected",
     "coverage",
     "draw_candidates",
+    "gradient_directions",
     "herding",
     "k_center",
     "k_means",
@@ -246,6 +247,33 @@ def coverage(features: np.ndarray, count: int, noise: float = 0.1) -> np.ndarray
             columns[step] = column
             taken.append(row)
     return np.array(taken, dtype=np.int64)
+
+
+def gradient_directions(features: np.ndarray, logits: np.ndarray, label: int) -> np.ndarray:
+    """Rows whose cosines are those of the gradients of the cross-entropy in the last layer's weights.
+
+    The gradient of a row is the outer product of its error, softmax less label, and its features (InfoUtil, Definition
+    3), so that the cosine of two is the product of the cosines of both. Time is `rows^3` and memory `rows^2`.
+
+    Args:
+        features: `(rows, width)`.
+        logits: `(rows, classes)`.
+        label: Class of all rows.
+
+    Returns:
+        `(rows, rows)` float64, a Cholesky factor of the cosines.
+    """
+    errors = np.exp(logits.astype(np.float64) - logits.max(1, keepdims=True))
+    errors /= errors.sum(1, keepdims=True)
+    errors[:, label] = 0
+    errors[:, label] = -errors.sum(1)  # as p - 1, without its rounding
+    with threadpool_limits(1):  # as in `coverage`
+        cosines = np.ones((len(features), len(features)))
+        for vectors in (errors, features.astype(np.float64)):
+            vectors /= np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-300)
+            cosines *= vectors @ vectors.T
+        cosines.flat[:: len(features) + 1] += 1e-9  # equal rows would leave no factor
+        return np.linalg.cholesky(cosines)
 
 
 def regression(

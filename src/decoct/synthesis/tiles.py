@@ -24,7 +24,7 @@ from decoct.models.throughput import Forward
 from decoct.run.finite import require_finite
 from decoct.run.seeding import numpy_generator
 from decoct.synthesis.relabel import draw_views, tile_logits, view_logits
-from decoct.synthesis.selection import Selected, select_class, select_jointly
+from decoct.synthesis.selection import Selected, gradient_directions, select_class, select_jointly
 
 __all__ = [
     "LabelSettings",
@@ -63,6 +63,7 @@ class SelectionSettings:
     selection: Literal["top", "random", "herding", "k_center", "k_means", "coverage", "regression"]
     pool_factor: float
     pool_share: float
+    coverage_kernel: Literal["features", "gradients"]
     coverage_noise: float
     seed: int
 
@@ -136,13 +137,18 @@ def select_tiles(
     utilities = [np.array(table["utility"].to_pylist(), dtype=np.float32) for table in tables]
     order, quantile = settings.utility_order, settings.utility_quantile
 
-    def features_of(label: int, rows: np.ndarray, crops: np.ndarray) -> np.ndarray:
-        return read_outputs(paths, "features", members[label][rows], crops)
+    selection, share, noise = settings.selection, settings.pool_share, settings.coverage_noise
+    by_gradients = selection == "coverage" and settings.coverage_kernel == "gradients"
 
     def outputs_of(label: int, rows: np.ndarray, crops: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        return features_of(label, rows, crops), read_outputs(paths, "logits", members[label][rows], crops)
+        rows = members[label][rows]
+        return read_outputs(paths, "features", rows, crops), read_outputs(paths, "logits", rows, crops)
 
-    selection, share, noise = settings.selection, settings.pool_share, settings.coverage_noise
+    def features_of(label: int, rows: np.ndarray, crops: np.ndarray) -> np.ndarray:
+        if by_gradients:
+            return gradient_directions(*outputs_of(label, rows, crops), label)
+        return read_outputs(paths, "features", members[label][rows], crops)
+
     selected = []
     if selection == "regression":
         selected = select_jointly(utilities, outputs_of, count, order, quantile, share, noise)

@@ -16,7 +16,7 @@ from decoct.infoutil.processor import InfoUtilProcessor
 from decoct.infoutil.utility import cross_entropy_loss, grad_norm
 from decoct.run.seeding import numpy_generator
 from decoct.synthesis.distill import distill, plan_distill
-from decoct.synthesis.selection import k_center, k_means, regression
+from decoct.synthesis.selection import coverage, gradient_directions, k_center, k_means, regression
 
 from ..runs import CLASSES, columns
 from .images import check_images
@@ -102,6 +102,25 @@ def test_coresets_of_a_class_are_chosen_by_the_features(config, tmp_path, teache
         else:
             expected = k_center(features[pool], 5)
         assert chosen == pool[expected].tolist()
+
+
+def test_coverage_by_gradients_looks_at_errors_and_features(config, tmp_path, teacher, source, sample_part):
+    settings = {"selection": "coverage", "coverage_kernel": "gradients", "utility": "loss", "views": 0}
+    distill(config(candidates_per_class=0, ipc=[2, 5], **settings))
+    labels = np.asarray(decoct.load_images(str(sample_part))["label"][:])
+    features, logits = (each.float() for each in teacher.features_and_logits(source.float() / 255))
+    losses = cross_entropy_loss(logits, torch.from_numpy(labels)).numpy()
+    sets = {ipc: [tiles[0]["source_index"] for tiles in columns(tmp_path / "run", ipc)["tiles"]] for ipc in (2, 5)}
+    alike = 0
+    for label in range(CLASSES):
+        rows = np.flatnonzero(labels == label)
+        pool = rows[np.argsort(losses[rows])][: math.ceil(0.5 * len(rows))]
+        described = features.half().float().numpy()[pool]
+        taken = pool[coverage(gradient_directions(described, logits.numpy()[pool], label), 5)]
+        assert sets[5][5 * label : 5 * label + 5] == taken.tolist()
+        assert sets[2][2 * label : 2 * label + 2] == taken[:2].tolist(), "nested"
+        alike += taken.tolist() == pool[coverage(described, 5)].tolist()
+    assert alike < CLASSES, "features alone choose others"
 
 
 @pytest.mark.parametrize("share", [1.0, 0.5])
