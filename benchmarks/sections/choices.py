@@ -9,7 +9,6 @@ from decoct.results.statistics import compare_accuracies, mean_and_std
 from decoct.results.tables import accuracy_cell, percent
 from sections.cells import (
     NO_RECORDS,
-    Columns,
     Record,
     accuracy,
     best_first,
@@ -18,7 +17,6 @@ from sections.cells import (
     mean_of,
     precision,
     read,
-    row_each,
     same,
     table,
 )
@@ -31,19 +29,19 @@ DEFAULT = "k-center of the easiest 3x"
 
 def bytes_section(results: Path) -> str:
     """Accuracy of more and fewer stored views, of finer and coarser labels, with what they weigh; a table per IPC."""
-    columns: Columns = {
-        "set": lambda each: each["setting"],
-        "kB": lambda each: f"{each['bytes'] / 1000:,.0f}",
-        "of which labels": lambda each: f"{each['label_bytes'] / 1000:,.0f}",
-        "accuracy %": lambda each: percent(each["accuracy_mean"]),
-    }
     parts = []
     for (ipc, steps), members in sorted(grouped(read(results / "label_bytes.json"), "ipc", "steps").items()):
-        ordered = sorted(members, key=lambda each: (each["method"] == "random", each["bytes"]))
+        rows = []
+        settings = grouped(members, "setting")
+        for (setting,), each in sorted(
+            settings.items(), key=lambda item: (item[1][0]["method"] == "random", mean_of(item[1], "bytes"))
+        ):
+            kilobytes = [f"{mean_of(each, name) / 1000:,.0f}" for name in ("bytes", "label_bytes")]
+            rows.append([setting, *kilobytes, accuracy(each)])
         teacher = f"Accuracy of the network that labelled: {percent(mean_of(members, 'teacher_accuracy'))} %."
         parts.append(f"IPC {ipc}, {steps:,} steps:")
-        parts.append(row_each(ordered, columns))
-        parts.append(f"{choice_conditions(ordered)} {teacher}")
+        parts.append(table(["set", "kB", "of which labels", "accuracy %"], rows))
+        parts.append(f"{choice_conditions(members)} {teacher}")
     return "\n\n".join(parts) or NO_RECORDS
 
 

@@ -52,6 +52,24 @@ def test_an_axis_is_linear_unless_it_is_said(drawn, tmp_path):
     assert drawn == ([], [])
 
 
+def test_seeds_of_a_setting_are_a_point_at_the_mean_of_what_is_measured(monkeypatch, tmp_path):
+    drawn = []
+    monkeypatch.setattr(Axes, "errorbar", lambda axes, *arguments, **options: drawn.append((*arguments, options)))
+    measured = [("few", 0.5, 10), ("many", 0.7, 40), ("few", 0.6, 14), ("many", 0.7, 44)]
+    records = [{**record(1, name, *values), "method": "infoutil"} for name, *values in measured]
+    save_option_curves(tmp_path / "curves.png", records, "bytes", "{method}")
+    ((values, means, options),) = drawn
+    assert (
+        values == (12, 42)
+        and means == pytest.approx((55, 70))
+        and options["yerr"] == pytest.approx((7.07, 0), abs=0.01)
+    )
+    drawn.clear()
+    varied = [{**each, "setting": "all", "options": {"bytes": each["bytes"]}} for each in records]
+    save_option_curves(tmp_path / "curves.png", varied, "bytes", "{method}")
+    assert drawn[0][0] == (10, 14, 40, 44)
+
+
 def test_a_curve_and_a_point_look_the_same_in_all_panels(monkeypatch, tmp_path):
     """One legend serves all panels, of which some lack a curve or a point."""
     looks: dict[str, set[object]] = {}

@@ -277,7 +277,7 @@ def save_option_curves(
     Args:
         path: PNG to write.
         records: Of single students, with the option and `setting`, `labels`, `ipc`, `tiles` and `accuracy_mean`.
-        over: The option.
+        over: The option; one that the records' `options` do not hold is measured, and is averaged over a setting.
         curve: Name of a record's curve; `{option}` stands for its value.
         lines: Settings that the option has no part in, drawn as a line each.
         points: What others report: `name`, `accuracy` in percent, a value for the option and, for one panel alone,
@@ -330,14 +330,19 @@ def _draw_option(
     color_of: Mapping[tuple[str, int], str],
 ) -> None:
     """The curves and lines of one panel; those of packed tiles are named, and their lines dotted."""
-    points: dict[tuple[str, int], dict[float, list[float]]] = {}
+    groups: dict[tuple[str, int], dict[Any, list[Mapping[str, Any]]]] = {}
     for record in records:
-        name, tiles = _curve_of(record, curve, lines)
-        place = 0.0 if name in lines else record[over]
-        points.setdefault((name, tiles), {}).setdefault(place, []).append(100 * record["accuracy_mean"])
-    several_tiles = len({tiles for _, tiles in points}) > 1
-    for (name, tiles), members in sorted(points.items()):
-        means, stds = zip(*(mean_and_std(members[place]) for place in sorted(members)), strict=True)
+        # Of an option that is not set but measured, as bytes are, seeds differ.
+        place = record[over] if over in record.get("options", {}) else record["setting"]
+        groups.setdefault(_curve_of(record, curve, lines), {}).setdefault(place, []).append(record)
+    several_tiles = len({tiles for _, tiles in groups}) > 1
+    for (name, tiles), places in sorted(groups.items()):
+        points = []
+        for members in places.values():
+            accuracies = [100 * record["accuracy_mean"] for record in members]
+            value = 0.0 if name in lines else mean_and_std([record[over] for record in members])[0]
+            points.append((value, *mean_and_std(accuracies)))
+        values, means, stds = zip(*sorted(points), strict=True)
         label = f"{name}, {tiles} tile{'s' if tiles > 1 else ''}" if several_tiles else name
         color = color_of[name, tiles]
         if name in lines:
@@ -345,7 +350,7 @@ def _draw_option(
             panel.axhspan(means[0] - stds[0], means[0] + stds[0], color=color, alpha=0.12, linewidth=0)
         else:
             style: dict[str, Any] = {"color": color, "marker": "o", "markersize": 4, "capsize": 2}
-            panel.errorbar(sorted(members), means, yerr=stds, label=label, **style)
+            panel.errorbar(values, means, yerr=stds, label=label, **style)
 
 
 def _figure(width: float, height: float) -> Figure:
