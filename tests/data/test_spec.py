@@ -80,6 +80,8 @@ def test_resizing_crops_the_centre_and_keeps_the_sides_ratio() -> None:
     assert to_pixels([Image.fromarray(wide)], 8, 3).unique().tolist() == [200]
     assert to_pixels([Image.fromarray(wide)], 8, 1).shape == (1, 1, 8, 8)
     assert to_pixels([Image.new("L", (8, 8), 9)], 8, 3).dtype == torch.uint8
+    with pytest.raises(ValueError, match=r"no picture but a Tensor: take the dataset `\.with_format\(None\)`"):
+        to_pixels([torch.zeros(3, 8, 8)], 8, 3)
 
 
 def test_importing_the_spec_is_light() -> None:

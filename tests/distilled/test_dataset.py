@@ -2,6 +2,8 @@ import json
 
 import datasets
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 
@@ -9,6 +11,7 @@ from decoct.data.spec import ImageSpec
 from decoct.distilled.dataset import DistilledSet, load_distilled
 from decoct.distilled.manifest import READ_FIELDS
 from decoct.distilled.schema import spec_fields, spec_of
+from decoct.pages.explored import open_set
 
 
 def test_everything_stored_comes_back(run_folder):
@@ -53,6 +56,28 @@ def test_images_and_labels_must_be_the_manifests(run_folder):
         load_distilled(run_folder, 1)
     file.write_text(json.dumps({**manifest, "label_names": ["green", "red", "blue"]}))
     with pytest.raises(ValueError, match="label names"):
+        load_distilled(run_folder, 1)
+
+
+@pytest.mark.parametrize("column", ["image", "label"])
+def test_data_without_images_or_labels_is_named_where_it_is_read_and_explored(run_folder, column):
+    (path,) = run_folder.glob("data/ipc_1/*.parquet")
+    pq.write_table(pq.read_table(path).drop([column]), path)
+    for read in (lambda: load_distilled(run_folder, 1), lambda: open_set(str(run_folder))):
+        with pytest.raises(ValueError, match=rf"data/ipc_1/{path.name} of .* can be read\. Got: no column {column}\."):
+            read()
+
+
+def test_a_damaged_image_is_named(run_folder):
+    (path,) = run_folder.glob("data/ipc_1/*.parquet")
+    table = pq.read_table(path)
+    place, kind = table.schema.get_field_index("image"), table.schema.field("image").type
+    images = table["image"].to_pylist()
+    images[2]["bytes"] = images[2]["bytes"][:40]
+    pq.write_table(table.set_column(place, "image", pa.array(images, kind)), path)
+    with pytest.raises(
+        ValueError, match=rf"Images of {run_folder}, ipc_1 must be readable\. Got one in row 2 that is not"
+    ):
         load_distilled(run_folder, 1)
 
 

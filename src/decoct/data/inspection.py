@@ -21,7 +21,16 @@ from PIL import Image
 
 from decoct.data.pixels import UnusableImage
 
-__all__ = ["CheckedImage", "checked_when_read", "inspect_image", "inspect_images", "named_rows", "to_eight_bits"]
+__all__ = [
+    "DECODE_ERRORS",
+    "CheckedImage",
+    "checked_when_read",
+    "inspect_image",
+    "inspect_images",
+    "named_rows",
+    "reason_of",
+    "to_eight_bits",
+]
 
 # What Pillow's decoders raise for damaged files.
 DECODE_ERRORS = (

@@ -187,7 +187,7 @@ def loaded_images(images: datasets.Dataset, image_size: int, config: DataConfig)
     kinds = {"image": datasets.Image, "label": datasets.ClassLabel, "source_index": datasets.Value}
     same = images.features.keys() == kinds.keys() and all(isinstance(images.features[k], kinds[k]) for k in kinds)
     if same and images.features["image"].mode is not None and len(images):
-        return images
+        return images if images.format["type"] is None else images.with_format(None)
     return load_images(
         images,
         image_column=config.image_column,

@@ -25,7 +25,7 @@ def to_pixels(images: Sequence[Image.Image], image_size: int, channels: int) -> 
     grey, as `channels` asks.
 
     Raises:
-        UnusableImage: If a row has no image.
+        UnusableImage: If a row has no image, or it was decoded to something else than a PIL image.
     """
     import torch
 
@@ -34,6 +34,10 @@ def to_pixels(images: Sequence[Image.Image], image_size: int, channels: int) -> 
     for image in images:
         if image is None:
             raise UnusableImage("the row has no image")
+        if not isinstance(image, Image.Image):
+            raise UnusableImage(
+                f"the row has no picture but a {type(image).__name__}: take the dataset `.with_format(None)`"
+            )
         image = image if image.mode == mode else image.convert(mode)
         if image.size != (image_size, image_size):
             image = ImageOps.fit(image, (image_size, image_size), Image.Resampling.BICUBIC)

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import torch
 from datasets import ClassLabel, Dataset, load_dataset
 from huggingface_hub import hf_hub_download, snapshot_download
@@ -24,14 +23,15 @@ from huggingface_hub.errors import (
 from torch import Tensor
 
 from decoct.config import LABEL_MODES
+from decoct.data.inspection import DECODE_ERRORS, reason_of
 from decoct.data.pixels import to_pixels
 from decoct.data.source import LOCATION, location_of
 from decoct.data.spec import ImageSpec
 from decoct.distilled.logit_codes import code_width, decode_logits, kept_classes, spread
 from decoct.distilled.manifest import MANIFEST, check_fields, check_mixed_views
-from decoct.distilled.parquet import check_footer, check_images, ipc_files
+from decoct.distilled.parquet import check_data, ipc_files
 from decoct.distilled.schema import spec_fields, spec_of
-from decoct.files import one_line, read_json, shown
+from decoct.files import one_line, read_json
 
 __all__ = ["DistilledSet", "Slots", "commit_of", "folder_of", "load_distilled", "read_manifest", "spec_of"]
 
@@ -197,20 +197,11 @@ def load_distilled(folder_or_hub_id: str | Path, ipc: int, revision: str | None 
     files = {"train": f"data/ipc_{ipc}/*.parquet"}
     spec = spec_of(manifest)
     folder = folder_of(folder_or_hub_id, ipc, revision)
-    paths = ipc_files(folder, ipc)
-    if not paths:
+    if not ipc_files(folder, ipc):
         raise ValueError(
             f"{folder_or_hub_id} must hold data/ipc_{ipc}/*.parquet. Got none: distil or download it again."
         )
-    for path in paths:
-        try:
-            check_footer(path, ipc * spec.num_classes)
-            check_images(path)
-        except (pa.ArrowException, OSError, ValueError) as error:
-            raise ValueError(
-                f"data/ipc_{ipc}/{path.name} of {folder_or_hub_id} must be parquet that can be read. "
-                f"Got: {shown(str(error))} `decoct verify` tells more."
-            ) from error
+    check_data(folder, ipc, spec.num_classes, folder_or_hub_id)
     dataset = load_dataset(str(folder), data_files=files, split="train")
     _check_labels(dataset, spec, f"{folder_or_hub_id}, ipc_{ipc}")
     if len(dataset) != ipc * spec.num_classes:
@@ -221,7 +212,7 @@ def load_distilled(folder_or_hub_id: str | Path, ipc: int, revision: str | None 
     tile_logits = _array(dataset, "tile_logits", torch.float32)
     tiles = manifest["config"]["tiles_per_image"] if tile_logits is None else tile_logits.shape[1]
     return DistilledSet(
-        images=_images(dataset, spec),
+        images=_images(dataset, spec, f"{folder_or_hub_id}, ipc_{ipc}"),
         labels=torch.tensor(dataset["label"][:], dtype=torch.int64),
         tile_logits=tile_logits,
         view_logits=_array(dataset, "view_logits", torch.float16),
@@ -315,11 +306,17 @@ def _check_labels(dataset: Dataset, spec: ImageSpec, where: str) -> None:
         )
 
 
-def _images(dataset: Dataset, spec: ImageSpec) -> Tensor:
-    """All images as uint8 pixels; raises ValueError for one of another size."""
-    rows = []
-    for row, image in enumerate(dataset["image"]):
-        side = spec.image_size
+def _images(dataset: Dataset, spec: ImageSpec, where: str) -> Tensor:
+    """All images as uint8 pixels; raises ValueError for one that is damaged, or of another size."""
+    rows, side, images = [], spec.image_size, dataset.select_columns(["image"])
+    for row in range(len(images)):
+        try:
+            image = images[row]["image"]
+        except DECODE_ERRORS as error:
+            raise ValueError(
+                f"Images of {where} must be readable. Got one in row {row} that is not ({reason_of(error)}): download "
+                "or distil them again; `decoct verify` tells more."
+            ) from error
         if image.size != (side, side):
             raise ValueError(f"Images must be {side} x {side} px, as in the manifest. Got {image.size} in row {row}.")
         rows.append(to_pixels([image], side, spec.channels))

@@ -14,7 +14,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-__all__ = ["check_footer", "check_images", "column_bytes", "ipc_files", "open_parquet"]
+from decoct.files import shown
+
+__all__ = ["check_data", "check_footer", "check_images", "column_bytes", "ipc_files", "open_parquet"]
 
 CODECS = (
     "SNAPPY",
@@ -74,6 +76,26 @@ def check_images(path: Path) -> None:
             room -= pc.sum(pc.binary_length(values)).as_py() or 0
             if room < 0:
                 raise ValueError(f"{path.name} must not repeat its images. Got more bytes than the file can hold.")
+
+
+def check_data(folder: Path, ipc: int, classes: int, source: str | Path) -> None:
+    """Raises ValueError for a file of an IPC that cannot be read, would fill the memory, or lacks images or labels.
+
+    Args:
+        source: What the folder is called.
+    """
+    for path in ipc_files(folder, ipc):
+        try:
+            check_footer(path, ipc * classes)
+            check_images(path)
+            names = pq.read_schema(path).names
+            if missing := [name for name in ("image", "label") if name not in names]:
+                raise ValueError(f"no column {' and no column '.join(missing)}.")
+        except (pa.ArrowException, OSError, ValueError) as error:
+            raise ValueError(
+                f"data/ipc_{ipc}/{path.name} of {source} must be parquet that can be read. "
+                f"Got: {shown(str(error))} `decoct verify` tells more."
+            ) from error
 
 
 def column_bytes(files: Iterable[Path]) -> tuple[int, dict[str, int]]:

@@ -15,7 +15,7 @@ from PIL import Image
 
 from decoct.distilled.dataset import commit_of, folder_of, read_manifest
 from decoct.distilled.manifest import check_manifest
-from decoct.distilled.parquet import check_footer, check_images, ipc_files
+from decoct.distilled.parquet import check_data, ipc_files
 from decoct.pages.contents import image_of
 from decoct.pages.describe import Run, describe
 from decoct.pages.report import REPORT, environment, kept_sources
@@ -77,9 +77,7 @@ def open_set(name: str) -> ExploredSet:
     folder = Path(name)
     for ipc in manifest["ipcs"]:
         folder = folder_of(name, ipc, revision)
-        for path in ipc_files(folder, ipc):
-            check_footer(path, ipc * len(manifest["label_names"]))
-            check_images(path)
+        check_data(folder, ipc, len(manifest["label_names"]), name)
     run = describe(manifest, read_results(folder / "results.json"))
     return ExploredSet(name, folder, manifest, run, kept_sources(folder / REPORT))
 

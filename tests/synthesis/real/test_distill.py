@@ -267,6 +267,7 @@ def test_the_python_object(config, tmp_path, teacher, sample_part):
     assert distilled.features == by_command.features
     assert distilled.with_format("arrow")[:] == by_command.with_format("arrow")[:]
     trained = teacher.train()  # as a training loop leaves it
-    kept = decoct.InfoUtil(trained, **options).distill(images, ipc=1, output_dir=tmp_path / "kept")
+    formatted = images.with_format("torch")  # as one reads it for a training loop
+    kept = decoct.InfoUtil(trained, **options).distill(formatted, ipc=1, output_dir=tmp_path / "kept")
     assert kept.with_format("arrow")[:] == by_command.with_format("arrow")[:]
     assert (tmp_path / "kept" / "manifest.json").is_file()
