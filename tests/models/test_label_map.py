@@ -105,6 +105,8 @@ def test_a_larger_teacher_is_restricted_and_says_so(caplog):
         chosen = teacher_for(teacher, ["owl bird", "cat"], "pets")
     assert chosen.classes == (2, 0) and chosen.spec.label_names == ("owl bird", "cat")
     assert "has 4 classes, the dataset pets 2; they were matched by name: 'owl bird' is 'owl_bird'" in caplog.text
+    teacher_for(build_classifier("convnet3_w8", spec_of(("cat", "dog"))).eval(), ["dog", "cat"], "pets")
+    assert "they were matched by name: all are spelt alike." in caplog.text
     pixels = torch.rand(2, 3, 16, 16)
     assert torch.equal(chosen(pixels), teacher(pixels)[:, [2, 0]])
     assert teacher_for(teacher, ["Cat", "dog", "owl_bird", "fox"], "pets") is teacher

@@ -126,6 +126,26 @@ def test_runs_without_results_are_named(tmp_path):
     assert str(tmp_path / "teacher") in collection.notes[1] and "decoct evaluate" in collection.notes[1]
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"accuracies": None}, r"accuracies of record 1 of .*results\.json must be 2 fractions in .*, one a seed"),
+        ({"accuracies": [0.5]}, "accuracies of record 1 .*must be 2 fractions"),
+        ({"accuracy_std": None}, "accuracy_std of record 1 .*must be a fraction in"),
+        ({"accuracy_mean": float("nan")}, "accuracy_mean of record 1 .*Got nan"),
+        ({"seeds": 3}, "seeds of record 1 .*must be a list of whole numbers. Got 3"),
+        ({"ipc": "10"}, "ipc of record 1 .*must be at least 1. Got 10"),
+        ({"student": None}, "student of record 1 .*must be text"),
+        ({"baseline": {"seeds": [0]}}, "accuracies of the baseline of record 1 .*must be 1 fractions"),
+    ],
+)
+def test_a_damaged_record_is_named_with_its_file(tmp_path, changes, message):
+    run = write(tmp_path / "run", record(), {**record(), **changes})
+    with pytest.raises(ValueError, match=message):
+        compare(CompareConfig(runs=[run], output_dir=str(tmp_path / "comparison")))
+    assert not (tmp_path / "comparison" / "compare.md").exists()
+
+
 def test_no_results_at_all_is_an_error_with_the_remedy(tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match=r"Got none in .*empty\. Make them by `decoct evaluate"):

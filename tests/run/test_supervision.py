@@ -130,6 +130,16 @@ def test_a_process_that_was_killed_is_said_in_one_line(tmp_path):
     assert said == "A process of this command was ended by SIGKILL. The machine may have run out of memory.\n"
 
 
+def test_of_a_process_that_was_killed_the_others_tell_nothing(tmp_path):
+    work = (
+        "import os, signal, sys, time\nif os.environ['RANK'] == '1': os.kill(os.getpid(), signal.SIGKILL)\n"
+        "time.sleep(2)\nsys.stderr.write('connection lost\\n'); sys.exit(1)"
+    )
+    _, said = (command := start(tmp_path, work, 2)).communicate(timeout=60)
+    assert command.returncode == 137
+    assert said == "A process of this command was ended by SIGKILL. The machine may have run out of memory.\n"
+
+
 def test_a_status_is_kept_behind_a_launcher_that_has_its_own(tmp_path):
     work = "from decoct.run.supervision import keep_status; keep_status(2); raise SystemExit(1)"
     (command := start(tmp_path, work, 1)).communicate(timeout=60)

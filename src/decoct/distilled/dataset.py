@@ -29,7 +29,7 @@ from decoct.data.source import LOCATION, location_of
 from decoct.data.spec import ImageSpec
 from decoct.distilled.logit_codes import code_width, decode_logits, kept_classes, spread
 from decoct.distilled.manifest import MANIFEST, check_fields, check_mixed_views
-from decoct.distilled.parquet import check_data, ipc_files
+from decoct.distilled.parquet import check_data
 from decoct.distilled.schema import spec_fields, spec_of
 from decoct.files import one_line, read_json
 
@@ -197,10 +197,6 @@ def load_distilled(folder_or_hub_id: str | Path, ipc: int, revision: str | None 
     files = {"train": f"data/ipc_{ipc}/*.parquet"}
     spec = spec_of(manifest)
     folder = folder_of(folder_or_hub_id, ipc, revision)
-    if not ipc_files(folder, ipc):
-        raise ValueError(
-            f"{folder_or_hub_id} must hold data/ipc_{ipc}/*.parquet. Got none: distil or download it again."
-        )
     check_data(folder, ipc, spec.num_classes, folder_or_hub_id)
     dataset = load_dataset(str(folder), data_files=files, split="train")
     _check_labels(dataset, spec, f"{folder_or_hub_id}, ipc_{ipc}")

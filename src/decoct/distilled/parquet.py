@@ -79,12 +79,15 @@ def check_images(path: Path) -> None:
 
 
 def check_data(folder: Path, ipc: int, classes: int, source: str | Path) -> None:
-    """Raises ValueError for a file of an IPC that cannot be read, would fill the memory, or lacks images or labels.
+    """Raises ValueError where an IPC has no files, or one that cannot be read, fills the memory, or lacks columns.
 
     Args:
         source: What the folder is called.
     """
-    for path in ipc_files(folder, ipc):
+    paths = ipc_files(folder, ipc)
+    if not paths:
+        raise ValueError(f"{source} must hold data/ipc_{ipc}/*.parquet. Got none: distil or download it again.")
+    for path in paths:
         try:
             check_footer(path, ipc * classes)
             check_images(path)

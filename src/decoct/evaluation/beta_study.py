@@ -38,7 +38,7 @@ from decoct.results.statistics import mean_and_std
 from decoct.run.files import write_tensors
 from decoct.run.folder import write_json
 from decoct.run.lock import writes_alone
-from decoct.run.processes import close, open_accelerator
+from decoct.run.processes import close, device_name, open_accelerator
 from decoct.run.versions import installed_versions
 from decoct.training.protocols import epoch_count, load_protocol, student_name
 from decoct.training.student import train_student
@@ -267,7 +267,7 @@ class Study(Grid[Subset]):
             "contextual_to_itself": report.contextual,
             "prototype": report.prototype,
             "seconds": round(seconds, 2),
-            "device": str(self.device),
+            "device": device_name(self.device),
             "versions": installed_versions(),
         }
         file = self.file(cell)

@@ -30,7 +30,7 @@ from decoct.run.finite import require_finite
 from decoct.run.folder import write_json
 from decoct.run.lock import writes_alone
 from decoct.run.precision import autocast
-from decoct.run.processes import close, open_accelerator
+from decoct.run.processes import close, device_name, open_accelerator
 from decoct.run.versions import installed_versions
 
 __all__ = [
@@ -310,6 +310,6 @@ def _measure_all(
         "distilled": {ipc: dataclasses.asdict(report) for ipc, report in reports.items()},
         "tiles_per_image": tiles,
         "config": to_dict(config),
-        "device": str(device),
+        "device": device_name(device),
         "versions": installed_versions(),
     }

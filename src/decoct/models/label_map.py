@@ -84,10 +84,11 @@ def teacher_for(
     classes = match_classes(own, label_names, f"the teacher {teacher.name}", f"the dataset {dataset}", label_map)
     if classes == list(range(len(own))) and list(label_names) == list(own):
         return teacher
-    renamed = [f"{name!r} is {own[label]!r}" for name, label in zip(label_names, classes, strict=True)]
+    pairs = zip(label_names, classes, strict=True)
+    renamed = [f"{name!r} is {own[label]!r}" for name, label in pairs if name != own[label]]
     logger.warning(
         "The teacher %s has %d classes, the dataset %s %d; they were matched by name: %s.",
-        teacher.name, len(own), dataset, len(classes), listed(renamed),
+        teacher.name, len(own), dataset, len(classes), listed(renamed) if renamed else "all are spelt alike",
     )  # fmt: skip
     return teacher.restricted_to(label_names, classes)
 

@@ -30,7 +30,13 @@ from decoct.results.comparison import (
     without_repeated_students,
 )
 from decoct.results.figures import save_accuracy_curves, save_matrices
-from decoct.results.records import group_by_setting, is_accuracy_record, read_results, setting_of
+from decoct.results.records import (
+    check_accuracy_record,
+    group_by_setting,
+    is_accuracy_record,
+    read_results,
+    setting_of,
+)
 from decoct.results.reported import Reported, load_reported
 from decoct.results.statistics import verdict
 from decoct.results.tables import escape_markdown, percent
@@ -105,7 +111,7 @@ def collect_records(runs: Sequence[str]) -> Collection:
     A folder of `decoct distill DATASET` has them in its `distilled`.
 
     Raises:
-        ValueError: If a path does not exist, a file does not hold records, or no run has any.
+        ValueError: If a path does not exist, a file does not hold records, or damaged ones, or no run has any.
     """
     found: dict[tuple[Any, ...], dict[str, Any]] = {}
     empty, notes = [], []
@@ -123,7 +129,10 @@ def collect_records(runs: Sequence[str]) -> Collection:
             notes.append(f"{run}: {len(others)} records left out that are no accuracies of a distilled set ({tasks}).")
         if not records:
             empty.append(run)
-        for record in filter(is_accuracy_record, records):
+        for row, record in enumerate(records):
+            if not is_accuracy_record(record):
+                continue
+            check_accuracy_record(record, f"record {row} of {path}")
             complete = {**record, "run": run, "config_hash": _identity(record)}
             key = (complete["config_hash"], complete["method"], setting_of(complete))
             if key not in found or _completeness(complete) > _completeness(found[key]):

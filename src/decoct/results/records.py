@@ -22,11 +22,12 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from decoct.files import read_json
+from decoct.files import read_json, shown
 from decoct.run.folder import write_json
 
 __all__ = [
     "SETTING_FIELDS",
+    "check_accuracy_record",
     "group_by_setting",
     "is_accuracy_record",
     "merge_records",
@@ -44,6 +45,7 @@ EARLIER = ("continual", "transfer")
 SETTING_FIELDS = ("dataset", "protocol", "labels", "epoch rule")
 
 NEEDED = ("dataset", "method", "ipc", "student", "protocol", "labels", "epoch", "accuracy_mean", "seeds")
+TEXTS = ("dataset", "method", "student", "protocol", "labels", "epoch")
 
 
 def read_results(source: Path) -> list[dict[str, Any]]:
@@ -90,6 +92,37 @@ def merge_records(file: Path, records: Iterable[dict[str, Any]]) -> None:
 def is_accuracy_record(record: Record) -> bool:
     """Whether a record is an accuracy on the distilled classes, with all that a table states."""
     return record.get("task", "accuracy") == "accuracy" and all(key in record for key in NEEDED)
+
+
+def check_accuracy_record(record: Record, where: str) -> None:
+    """Raises ValueError for the first field of a record, or of its baseline, that is not what tables take.
+
+    Args:
+        where: Which record it is, in words.
+    """
+    for name in TEXTS:
+        _require(isinstance(record[name], str), f"{name} of {where}", "text", record[name])
+    _require(type(record["ipc"]) is int and record["ipc"] >= 1, f"ipc of {where}", "at least 1", record["ipc"])
+    for each, whose in ((record, where), (record.get("baseline"), f"the baseline of {where}")):
+        if each is None:
+            continue
+        seeds, accuracies = each.get("seeds"), each.get("accuracies")
+        whole = isinstance(seeds, list) and bool(seeds) and all(type(seed) is int for seed in seeds)
+        _require(whole, f"seeds of {whose}", "a list of whole numbers", seeds)
+        fractions = isinstance(accuracies, list) and all(map(_is_fraction, accuracies))
+        paired = fractions and len(accuracies) == len(seeds)
+        _require(paired, f"accuracies of {whose}", f"{len(seeds)} fractions in [0, 1], one a seed", accuracies)
+        for name in ("accuracy_mean", "accuracy_std"):
+            _require(_is_fraction(each.get(name)), f"{name} of {whose}", "a fraction in [0, 1]", each.get(name))
+
+
+def _is_fraction(value: Any) -> bool:
+    return type(value) in (int, float) and 0 <= value <= 1
+
+
+def _require(condition: bool, what: str, expected: str, got: Any) -> None:
+    if not condition:
+        raise ValueError(f"{what} must be {expected}. Got {shown(got)}. Repair the record, or take it out.")
 
 
 def setting_of(record: Record) -> tuple[str, ...]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import operator
 from collections.abc import Collection, Mapping
 from typing import Any
 
@@ -24,6 +25,7 @@ __all__ = [
     "check_classifier",
     "check_source",
     "in_memory",
+    "one_ipc",
     "only_held_out",
     "validation_images",
     "with_held_out",
@@ -49,6 +51,16 @@ def with_options(options: Mapping[str, Any], given: Collection[str] = ()) -> Dis
     config = DistillConfig(**options)
     require_effect(config, {name: options[name] for name in given})
     return config
+
+
+def one_ipc(ipc: Any) -> int:
+    """Images per class as they are given in Python; raises ValueError for several of them, or no number."""
+    try:
+        return operator.index(ipc)
+    except TypeError:
+        raise ValueError(
+            f"ipc must be a whole number, the images per class of one set. Got {ipc!r}; of several, take a call each."
+        ) from None
 
 
 def with_held_out(config: DistillConfig) -> DistillConfig:

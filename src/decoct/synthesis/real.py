@@ -29,7 +29,7 @@ from decoct.models.throughput import throughput
 from decoct.run.finite import require_finite
 from decoct.run.seeding import numpy_generator
 from decoct.run.shards import ALL, Share, rows_per_shard, run_shards
-from decoct.synthesis.inputs import check_classifier, check_source, in_memory, with_options
+from decoct.synthesis.inputs import check_classifier, check_source, in_memory, one_ipc, with_options
 from decoct.synthesis.output import write_preview
 from decoct.synthesis.run import DistillRun, StoredLabels, label_bytes, label_passes, read_ipc, run_folder
 from decoct.synthesis.selection import draw_candidates
@@ -87,7 +87,7 @@ class InfoUtil:
             ValueError: As `load_images` and `decoct.synthesis.distill.distill`.
         """
         with run_folder(output_dir) as folder:
-            config = with_options({**self.options, "ipc": [ipc], "output_dir": str(folder)})
+            config = with_options({**self.options, "ipc": [one_ipc(ipc)], "output_dir": str(folder)})
             accelerator = Accelerator()
             images, teacher = in_memory(config, images, self.teacher, accelerator)
             distill_images(config, images, teacher, accelerator, validation=validation)

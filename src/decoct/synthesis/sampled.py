@@ -31,7 +31,7 @@ from decoct.synthesis.guided_prior import (
     open_pipeline,
     sampler_networks,
 )
-from decoct.synthesis.inputs import check_classifier, check_source, in_memory, with_options
+from decoct.synthesis.inputs import check_classifier, check_source, in_memory, one_ipc, with_options
 from decoct.synthesis.output import write_samples_preview
 from decoct.synthesis.run import DistillRun, StoredLabels, label_bytes, label_passes, read_ipc, run_folder
 
@@ -99,7 +99,7 @@ class IGDS:
             ValueError: As `load_images` and `decoct.synthesis.distill.distill`.
         """
         with run_folder(output_dir) as folder:
-            config = with_options({**self.options, "ipc": [ipc], "output_dir": str(folder)})
+            config = with_options({**self.options, "ipc": [one_ipc(ipc)], "output_dir": str(folder)})
             accelerator = Accelerator()
             images, teacher = in_memory(config, images, self.teacher, accelerator)
             distill_samples(config, images, teacher, accelerator, self.pipeline)

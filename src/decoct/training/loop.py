@@ -29,7 +29,7 @@ from decoct.data.spec import ImageSpec
 from decoct.files import read_object
 from decoct.run.files import named_errors
 from decoct.run.folder import check_folder, claim_folder, identity_of
-from decoct.run.processes import close
+from decoct.run.processes import close, device_name
 from decoct.run.seeding import torch_generator
 from decoct.run.versions import installed_versions
 
@@ -293,7 +293,7 @@ def provenance(
         "spec": spec.to_dict(),
         **({"bit_depth": depth} if (depth := bit_depth_of(images)) else {}),
         "versions": installed_versions(),
-        "device": str(device),
+        "device": device_name(device),
     }
 
 
