@@ -141,7 +141,7 @@ def test_clear_errors_before_any_training(config, tmp_path, image_folder, traine
         beta_study(config(ipc=[25]))
     with pytest.raises(ValueError, match="Label names"):
         beta_study(config(dataset=str(image_folder)))
-    with pytest.raises(ValueError, match="model must be one of"):
+    with pytest.raises(ValueError, match="students must be one of"):
         beta_study(config(students=["lenet"]))
     with pytest.raises(ValueError, match="protocol must be one of"):
         beta_study(config(protocol="mine"))

@@ -45,7 +45,7 @@ def claim_folder(
 ) -> None:
     """Makes `folder` this run's: a new one, or one that an earlier call with the same identity left unfinished.
 
-    A folder in which an earlier call left nothing but its claim is as good as a new one.
+    A folder in which an earlier call of the same kind left nothing but its claim is as good as a new one.
 
     Args:
         identity: JSON-ready values (`identity_of`).
@@ -76,10 +76,10 @@ def check_folder(folder: Path, identity: dict[str, Any], overwrite: bool, alone:
     """
     run_file = folder / RUN_FILE
     names = foreign_names(folder)  # before the look for the run file: another rank may just be writing it
-    if names == [RUN_FILE] and alone:
-        return
     if run_file.is_file():
         earlier = read_object(run_file)
+        if alone and names == [RUN_FILE] and earlier.keys() == identity.keys():
+            return  # a claim alone, and surely one of decoct's
         different = differences(earlier, identity)
         if different and kind_of(earlier) != kind_of(identity):
             raise ValueError(
