@@ -136,6 +136,7 @@ def test_runs_without_results_are_named(tmp_path):
         ({"seeds": 3}, "seeds of record 1 .*must be a list of whole numbers. Got 3"),
         ({"ipc": "10"}, "ipc of record 1 .*must be at least 1. Got 10"),
         ({"student": None}, "student of record 1 .*must be text"),
+        ({"baseline": [0.5]}, "the baseline of record 1 .*must be an object"),
         ({"baseline": {"seeds": [0]}}, "accuracies of the baseline of record 1 .*must be 1 fractions"),
     ],
 )

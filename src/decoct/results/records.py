@@ -106,9 +106,11 @@ def check_accuracy_record(record: Record, where: str) -> None:
     for each, whose in ((record, where), (record.get("baseline"), f"the baseline of {where}")):
         if each is None:
             continue
-        seeds, accuracies = each.get("seeds"), each.get("accuracies")
+        _require(isinstance(each, Mapping), whose, "an object", each)
+        seeds: Any = each.get("seeds")
         whole = isinstance(seeds, list) and bool(seeds) and all(type(seed) is int for seed in seeds)
         _require(whole, f"seeds of {whose}", "a list of whole numbers", seeds)
+        accuracies: Any = each.get("accuracies")
         fractions = isinstance(accuracies, list) and all(map(_is_fraction, accuracies))
         paired = fractions and len(accuracies) == len(seeds)
         _require(paired, f"accuracies of {whose}", f"{len(seeds)} fractions in [0, 1], one a seed", accuracies)

@@ -153,8 +153,9 @@ def _wait(processes: Sequence[subprocess.Popen[bytes]]) -> int | None:
     while True:
         states = [process.poll() for process in processes]
         failed = [number for number, state in enumerate(states) if state]
+        killed = any(state is not None and state < 0 for state in states)
         # Of an error that all have, the first process tells; of one that was killed, it would tell what it lost.
-        if failed and states[0] is None and all(states[number] > 0 for number in failed):
+        if failed and states[0] is None and not killed:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 states[0] = processes[0].wait(SAME_ERROR_SECONDS)
         if failed:
