@@ -6,7 +6,7 @@ Of the embedded sample, by class and overall:
 
 A distilled set beside the dataset it stands for:
 
-    python scripts/information.py --dataset uoft-cs/cifar10 --estimator runs/estimator \\
+    accelerate launch scripts/information.py --dataset uoft-cs/cifar10 --estimator runs/estimator \\
         --distilled runs/igds --output_dir runs/information
 
 The table is printed; with `--output_dir` everything is written to `information.json` there.
