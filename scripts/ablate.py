@@ -14,6 +14,8 @@ What a killed ablation has done is kept; `--dry_run` shows what it takes. The ta
 claims are printed and written to `ablation.md`, the records to `ablation.json`.
 """
 
+from pathlib import Path
+
 from decoct.arguments import Stage, run_stage
 from decoct.config import AblateConfig
 
@@ -22,7 +24,8 @@ def stage(config: AblateConfig) -> Stage:
     from decoct.evaluation.ablate import ablate, plan_ablate
     from decoct.results.claims import format_ablation, format_ablation_plan
 
-    return Stage(ablate, plan_ablate, format_ablation, format_ablation_plan)
+    see = f"\n\nSee   {Path(config.output_dir) / 'ablation.md'}"
+    return Stage(ablate, plan_ablate, lambda result: format_ablation(result) + see, format_ablation_plan)
 
 
 if __name__ == "__main__":

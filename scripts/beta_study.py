@@ -13,6 +13,8 @@ More subsets and students for each setting, with a teacher's labels; what a kill
 The output folder has `study.json` and `figure2.png`: accuracy against the score, and the best score over the IPC.
 """
 
+from pathlib import Path
+
 from decoct.arguments import Stage, run_stage
 from decoct.config import BetaStudyConfig
 
@@ -21,7 +23,9 @@ def stage(config: BetaStudyConfig) -> Stage:
     from decoct.evaluation.beta_study import beta_study, plan_beta_study
     from decoct.results.tables import format_study, format_study_plan
 
-    return Stage(beta_study, plan_beta_study, format_study, format_study_plan)
+    folder = Path(config.output_dir)
+    see = f"\n\nSee   {folder / 'figure2.png'}, {folder / 'study.json'}"
+    return Stage(beta_study, plan_beta_study, lambda result: format_study(result) + see, format_study_plan)
 
 
 if __name__ == "__main__":

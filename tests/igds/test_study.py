@@ -176,6 +176,7 @@ def test_the_script(launch, scripts, sample_part, estimator, tmp_path):
     done = launch(scripts / "beta_study.py", *data, *size, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "best" in done.stdout and "convnet3_w8" in done.stdout
+    assert done.stdout.rstrip().endswith("See   study/figure2.png, study/study.json")
     names = {path.name for path in (tmp_path / "study").iterdir()}
     assert {"study.json", "figure2.png", "units"} < names
 

@@ -182,6 +182,20 @@ def test_a_checkpoint_cut_off_while_it_was_written_is_ignored(tmp_path):
     assert resumed_history == history
 
 
+def test_a_training_is_continued_by_as_many_processes_as_it_began_with(tmp_path):
+    with pytest.raises(PowerCut):
+        train(tmp_path, STEPS + 3, steps=2)
+    (progress,) = (tmp_path / "checkpoints").glob("*/progress.json")
+    began = json.loads(progress.read_text())
+    assert began["processes"] == 1
+    progress.write_text(json.dumps({**began, "processes": 2}))
+    with pytest.raises(ValueError, match=r"processes must be 2, with which the training in .* began\. Got 1\. Cont"):
+        train(tmp_path, steps=2)
+    del began["processes"]  # as versions before wrote it
+    progress.write_text(json.dumps(began))
+    assert same_weights(train(tmp_path, steps=2)[0], train(tmp_path / "whole")[0])
+
+
 def test_only_the_newest_checkpoint_is_kept(tmp_path):
     train(tmp_path, steps=2)
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == [f"{EPOCHS:05d}-0000000"]

@@ -93,6 +93,17 @@ def test_grids_of_samples_show_a_row_per_class(config, tmp_path):
     assert pixels.shape == (4 * 30 + 2, 10 * 30 + 2)
 
 
+def test_early_priors_are_folders_of_their_own_and_change_nothing_else(config, tmp_path):
+    train_prior(config(output_dir=str(tmp_path / "plain")))
+    train_prior(config(save_epochs=[1, 2]))
+    early = tmp_path / "prior" / "epoch_1"
+    assert [path.name for path in early.parent.glob("epoch_*")] == ["epoch_1"], "the last epoch's is the prior itself"
+    assert same(weights(early.parent), weights(tmp_path / "plain")) and not same(weights(early), weights(early.parent))
+    record = read_json(early / "training.json")
+    assert (record["epoch"], record["label_names"]) == (1, ["T-shirt/top", "Trouser", "Pullover", "Dress"])
+    assert record["loss"] == read_json(early.parent / "training.json")["epochs"][0]["loss"]
+
+
 def test_drawn_noise_is_that_of_the_global_batch():
     config = PriorConfig(batch_size=400, label_dropout=0.25)
     noise, times, dropped, flipped = draw_noising(config, SPEC, 3, 7)
@@ -165,6 +176,7 @@ def test_too_many_resolutions_are_refused_before_anything_is_written(config, tmp
         ({"label_dropout": 1.0}, "label_dropout must be in"),
         ({"ema_decay": 1.0}, "ema_decay must be in"),
         ({"snr_gamma": 0.0}, "snr_gamma must be positive"),
+        ({"save_epochs": [0]}, r"save_epochs must be epochs from 1 on. Got \[0\]"),
         ({"sample_steps": 2000}, "sample_steps must be in"),
     ],
 )

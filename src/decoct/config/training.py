@@ -226,6 +226,9 @@ class PriorConfig(TrainingConfig):
     warmup_fraction: float = option(
         0.02, "Share of all steps that warm the learning rate up, before the cosine.", group="training"
     )
+    save_epochs: list[int] | None = option(
+        None, "Epochs after which the prior so far is saved as `epoch_N/`. Default: none.", group="training"
+    )
     sample_every: int = option(
         20, "Epochs between grids of samples, in `samples/`; 0 leaves them out.", group="training"
     )
@@ -241,5 +244,7 @@ class PriorConfig(TrainingConfig):
         require(0 <= self.dropout < 1, "dropout", "in [0, 1)", self.dropout)
         require(0 < self.ema_decay < 1, "ema_decay", "in (0, 1)", self.ema_decay)
         require(self.snr_gamma is None or self.snr_gamma > 0, "snr_gamma", "positive", self.snr_gamma)
+        saved = self.save_epochs or []
+        require(all(epoch >= 1 for epoch in saved), "save_epochs", "epochs from 1 on", saved)
         require(self.sample_every >= 0, "sample_every", "at least 0", self.sample_every)
         require(1 <= self.sample_steps <= self.train_steps, "sample_steps", "in [1, train_steps]", self.sample_steps)

@@ -130,7 +130,8 @@ def train_epochs(
         The metrics of every epoch, those before a resume included.
 
     Raises:
-        ValueError: If a loss is not finite; on a GPU a few steps later, and before a checkpoint is written.
+        ValueError: If a loss is not finite (on a GPU a few steps later, and before a checkpoint is written), or another
+            number of processes made the checkpoint.
     """
     images = len(dataset)  # type: ignore[arg-type]
     steps = steps_per_epoch(images, config.batch_size)
@@ -221,6 +222,7 @@ def _save(
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
         progress = {"history": history, "epoch": epoch, "step": step, "loss_sum": loss_sum}
+        progress["processes"] = accelerator.num_processes
         with named_errors(temporary):
             (temporary / "progress.json").write_text(json.dumps(progress))
         os.replace(temporary, final)
@@ -235,8 +237,15 @@ def _resume(accelerator: Accelerator, folder: Path) -> tuple[list[dict[str, floa
     checkpoints = sorted((folder / "checkpoints").glob("*-*/progress.json"))
     if not checkpoints:
         return [], 0, 0, 0.0
-    accelerator.load_state(str(checkpoints[-1].parent))
     progress = json.loads(checkpoints[-1].read_text())
+    # Each process draws batches and augmentations of its own: another number of them would be another training.
+    began = progress.get("processes", accelerator.num_processes)
+    if began != accelerator.num_processes:
+        raise ValueError(
+            f"processes must be {began}, with which the training in {folder} began. Got {accelerator.num_processes}. "
+            f"Continue it by --processes {began}, or use another --output_dir."
+        )
+    accelerator.load_state(str(checkpoints[-1].parent))
     return progress["history"], progress["epoch"], progress["step"], progress["loss_sum"]
 
 

@@ -40,7 +40,12 @@ from decoct.training.loop import (
 
 __all__ = ["build_unet", "draw_noising", "noise_loss", "plan_prior", "train_prior"]
 
-WRITTEN = ("training.json", "model_index.json", "unet", "scheduler", "samples/epoch_*.png", "checkpoints", "trackers")
+PIPELINE_FILES = ("training.json", "model_index.json", "unet", "scheduler")
+WRITTEN = (
+    *PIPELINE_FILES,
+    *(f"epoch_*/{name}" for name in PIPELINE_FILES),
+    *("samples/epoch_*.png", "checkpoints", "trackers"),
+)
 GROUPS = 8  # of the group norms
 
 
@@ -48,8 +53,9 @@ GROUPS = 8  # of the group norms
 def train_prior(config: PriorConfig) -> dict[str, Any]:
     """Trains a prior into `config.output_dir`; a rerun of a killed run continues and ends bit for bit the same.
 
-    The folder is a stock diffusers pipeline with the moving average of the weights. `training.json` holds the loss of
-    each epoch, the label names, the configuration and the versions; `samples/` shows what it draws.
+    The folder is a stock diffusers pipeline with the moving average of the weights, and so are the `epoch_N/` of early
+    ones. `training.json` holds the loss of each epoch, the label names, the configuration and the versions; `samples/`
+    shows what it draws.
 
     Returns:
         The content of `training.json`.
@@ -192,9 +198,18 @@ def _train(
             predicted = network(noisy, times, class_labels=classes).sample
         return noise_loss(predicted.float(), noise, scheduler, times, config.snr_gamma)
 
+    def save(path: Path, record: dict[str, Any]) -> None:
+        with named_errors(path):
+            DDPMPipeline(averaged(unet, average), scheduler).save_pretrained(path)
+        write_json(path / "training.json", record)
+
+    label_names = list(spec.label_names)
+
     def after_epoch(epoch: int, loss: float) -> dict[str, float]:
         if accelerator.is_main_process:
             tqdm.write(f"epoch {epoch}/{config.epochs}: loss {loss:.5f}")
+            if epoch in (config.save_epochs or ()) and epoch < config.epochs:
+                save(folder / f"epoch_{epoch}", {"epoch": epoch, "loss": loss, "label_names": label_names})
             if config.sample_every and (epoch % config.sample_every == 0 or epoch == config.epochs):
                 path = folder / "samples" / f"epoch_{epoch:04d}.png"
                 sample_grid(path, averaged(unet, average), scheduler, spec, config.sample_steps, config.seed)
@@ -215,16 +230,10 @@ def _train(
     record = {
         "loss": history[-1]["loss"],
         "epochs": history,
-        "label_names": list(spec.label_names),
+        "label_names": label_names,
         **provenance(config, images, spec, accelerator.device),
     }
-
-    def save() -> None:
-        with named_errors(folder):
-            DDPMPipeline(averaged(unet, average), scheduler).save_pretrained(folder)
-        write_json(folder / "training.json", record)
-
-    finish_training(accelerator, folder, save)
+    finish_training(accelerator, folder, lambda: save(folder, record))
     return record
 
 
