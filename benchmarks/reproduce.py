@@ -1,4 +1,4 @@
-"""Reproduces every table of the README, from nothing but the data.
+"""Reproduces the README's table and picture, and the tables under the papers' protocols, from nothing but the data.
 
     python benchmarks/reproduce.py --cifar10 uoft-cs/cifar10 --imagenette path/to/imagenette
     python benchmarks/reproduce.py --cifar10 ... --imagenette ... --dry_run     # the commands; runs none
@@ -8,7 +8,8 @@ Trains the teachers, the prior and the estimator, distils, trains the students a
 in `benchmarks/results/` are not made again, nor is a finished training in `--runs`: the command resumes, and on a
 fresh clone it trains the teachers, measures what the Hub costs on this machine, and finds the rest done.
 `--from_scratch` moves the records that are there to `results/earlier/` first. On one CPU core the sample takes an hour,
-Imagenette about five, CIFAR-10 about twenty.
+Imagenette about five, the self-contained sets of CIFAR-10 about ten, the rest of it about twenty. The other tables of
+`docs/results.md` have a grid each, whose commands stand at the head of its file in `grids/`.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 # Records that the tables are made from, by group.
 RECORDS = {
+    "self_contained": ("self_contained.json", "label_bytes.json", "other_architectures.json"),
     "sample": ("beta_sweep_sample.json",),
     "cifar10": ("cifar10.json", "beta_sweep_cifar10.json"),
     "imagenette": ("ablation_imagenette.json",),
@@ -50,6 +52,22 @@ class Step:
     def command(self) -> list[str]:
         """What is run."""
         return [sys.executable, str(ROOT / self.script), *self.arguments]
+
+
+def self_contained_steps(dataset: str, runs: Path) -> list[Step]:
+    """The README's table and picture: sets that need no teacher, what their bytes buy, and networks of other kinds."""
+    teacher = runs / "cifar10-held-out-teacher"
+    training = f"--preset cifar10 --dataset {dataset} --validation_fraction 0.1 --save_epochs 2 5 10"
+    common = f"--dataset {dataset} --teacher {teacher} --runs {runs}/cifar10-self-contained"
+    return [
+        step("train_teacher", f"{training} --output_dir {teacher}"),
+        grid("self_contained", f"{common} --ipc 1 --seeds 0 1 2 3 4 5 6 7"),
+        grid("self_contained", f"{common} --ipc 10 --seeds 0 1 2"),
+        grid("self_contained", f"{common} --ipc 50 --seeds 0 1"),
+        grid("label_bytes", f"{common} --ipc 1 --training 'as it is'"),
+        grid("label_bytes", f"{common} --ipc 10 50 --training '2000 steps'"),
+        grid("other_architectures", f"{common} --students vgg11 mobilenet_v2 --training '2000 steps' --seeds 0 1 2"),
+    ]
 
 
 def sample_steps(dataset: str, runs: Path) -> list[Step]:
@@ -123,7 +141,15 @@ def hub_steps(dataset: str, runs: Path) -> list[Step]:
     ]
 
 
-STEPS = {"sample": sample_steps, "cifar10": cifar10_steps, "imagenette": imagenette_steps, "hub": hub_steps}
+STEPS = {
+    "self_contained": self_contained_steps,
+    "sample": sample_steps,
+    "cifar10": cifar10_steps,
+    "imagenette": imagenette_steps,
+    "hub": hub_steps,
+}
+# Groups whose dataset is another one's.
+DATA = {"self_contained": "cifar10", "hub": "cifar10"}
 
 
 def step(script: str, options: str, folder: str = "scripts") -> Step:
@@ -168,12 +194,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--from_scratch", action="store_true", help="move existing records away first")
     parser.add_argument("--dry_run", action="store_true", help="show the commands, run none")
     options = parser.parse_args(argv)
-    data = {"sample": "sample", "cifar10": options.cifar10, "imagenette": options.imagenette, "hub": options.cifar10}
+    given = {"sample": "sample", "cifar10": options.cifar10, "imagenette": options.imagenette}
+    data = {group: given[DATA.get(group, group)] for group in STEPS}
     chosen = options.only or [group for group in STEPS if data[group]]
     for group in chosen:
         if not data[group]:
-            option = "cifar10" if group == "hub" else group
-            parser.error(f"--{option} must name the dataset for the group {group!r}. Got none.")
+            parser.error(f"--{DATA.get(group, group)} must name the dataset for the group {group!r}. Got none.")
     runs = options.runs.resolve()
     planned = [one for group in chosen for one in STEPS[group](data[group], runs)]
     planned.append(step("readme", "", "benchmarks"))

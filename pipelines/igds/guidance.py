@@ -118,19 +118,22 @@ class InformationGuidance(PipelineCallback):
             ValueError: if there is not one label per image, or no tensor to guide on, or the pipeline started late, or
                 the scheduler does not carry the guidance, or the gradient is not finite.
         """
-        steps = getattr(pipeline, "num_timesteps", len(pipeline.scheduler.timesteps))
-        if not self.is_guided(step_index, steps):
+        if self.config.guidance_scale == 0:
             return callback_kwargs
         if self.config.guide_on == "prediction":
             raise ValueError(
                 "guide_on must be 'sample' for a callback, which comes after the prediction. Got 'prediction': sample "
                 "in `with guidance.attached(pipeline):` instead of passing the callback."
             )
-        _check_timestep(pipeline, step_index, timesteps)
+        steps = getattr(pipeline, "num_timesteps", len(pipeline.scheduler.timesteps))
+        # In the first step, be it guided or not: half of the work would be lost to a refusal in the first guided one.
         if self._checked is None or self._checked[0] is not pipeline or self._checked[1] is not pipeline.scheduler:
             check_scheduler(pipeline.scheduler)
             check_guidance(with_timesteps(pipeline.scheduler, steps), self.config.guide_on)
             self._checked = (pipeline, pipeline.scheduler)
+        _check_timestep(pipeline, step_index, timesteps)
+        if not self.is_guided(step_index, steps):
+            return callback_kwargs
         return self.guide(pipeline, step_index, callback_kwargs)
 
     def guide(self, pipeline: DiffusionPipeline, step_index: int, tensors: dict[str, Any]) -> dict[str, Any]:

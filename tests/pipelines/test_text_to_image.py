@@ -313,6 +313,18 @@ def test_a_callback_checks_another_scheduler_of_its_pipeline(make_prior, make_es
         guidance(pipeline, 1, pipeline.scheduler.timesteps[1], {"latents": latents})
 
 
+@pytest.mark.parametrize("guide_on", ["sample", "prediction"])
+def test_a_callback_refuses_in_the_first_step_also_where_later_ones_are_guided(make_prior, make_estimator, guide_on):
+    late = {"interval": (0.5, 1.0, 1), "guide_on": guide_on}
+    guidance = InformationGuidance(estimator=make_estimator(), class_labels=LABELS, guidance_scale=1.0, **late)
+    pipeline = make_prior("stable_diffusion").pipeline
+    pipeline.scheduler = DPMSolverMultistepScheduler.from_config(pipeline.scheduler.config)
+    pipeline._num_timesteps = 4
+    pipeline.scheduler.set_timesteps(4)
+    with pytest.raises(ValueError, match="guide_on must be "):
+        guidance(pipeline, 0, pipeline.scheduler.timesteps[0], {"latents": torch.zeros(3, 4, 8, 8)})
+
+
 def test_options_reach_the_stock_pipeline(make_prior, seeded):
     prior = make_prior("stable_diffusion", image_size=24)
     options = options_of("", seeded)
