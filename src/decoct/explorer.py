@@ -20,7 +20,7 @@ from decoct.pages.explored import (
     open_set,
     samples_page,
 )
-from decoct.synthesis.chunks import Chunk, sample_chunk
+from decoct.synthesis.chunks import Chunk, sample_chunks
 from decoct.synthesis.guided_prior import PriorSettings, SamplingSettings, open_pipeline
 
 __all__ = ["build_explorer", "explore", "samples_over_beta"]
@@ -138,7 +138,7 @@ def samples_over_beta(label: int, betas: Sequence[float], count: int, steps: int
     config = SampleConfig(prior="sample", estimator="sample", scheduler="ddim", sampling_steps=steps, seed=seed)
     pipeline = _pipeline()
     side, settings = pipeline.estimator.config.image_size, values_for(SamplingSettings, config)
-    rows = {beta: sample_chunk(pipeline, Chunk(label, 0, count, beta), settings, side) for beta in betas}
+    rows = {beta: sample_chunks(pipeline, [Chunk(label, 0, count, beta)], settings, side) for beta in betas}
     return samples_page({beta: each[:] for beta, each in rows.items()}, label_names(pipeline.estimator)[label])
 
 

@@ -1,4 +1,4 @@
-"""The tiles of IGDS, chunk by chunk: how a class is cut into chunks, how one is sampled, and how all are read."""
+"""The tiles of IGDS: how a class is cut into chunks, how chunks are sampled together, and how all are read."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from decoct.run.seeding import item_seed
 from decoct.synthesis.guided_prior import SamplingSettings
 from decoct.synthesis.tiles import Mosaics, pixels_of, png_bytes
 
-__all__ = ["SAMPLES", "Chunk", "SampledTiles", "betas_of", "chunks_of", "sample_chunk"]
+__all__ = ["SAMPLES", "Chunk", "SampledTiles", "batches_of", "betas_of", "chunks_of", "sample_chunks"]
 
 logger = logging.getLogger(__name__)
 
@@ -41,7 +41,8 @@ SAMPLES = Features(
         "image": Value("binary"),
     }
 )
-CHUNKS_HELD = 8
+BATCHES_HELD = 8
+BATCH = 32  # tiles that are sampled together of several classes, at most; more would leave other processes idle
 TRIES = 10  # seeds of a tile that a safety checker is shown
 
 
@@ -60,6 +61,9 @@ class Chunk:
     first: int
     end: int
     beta: float
+
+    def __len__(self) -> int:
+        return self.end - self.first
 
 
 def chunks_of(classes: int, betas: dict[int, float], tiles_per_image: int, most: int) -> list[Chunk]:
@@ -82,62 +86,88 @@ def chunks_of(classes: int, betas: dict[int, float], tiles_per_image: int, most:
     return [Chunk(label, *part) for label in range(classes) for part in parts]
 
 
+def batches_of(chunks: Sequence[Chunk], most: int) -> list[list[Chunk]]:
+    """Which chunks are sampled together, so that few tiles of a class fill a device: those of equal tiles and beta.
+
+    Args:
+        most: Tiles of a batch; chunks that have more are batches of their own.
+    """
+    batches: list[list[Chunk]] = []
+    for chunk in sorted(chunks, key=lambda each: (each.first, each.label)):
+        last = batches[-1] if batches else []
+        alike = bool(last) and (chunk.first, chunk.end, chunk.beta) == (last[0].first, last[0].end, last[0].beta)
+        if alike and (len(last) + 1) * len(chunk) <= min(most, BATCH):
+            last.append(chunk)
+        else:
+            batches.append([chunk])
+    return batches
+
+
 def betas_of(ipcs: Sequence[int], beta: float | None) -> dict[int, float]:
     """The weight of the contextual information by IPC: the one that is given, or decoct's schedule."""
     return {ipc: default_beta(ipc) if beta is None else beta for ipc in ipcs}
 
 
-def sample_chunk(pipeline: GuidedPrior, chunk: Chunk, settings: SamplingSettings, side: int) -> Dataset:
-    """Samples the tiles of a chunk, each from a generator of its own seed.
+def sample_chunks(pipeline: GuidedPrior, chunks: Sequence[Chunk], settings: SamplingSettings, side: int) -> Dataset:
+    """Samples the tiles of chunks of equal beta, each from a generator of its own seed.
 
-    Where a prior's safety checker blacks out tiles, the chunk is sampled again, with other seeds of those.
+    Tiles are compared with those of their own class alone. Where a prior's safety checker blacks out tiles, all are
+    sampled again, with other seeds of those.
 
     Args:
         side: Of the tiles, in pixels; samples of another size are resized (bilinear, antialiased).
 
     Returns:
-        Columns of `SAMPLES`: PNG bytes, the seeds and both estimates, in nats, of the samples.
+        Columns of `SAMPLES`, one chunk after another: PNG bytes, the seeds and both estimates, in nats, of the samples.
 
     Raises:
         ValueError: If pixels or estimates are not finite, or tiles were blacked out again and again.
     """
-    flagged: Counter[int] = Counter()
+    tiles = [(chunk.label, number) for chunk in chunks for number in range(chunk.first, chunk.end)]
+    flagged: Counter[tuple[int, int]] = Counter()
     while True:
         try:
-            return _sampled_once(pipeline, chunk, settings, side, flagged)
+            return _sampled_once(pipeline, tiles, chunks[0].beta, settings, side, flagged)
         except FlaggedImages as error:
-            tiles = [chunk.first + row for row in error.rows]
-            flagged.update(tiles)
-            if lost := [tile for tile in tiles if flagged[tile] >= TRIES]:
+            prompts = {tiles[row]: prompt for row, prompt in zip(error.rows, error.prompts, strict=True)}
+            flagged.update(prompts)
+            lost = [tile for tile in prompts if flagged[tile] >= TRIES]
+            if lost:
+                label = lost[0][0]
+                numbers = [number for of, number in lost if of == label]
                 raise ValueError(
-                    f"The prior's safety checker must pass the images of class {chunk.label}. Got tiles {lost} blacked "
-                    f"out with each of {TRIES} seeds: give the class another prompt than {error.prompts[0]!r}, in a "
+                    f"The prior's safety checker must pass the images of class {label}. Got tiles {numbers} blacked "
+                    f"out with each of {TRIES} seeds: give the class another prompt than {prompts[lost[0]]!r}, in a "
                     "YAML file --prompts, with --overwrite; or go on without the checker, by the same command with "
                     '--prior a copy of the folder whose model_index.json has "safety_checker": [null, null].'
                 ) from error
-            logger.warning(
-                "The prior's safety checker blacked out tiles %s of class %d (%r): sampled again with other seeds.",
-                tiles, chunk.label, error.prompts[0],
-            )  # fmt: skip
+            for label in dict.fromkeys(of for of, _ in prompts):
+                mine = {number: prompt for (of, number), prompt in prompts.items() if of == label}
+                logger.warning(
+                    "The prior's safety checker blacked out tiles %s of class %d (%r): sampled again with other seeds.",
+                    list(mine), label, next(iter(mine.values())),
+                )  # fmt: skip
 
 
 def _sampled_once(
-    pipeline: GuidedPrior, chunk: Chunk, settings: SamplingSettings, side: int, flagged: Mapping[int, int]
+    pipeline: GuidedPrior,
+    tiles: Sequence[tuple[int, int]],
+    beta: float,
+    settings: SamplingSettings,
+    side: int,
+    flagged: Mapping[tuple[int, int], int],
 ) -> Dataset:
-    """`sample_chunk`, where tiles that were `flagged` so many times before have a further seed."""
-    numbers = range(chunk.first, chunk.end)
-    seeds = [
-        item_seed(settings.seed, "sample", chunk.label, number, *([flagged[number]] if flagged[number] else []))
-        for number in numbers
-    ]
+    """`sample_chunks` of tiles (class, number), where those that were `flagged` so often have a further seed."""
+    seeds = [item_seed(settings.seed, "sample", *tile, *([flagged[tile]] if flagged[tile] else [])) for tile in tiles]
+    labels = [label for label, _ in tiles]
     options: dict[str, Any] = {}
     if not isinstance(pipeline, TextToImagePrior):
         options = {"output_type": "pt"}
         if settings.prior_classes:
-            options["prior_class_labels"] = [settings.prior_classes[chunk.label]] * len(seeds)
+            options["prior_class_labels"] = [settings.prior_classes[label] for label in labels]
     output = pipeline(
-        class_labels=[chunk.label] * len(seeds),
-        beta=chunk.beta,
+        class_labels=labels,
+        beta=beta,
         guidance_scale=settings.guidance_scale,
         num_inference_steps=settings.sampling_steps,
         temperature=settings.temperature,
@@ -153,8 +183,9 @@ def _sampled_once(
         **options,
     )
 
-    def place_of(tile: int) -> str:
-        return f"tile {chunk.first + tile} of class {chunk.label} (seed {seeds[tile]})"
+    def place_of(row: int) -> str:
+        label, number = tiles[row]
+        return f"tile {number} of class {label} (seed {seeds[row]})"
 
     images = require_finite(output.images.float(), "pixels of the prior's samples", place_of)
     for name in ("prototype", "contextual"):
@@ -163,8 +194,8 @@ def _sampled_once(
         images = F.interpolate(images, (side, side), mode="bilinear", align_corners=False, antialias=True)
     pixels = (images * 255).round().clamp(0, 255).to(torch.uint8).cpu()
     columns = {
-        "label": [chunk.label] * len(seeds),
-        "number": list(numbers),
+        "label": labels,
+        "number": [number for _, number in tiles],
         "seed": seeds,
         "prototype": output.prototype.cpu().tolist(),
         "contextual": output.contextual.cpu().tolist(),
@@ -177,25 +208,28 @@ class SampledTiles:
     """The tiles in sample shards, read as they are needed.
 
     Args:
-        shards: One per chunk.
-        chunks: As `chunks_of` returns them.
+        shards: One per batch.
+        batches: As `batches_of` returns them.
         spec: The images to pack.
     """
 
-    def __init__(self, shards: Sequence[Path], chunks: Sequence[Chunk], spec: ImageSpec) -> None:
+    def __init__(self, shards: Sequence[Path], batches: Sequence[Sequence[Chunk]], spec: ImageSpec) -> None:
         self.spec = spec
-        self._chunks: dict[int, list[tuple[Chunk, Path]]] = {}
-        for chunk, path in zip(chunks, shards, strict=True):
-            self._chunks.setdefault(chunk.label, []).append((chunk, path))
-        self._read = functools.lru_cache(maxsize=CHUNKS_HELD)(lambda path: pq.read_table(path).to_pylist())
+        self._chunks: dict[int, list[tuple[Chunk, Path, int]]] = {}  # of a class, with the row that one begins at
+        for batch, path in zip(batches, shards, strict=True):
+            row = 0
+            for chunk in batch:
+                self._chunks.setdefault(chunk.label, []).append((chunk, path, row))
+                row += len(chunk)
+        self._read = functools.lru_cache(maxsize=BATCHES_HELD)(lambda path: pq.read_table(path).to_pylist())
 
     def rows(self, label: int, first: int, end: int) -> list[dict[str, Any]]:
         """Tiles `first` … `end - 1` of a class, as rows of `SAMPLES`."""
         rows: list[dict[str, Any]] = []
-        for chunk, path in self._chunks[label]:
+        for chunk, path, row in self._chunks[label]:
             low, high = max(first, chunk.first), min(end, chunk.end)
             if low < high:
-                rows += self._read(path)[low - chunk.first : high - chunk.first]
+                rows += self._read(path)[row + low - chunk.first : row + high - chunk.first]
         return rows
 
     def mosaics(self, ipc: int, tiles_per_image: int, start: int, end: int) -> Mosaics:
@@ -213,10 +247,10 @@ class SampledTiles:
     def information(self, count: int) -> dict[str, float]:
         """Mean prototype and contextual term, in nats, of the first `count` tiles of every class."""
         terms = {"prototype": [], "contextual": []}  # type: dict[str, list[float]]
-        for paths in self._chunks.values():
-            for chunk, path in paths:
+        for chunks in self._chunks.values():
+            for chunk, path, row in chunks:
                 if chunk.first < count:
-                    table = pq.read_table(path, columns=list(terms))
+                    table = pq.read_table(path, columns=list(terms)).slice(row, len(chunk))
                     for name, values in terms.items():
                         values += table[name].to_pylist()
         return {name: float(np.mean(values)) for name, values in terms.items()}

@@ -22,7 +22,7 @@ from decoct.pipelines.igds.pipeline import IGDSPipeline
 from decoct.pipelines.igds.text_to_image import TextToImagePrior
 from decoct.run.precision import autocast
 from decoct.run.shards import run_shards
-from decoct.synthesis.chunks import Chunk, SampledTiles, betas_of, chunks_of, sample_chunk
+from decoct.synthesis.chunks import Chunk, SampledTiles, batches_of, betas_of, chunks_of, sample_chunks
 from decoct.synthesis.guided_prior import (
     PriorSettings,
     SamplingSettings,
@@ -135,15 +135,17 @@ def distill_samples(
         return finished
     pipeline.to(accelerator.device)
     betas = betas_of(config.ipc, config.beta)
-    chunks = chunks_of(spec.num_classes, betas, config.tiles_per_image, config.guidance_batch)
+    batches = batches_of(
+        chunks_of(spec.num_classes, betas, config.tiles_per_image, config.guidance_batch), config.micro_batch
+    )
     side = spec.image_size // config.tile_rows
 
     def compute(start: int, end: int) -> Dataset:
         with autocast(accelerator.device, config.mixed_precision):
-            return sample_chunk(pipeline, chunks[start], settings, side)
+            return sample_chunks(pipeline, batches[start], settings, side)
 
-    shards = run_shards(run.shards, "samples", len(chunks), 1, accelerator, compute, run.share)
-    tiles = SampledTiles(shards, chunks, spec)
+    shards = run_shards(run.shards, "samples", len(batches), 1, accelerator, compute, run.share)
+    tiles = SampledTiles(shards, batches, spec)
     accuracies = {
         ipc: run.label(ipc, ipc * spec.num_classes, functools.partial(tiles.mosaics, ipc, config.tiles_per_image))
         for ipc in config.ipc
@@ -196,7 +198,7 @@ def seconds_per_step(pipeline: GuidedPrior, settings: SamplingSettings, tiles: i
     """Seconds that a guided step takes for a tile, by a timing of two steps with at most a micro-batch of tiles."""
     probe = dataclasses.replace(settings, sampling_steps=2)
     batch = min(settings.micro_batch, tiles)
-    sample_chunk(pipeline, Chunk(0, 0, 1, 0.1), probe, side)
+    sample_chunks(pipeline, [Chunk(0, 0, 1, 0.1)], probe, side)
     started = time.perf_counter()
-    sample_chunk(pipeline, Chunk(0, 0, batch, 0.1), probe, side)
+    sample_chunks(pipeline, [Chunk(0, 0, batch, 0.1)], probe, side)
     return (time.perf_counter() - started) / probe.sampling_steps / batch

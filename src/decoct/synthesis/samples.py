@@ -20,7 +20,7 @@ from decoct.run.folder import check_folder, claim_folder, identity_of, write_jso
 from decoct.run.lock import writes_alone
 from decoct.run.precision import autocast
 from decoct.run.versions import installed_versions
-from decoct.synthesis.chunks import Chunk, sample_chunk
+from decoct.synthesis.chunks import Chunk, sample_chunks
 from decoct.synthesis.guided_prior import (
     PriorSettings,
     SamplingSettings,
@@ -62,7 +62,7 @@ def draw_samples(config: SampleConfig) -> dict[str, Any]:
         [(beta, label) for beta in config.betas for label in classes], desc="samples", unit="class"
     ):
         with torch.no_grad(), autocast(accelerator.device, config.mixed_precision):
-            rows = sample_chunk(pipeline, Chunk(label, 0, config.images_per_class, beta), settings, side)
+            rows = sample_chunks(pipeline, [Chunk(label, 0, config.images_per_class, beta)], settings, side)
         pixels = pixels_of(rows["image"][:], estimator.config.num_channels)
         strips.setdefault(f"β = {beta:g}", []).append(pixels.numpy())
         measured = terms.setdefault(f"{beta:g}", {"prototype": [], "contextual": []})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import shutil
 from typing import Any
@@ -151,16 +152,16 @@ def test_a_run_cut_off_on_the_way_ends_the_same(config, tmp_path, finished, monk
     import decoct.synthesis.run as labelling
     import decoct.synthesis.sampled as sampling
 
-    asked: list[Chunk] = []
-    original = sampling.sample_chunk
+    asked: list[list[Chunk]] = []
+    original = sampling.sample_chunks
 
-    def counting(pipeline: IGDSPipeline, chunk: Chunk, *rest: Any) -> Dataset:
-        if len(asked) == 5:
+    def counting(pipeline: IGDSPipeline, chunks: list[Chunk], *rest: Any) -> Dataset:
+        if len(asked) == 1:
             raise KeyboardInterrupt
-        asked.append(chunk)
-        return original(pipeline, chunk, *rest)
+        asked.append(chunks)
+        return original(pipeline, chunks, *rest)
 
-    monkeypatch.setattr(sampling, "sample_chunk", counting)
+    monkeypatch.setattr(sampling, "sample_chunks", counting)
     with pytest.raises(KeyboardInterrupt):
         distill(config())
     taken, asked[:] = asked[:], []
@@ -168,7 +169,8 @@ def test_a_run_cut_off_on_the_way_ends_the_same(config, tmp_path, finished, monk
         patch.setattr(labelling, "label_mosaics", lambda *args, **kwargs: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             distill(config())
-    assert sorted(map(vars_of, [*taken, *asked])) == sorted(
+    assert len(taken) == len(asked) == 1, "a batch of each set"
+    assert sorted(map(vars_of, itertools.chain(*taken, *asked))) == sorted(
         map(vars_of, chunks_of(CLASSES, betas_of([1, 3], None), 1, 3))
     )
     asked.clear()

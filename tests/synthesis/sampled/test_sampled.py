@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from contextlib import nullcontext
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from accelerate.state import AcceleratorState
-from datasets import load_dataset
+from datasets import concatenate_datasets, load_dataset
 from diffusers import (
     DDIMScheduler,
     DDPMPipeline,
@@ -28,7 +29,7 @@ from decoct.igds.loading import build_estimator, load_estimator
 from decoct.igds.prior import load_pipeline
 from decoct.pipelines.igds.pipeline import IGDSPipeline, IGDSPipelineOutput
 from decoct.run.folder import write_json
-from decoct.synthesis.chunks import Chunk, betas_of, chunks_of, sample_chunk
+from decoct.synthesis.chunks import Chunk, batches_of, betas_of, chunks_of, sample_chunks
 from decoct.synthesis.distill import distill, plan_distill
 from decoct.synthesis.guided_prior import PriorSettings, SamplingSettings, open_pipeline
 
@@ -63,6 +64,30 @@ def test_a_beta_that_is_given_holds_for_every_set():
         assert {chunk.beta for chunk in chunks} == {beta}
 
 
+@pytest.mark.parametrize("most", [1, 2, 7, 1000])
+def test_batches_hold_every_chunk_once_and_what_is_alike_together(most):
+    chunks = chunks_of(40, betas_of([1, 3, 50], None), 1, 30)
+    batches = batches_of(chunks, most)
+    assert Counter(chunk for batch in batches for chunk in batch) == Counter(chunks)
+    for batch in batches:
+        assert len({(chunk.first, chunk.end, chunk.beta) for chunk in batch}) == 1
+        assert len(batch) == 1 or sum(map(len, batch)) <= min(most, 32)
+    if most == 1000:
+        assert [len(batch) for batch in batches] == [32, 8, 16, 16, 8, *[1] * 80]
+
+
+def test_classes_that_are_sampled_together_have_their_own_tiles(sampling, pipeline):
+    chunks = [Chunk(label, 1, 4, 1.0) for label in (0, 2, 3)]
+    options = sampling(prior_classes=[3, 1, 0, 2])
+    together = sample_chunks(pipeline, chunks, options, SIDE)
+    alone = concatenate_datasets([sample_chunks(pipeline, [chunk], options, SIDE) for chunk in chunks])
+    for name in ("label", "number", "seed"):
+        assert together[name][:] == alone[name][:]
+    assert (pixels(together).int() - pixels(alone).int()).abs().max() <= 1
+    for name in ("prototype", "contextual"):
+        assert together[name][:] == pytest.approx(alone[name][:], abs=1e-3)
+
+
 # The tiles
 
 
@@ -79,7 +104,8 @@ def test_tiles_are_those_sampled_by_hand(finished, pipeline, count):
             images = drawn(pipeline, label, seeds, beta=default_beta(ipc)).images
             if count == 4:
                 images = F.interpolate(images, (14, 14), mode="bilinear", align_corners=False, antialias=True)
-            assert torch.equal(tiles[label, first:end], eight_bit(images))
+            # Sampled in a batch with other classes.
+            assert (tiles[label, first:end].int() - eight_bit(images).int()).abs().max() <= 1
 
 
 def test_stored_estimates_are_the_estimators(finished, pipeline, estimator):
@@ -102,11 +128,11 @@ def test_stored_estimates_are_the_estimators(finished, pipeline, estimator):
 
 def test_without_guidance_tiles_are_the_priors_own(sampling, tiny_prior, pipeline):
     unguided = drawn(load_pipeline(tiny_prior, None), 1, seeds_of(1, 0, 4)).images
-    tiles = pixels(sample_chunk(pipeline, Chunk(1, 0, 4, 0.5), sampling(guidance_scale=0.0), SIDE))
+    tiles = pixels(sample_chunks(pipeline, [Chunk(1, 0, 4, 0.5)], sampling(guidance_scale=0.0), SIDE))
     assert torch.equal(tiles, eight_bit(unguided))
-    part = pixels(sample_chunk(pipeline, Chunk(1, 2, 4, 0.5), sampling(guidance_scale=0.0), SIDE))
+    part = pixels(sample_chunks(pipeline, [Chunk(1, 2, 4, 0.5)], sampling(guidance_scale=0.0), SIDE))
     assert (part.int() - tiles[2:].int()).abs().max() <= 1, "a tile's noise does not depend on its chunk"
-    guided = pixels(sample_chunk(pipeline, Chunk(1, 0, 4, 0.5), sampling(), SIDE))
+    guided = pixels(sample_chunks(pipeline, [Chunk(1, 0, 4, 0.5)], sampling(), SIDE))
     assert difference(guided, tiles) > 0.5
 
 
@@ -115,14 +141,14 @@ def test_beta_matters_at_ipc_1_where_an_image_has_several_tiles(sampling, pipeli
     tiles = []
     for beta in (0.0, 2.0):
         (chunk,) = chunks_of(1, betas_of([1], beta), count, most=100)
-        tiles.append(sample_chunk(pipeline, chunk, sampling(), SIDE))
+        tiles.append(sample_chunks(pipeline, [chunk], sampling(), SIDE))
     assert (difference(*map(pixels, tiles)) > 0.5) == matters
     plain, spread = (np.mean(rows["contextual"][:]) for rows in tiles)
     assert (spread > 1.1 * plain) if matters else (abs(spread - plain) < 1e-5)
 
 
 def test_the_seed_changes_the_tiles(sampling, pipeline):
-    rows = [sample_chunk(pipeline, Chunk(0, 0, 2, 0.1), sampling(seed=seed), SIDE) for seed in (0, 7, 0)]
+    rows = [sample_chunks(pipeline, [Chunk(0, 0, 2, 0.1)], sampling(seed=seed), SIDE) for seed in (0, 7, 0)]
     assert torch.equal(pixels(rows[0]), pixels(rows[2]))
     assert difference(pixels(rows[0]), pixels(rows[1])) > 5
     assert rows[1]["seed"][:] == seeds_of(0, 0, 2, seed=7)
@@ -130,7 +156,7 @@ def test_the_seed_changes_the_tiles(sampling, pipeline):
 
 def test_the_micro_batch_changes_nothing(sampling, pipeline):
     whole, *others = (
-        sample_chunk(pipeline, Chunk(2, 0, 5, 1.0), sampling(micro_batch=size), SIDE) for size in (100, 1, 2)
+        sample_chunks(pipeline, [Chunk(2, 0, 5, 1.0)], sampling(micro_batch=size), SIDE) for size in (100, 1, 2)
     )
     for rows in others:
         assert (pixels(rows).int() - pixels(whole).int()).abs().max() <= 1
@@ -154,9 +180,9 @@ def test_the_micro_batch_changes_nothing(sampling, pipeline):
 )
 def test_every_setting_of_the_guidance_is_used(sampling, pipeline, options, passed):
     options = {"softplus": False} if "no_softplus" in options else options
-    tiles = pixels(sample_chunk(pipeline, Chunk(0, 0, 2, 0.5), sampling(**options), SIDE))
+    tiles = pixels(sample_chunks(pipeline, [Chunk(0, 0, 2, 0.5)], sampling(**options), SIDE))
     assert torch.equal(tiles, eight_bit(drawn(pipeline, 0, seeds_of(0, 0, 2), beta=0.5, **passed).images))
-    assert not torch.equal(tiles, pixels(sample_chunk(pipeline, Chunk(0, 0, 2, 0.5), sampling(), SIDE)))
+    assert not torch.equal(tiles, pixels(sample_chunks(pipeline, [Chunk(0, 0, 2, 0.5)], sampling(), SIDE)))
 
 
 # Other priors
@@ -253,7 +279,7 @@ def test_prior_classes_say_what_the_prior_is_asked_for(quick, sampling, tmp_path
         assert torch.equal(tiles[label : label + 1], eight_bit(drawn(plain, 3 - label, seeds).images))
         assert not torch.equal(tiles[label : label + 1], eight_bit(drawn(plain, label, seeds).images))
     assert manifest["config"]["prior_classes"] == [3, 2, 1, 0]
-    guided = pixels(sample_chunk(pipeline, Chunk(0, 0, 2, 0.5), sampling(prior_classes=[3, 2, 1, 0]), SIDE))
+    guided = pixels(sample_chunks(pipeline, [Chunk(0, 0, 2, 0.5)], sampling(prior_classes=[3, 2, 1, 0]), SIDE))
     by_hand = drawn(pipeline, 0, seeds_of(0, 0, 2), beta=0.5, prior_class_labels=[3, 3]).images
     assert torch.equal(guided, eight_bit(by_hand)), "the guidance follows the dataset's class"
 
@@ -287,8 +313,8 @@ def test_colour_images_and_a_prior_of_another_size(quick, tmp_path, untrained_pr
 @pytest.mark.parametrize("shape", [(24, SIDE), (SIDE, 24), (24, 24)])
 def test_samples_of_any_shape_become_squares_of_the_side(sampling, shape):
     images = torch.rand(2, 1, *shape)
-    rows = sample_chunk(
-        lambda **_: IGDSPipelineOutput(images, torch.zeros(2), torch.zeros(2)), Chunk(0, 0, 2, 0.5), sampling(), SIDE
+    rows = sample_chunks(
+        lambda **_: IGDSPipelineOutput(images, torch.zeros(2), torch.zeros(2)), [Chunk(0, 0, 2, 0.5)], sampling(), SIDE
     )
     resized = F.interpolate(images, (SIDE, SIDE), mode="bilinear", align_corners=False, antialias=True)
     assert torch.equal(pixels(rows), eight_bit(resized))
