@@ -24,8 +24,8 @@ SELECTION = (
     "coverage_kernel coverage_noise tune tune_budget gradient_flow_references"
 ).split()
 SAMPLING = (
-    "prior prompt prompts prior_variant prior_image_size guidance_vae estimator prior_classes guidance_scale "
-    "temperature guide_on guidance_reduction guidance_start guidance_stop "
+    "prior prompt prompts prior_variant prior_dtype prior_image_size guidance_vae estimator prior_classes "
+    "guidance_scale temperature guide_on guidance_reduction guidance_start guidance_stop "
     "guidance_every softplus classifier_free_guidance_scale scheduler sampling_steps guidance_batch micro_batch "
     "vae_micro_batch estimator_micro_batch"
 ).split()
@@ -41,7 +41,7 @@ IDENTITIES = {
     "PriorConfig": [
         *TRAINING,
         *"conditional channels layers_per_block attention dropout train_steps beta_schedule label_dropout".split(),
-        *"snr_gamma ema_decay flip sample_every sample_steps init".split(),
+        *"snr_gamma ema_decay flip save_epochs sample_every sample_steps init".split(),
     ],
     "DistillConfig": [
         *DATA,

@@ -49,11 +49,12 @@ class FlaggedImages(ValueError):
     Args:
         rows: The blacked out images of the batch.
         prompts: Of these images.
+        output: What was sampled, these images among it.
     """
 
-    def __init__(self, rows: Sequence[int], prompts: Sequence[str]) -> None:
-        super().__init__(rows, prompts)  # what pickle makes it from again
-        self.rows, self.prompts = list(rows), list(prompts)
+    def __init__(self, rows: Sequence[int], prompts: Sequence[str], output: IGDSPipelineOutput) -> None:
+        super().__init__(rows, prompts, output)  # what pickle makes it from again
+        self.rows, self.prompts, self.output = list(rows), list(prompts), output
 
     def __str__(self) -> str:
         found = (f"image {row} ({prompt!r})" for row, prompt in zip(self.rows, self.prompts, strict=True))
@@ -238,16 +239,17 @@ class TextToImagePrior:
                 output_type="pt",
                 **options,
             )
-        flagged = getattr(output, "nsfw_content_detected", None) or []
-        if any(flagged):
-            rows = [row for row, flag in enumerate(flagged) if flag]
-            raise FlaggedImages(rows, [prompts[row] for row in rows])
         images = output.images
         with torch.no_grad():
             estimate = as_estimate(frozen_copy(self.estimator).to(images.device))
             targets = torch.tensor(labels, device=images.device)
             terms = information_terms(images.float() * 2 - 1, targets, estimate, temperature, estimator_micro_batch)
-        return IGDSPipelineOutput(images, *terms)
+        sampled = IGDSPipelineOutput(images, *terms)
+        flags = getattr(output, "nsfw_content_detected", None) or []
+        if any(flags):
+            rows = [row for row, flag in enumerate(flags) if flag]
+            raise FlaggedImages(rows, [prompts[row] for row in rows], sampled)
+        return sampled
 
 
 def _is_binned(pipeline: DiffusionPipeline) -> bool:

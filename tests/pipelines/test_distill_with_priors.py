@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import text_to_image
+import torch
 from datasets import load_dataset
 from diffusers import (
     AutoencoderTiny,
@@ -33,7 +34,7 @@ from transformers import CLIPConfig, CLIPImageProcessor
 
 import decoct
 from decoct.arguments import parse_config
-from decoct.config import DistillConfig, SampleConfig
+from decoct.config import DistillConfig, SampleConfig, values_for
 from decoct.distilled.dataset import load_distilled
 from decoct.files import read_json
 from decoct.igds.loading import build_estimator
@@ -42,6 +43,7 @@ from decoct.pipelines.igds.text_to_image import TextToImagePrior
 from decoct.run.folder import write_json
 from decoct.run.seeding import item_seed
 from decoct.synthesis.distill import distill, plan_distill
+from decoct.synthesis.guided_prior import PriorSettings, SamplingSettings, open_pipeline, place
 from decoct.synthesis.sampled import IGDS
 from decoct.synthesis.samples import draw_samples, plan_samples
 
@@ -135,6 +137,54 @@ def test_a_text_to_image_prior_makes_classes_by_their_names(config, tmp_path):
         load_text_to_image(tmp_path / "half", estimator, names, "ddim")
 
 
+def test_a_text_to_image_prior_in_half_precision(config, tmp_path):
+    text_to_image.build("stable_diffusion", tmp_path / "tokenizer").save_pretrained(tmp_path / "prior")
+    options = {"prompt": "a {label}", "scheduler": "ddim", "prior_dtype": "bfloat16"}
+    plan_distill(config(**options))
+    manifest = distill(config(**options))
+    assert_distilled(tmp_path / "run")
+    assert manifest["config"]["prior_dtype"] == "bfloat16"
+    estimator, names = decoct.load_estimator(tmp_path / "estimator"), manifest["label_names"]
+    prior = load_text_to_image(tmp_path / "prior", estimator, names, "ddim", dtype="bfloat16")
+    assert {each.dtype for network in prior.networks.values() for each in network.parameters()} == {torch.bfloat16}
+    assert {each.dtype for each in estimator.parameters()} == {torch.float32}
+    with pytest.raises(ValueError, match=r"dtype must be one of \['float32', 'bfloat16', 'float16'\]. Got 'half'."):
+        load_text_to_image(tmp_path / "prior", estimator, names, dtype="half")
+    with pytest.raises(ValueError, match="which differs in(.|\n)* prior_dtype: 'bfloat16' there, None now"):
+        distill(config(**{**options, "prior_dtype": None}))
+
+
+def test_an_offloaded_prior_needs_a_gpu_and_is_moved_by_diffusers(config, tmp_path, monkeypatch):
+    text_to_image.build("stable_diffusion", tmp_path / "tokenizer").save_pretrained(tmp_path / "prior")
+    options = {"prompt": "a {label}", "scheduler": "ddim"}
+    with pytest.raises(ValueError, match="prior_offload must be left out without a GPU. Got True"):
+        distill(config(**options, prior_offload=True))
+    for name, value in (("prior_offload", True), ("prior_dtype", "float16")):
+        with pytest.raises(ValueError, match=f"^{name} must be .* for a prior without --prompt or --prompts. Got"):
+            config(**{name: value})
+    made = config(**options)
+    pipeline = open_pipeline(values_for(PriorSettings, made), values_for(SamplingSettings, made))
+    gpu, moved = torch.device("cuda", 1), []
+    monkeypatch.setattr(pipeline.pipeline, "enable_model_cpu_offload", lambda device: moved.append(device))
+    monkeypatch.setattr(pipeline, "to", moved.append)
+    place(pipeline, gpu, offload=True)
+    place(pipeline, gpu, offload=False)
+    assert moved == [gpu, gpu, gpu]
+
+
+def test_offloading_changes_no_sample(make_estimator, tmp_path):
+    pipeline = text_to_image.build("stable_diffusion", tmp_path)
+    pipeline.scheduler = DDIMScheduler.from_config(pipeline.scheduler.config)
+    pipeline.set_progress_bar_config(disable=True)
+    prior = TextToImagePrior(pipeline, make_estimator(), ["a", "b", "c"])
+    options = {"num_inference_steps": 2, "guidance_scale": 1.0}
+    plain = prior([0, 1], generator=[torch.Generator().manual_seed(seed) for seed in (0, 1)], **options)
+    pipeline.enable_model_cpu_offload(device="cpu")
+    prior.to("cpu")
+    offloaded = prior([0, 1], generator=[torch.Generator().manual_seed(seed) for seed in (0, 1)], **options)
+    torch.testing.assert_close(offloaded.images, plain.images)
+
+
 def test_samples_over_beta_of_a_text_to_image_prior(config, tmp_path):
     text_to_image.build("stable_diffusion", tmp_path / "tokenizer").save_pretrained(tmp_path / "prior")
     words = f"--prior {tmp_path / 'prior'} --estimator {config().estimator} --scheduler ddim --sampling_steps 2 "
@@ -168,10 +218,11 @@ def checked(config, tmp_path, monkeypatch):
 
 def test_tiles_that_a_safety_checker_blacks_out_have_another_seed(checked, tmp_path, caplog):
     flags, seen, make = checked
-    flags.append(lambda call: [False, call in (1, 2)])  # the second tile of the second class, twice
+    # The second tile of the second class, twice; its class alone is sampled again.
+    flags.append(lambda call: [number == 3 for number in range(6)] if call == 0 else [False, call == 1])
     distill(make())
     assert_distilled(tmp_path / "run")
-    assert seen == [2] * 5
+    assert seen == [6, 2, 2]
     tiles = [row["tiles"][0]["seed"] for row in load_dataset(str(tmp_path / "run"), "ipc_2", split="train")]
     expected = [item_seed(0, "sample", label, number) for label in range(3) for number in range(2)]
     expected[3] = item_seed(0, "sample", 1, 1, 2)
@@ -190,11 +241,12 @@ def test_a_safety_checker_does_not_identify_a_prior(make_estimator, tmp_path):
 def test_a_run_goes_on_without_a_safety_checker_that_passes_nothing(checked, tmp_path):
     flags, seen, make = checked
     flags.append(lambda call: [call > 0] * 2)
+    one_by_one = make(micro_batch=2)  # a class at a time
     with pytest.raises(ValueError, match=r"images of class 1. Got tiles \[0, 1\] blacked out with each of 10 seeds: "):
-        distill(make())
+        distill(one_by_one)
     assert len(seen) == 11
     flags[0] = lambda call: [False] * 2
-    distill(make())  # the first class is kept
+    distill(one_by_one)  # the first class is kept
     assert_distilled(tmp_path / "run")
     assert len(seen) == 13
 
@@ -224,7 +276,7 @@ def test_a_run_goes_on_with_a_copy_of_the_prior_without_its_safety_checker(confi
         return images, [len(seen) > 1] * len(images)
 
     monkeypatch.setattr(StableDiffusionSafetyChecker, "forward", flag)
-    options = {"prompt": "a {label}", "scheduler": "ddim"}
+    options = {"prompt": "a {label}", "scheduler": "ddim", "micro_batch": 2}
     with pytest.raises(
         ValueError, match='blacked out with each of 10 seeds.*--prior a copy of .*"safety_checker": .null'
     ):
@@ -311,6 +363,7 @@ def test_in_python_a_pipeline_keeps_what_it_has_settled(config, image_folder, tm
         ("prior_image_size", 24),
         ("guidance_vae", "vae"),
         ("prior_variant", "x"),
+        ("prior_dtype", "float16"),
     ):
         with pytest.raises(ValueError, match=f"^{name} must be set where the pipeline is made.*Got {value!r} beside a"):
             IGDS(prior.pipeline, teacher, estimator=estimator, prompt="a {label}", **{name: value}, **options)

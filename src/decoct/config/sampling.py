@@ -39,6 +39,19 @@ class SamplingConfig(RunConfig):
     prior_variant: str | None = option(
         None, "Variant of the prior's weights, such as fp16. Default: those without one.", matters="sampling"
     )
+    prior_dtype: Literal["float32", "bfloat16", "float16"] | None = option(
+        None,
+        "Type that a text-to-image prior's weights are loaded in; half the memory with bfloat16, as Flux and Stable "
+        "Diffusion 3 are published, or float16. Default: float32.",
+        matters="sampling",
+    )
+    prior_offload: bool = option(
+        False,
+        "Keep a text-to-image prior's networks in main memory, and on the GPU only the one that computes: slower, for "
+        "GPUs that do not hold all.",
+        matters="command",
+        group="sampling",
+    )
     prior_image_size: int | None = option(
         None, "Side of the images that a text-to-image prior makes. Default: its own.", matters="sampling"
     )
@@ -108,9 +121,15 @@ class SamplingConfig(RunConfig):
         require(
             self.prompt is None or self.prompts is None, "prompt", "None where prompts are given in a file", self.prompt
         )
-        for name in ("prior_image_size", "guidance_vae"):
+        for name in ("prior_image_size", "prior_dtype", "guidance_vae"):
             value = getattr(self, name)
             require(value is None or prompted, name, "None for a prior without --prompt or --prompts", value)
+        require(
+            prompted or not self.prior_offload,
+            "prior_offload",
+            "left out for a prior without --prompt or --prompts",
+            self.prior_offload,
+        )
         require(not (prompted and self.prior_classes), "prior_classes", "left out with prompts", self.prior_classes)
         defaults = {"guide_on": "prediction", "scheduler": "own"} if prompted else UNPROMPTED
         for name, default in defaults.items():

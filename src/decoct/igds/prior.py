@@ -57,6 +57,7 @@ SPARED = {
     "StableDiffusionXLPipeline": ("tokenizer", "text_encoder"),
     "StableDiffusion3Pipeline": ("tokenizer_3", "text_encoder_3"),
 }
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 SCHEDULERS = {"ddpm": DDPMScheduler, "ddim": DDIMScheduler, "dpm_solver": DPMSolverMultistepScheduler}
 
 
@@ -127,6 +128,7 @@ def load_text_to_image(
     guidance_vae: str | None = None,
     image_size: int | None = None,
     variant: str | None = None,
+    dtype: str | None = None,
 ) -> TextToImagePrior:
     """A text-to-image pipeline of diffusers as a prior of the estimator's classes.
 
@@ -138,10 +140,14 @@ def load_text_to_image(
         guidance_vae: Folder or Hub id of an `AutoencoderTiny` or `AutoencoderKL` that decodes for the guidance.
         image_size: Side of the images, in pixels. Default: the prior's own.
         variant: Of the weights, such as `fp16`.
+        dtype: That the weights are loaded in: `float32` (default), `bfloat16` or `float16`.
 
     Raises:
-        ValueError: If there is no such prior, or it is of another kind.
+        ValueError: If there is no such prior or type, or it is of another kind.
     """
+    if dtype not in (None, *DTYPES):
+        raise ValueError(f"dtype must be one of {[*DTYPES]}. Got {dtype!r}.")
+    weights = DTYPES[dtype or "float32"]
     name_or_path = model_location(name_or_path, "prior", index="model_index.json")
     with _loading_text_to_image(name_or_path):
         index = diffusers.DiffusionPipeline.load_config(name_or_path)
@@ -154,8 +160,10 @@ def load_text_to_image(
         steps = diffusers.DDIMScheduler.load_config(name_or_path, subfolder="scheduler")
     _check_steps(steps, name_or_path)
     with _loading_text_to_image(name_or_path):
-        parts = {**_left_out(kind, index), **_text_encoders(index, name_or_path, variant)}
-        pipeline = kind.from_pretrained(name_or_path, use_safetensors=True, variant=variant, **parts)
+        parts = {**_left_out(kind, index), **_text_encoders(index, name_or_path, variant, weights)}
+        # float32 is what diffusers takes without being told, and before 0.42 it knew no other name for it.
+        precision = {} if dtype is None else {"torch_dtype": weights}
+        pipeline = kind.from_pretrained(name_or_path, use_safetensors=True, variant=variant, **precision, **parts)
     pipeline.scheduler = with_scheduler(pipeline.scheduler, scheduler, latent=True)
     pipeline.set_progress_bar_config(disable=True)
     vae = None if guidance_vae is None else _load_vae(guidance_vae)
@@ -183,15 +191,17 @@ def _left_out(kind: type[diffusers.DiffusionPipeline], index: dict[str, Any]) ->
     return {name: None for name in SPARED.get(kind.__name__, ()) if index.get(name) in (None, [None, None])}
 
 
-def _text_encoders(index: dict[str, Any], name_or_path: str | Path, variant: str | None) -> dict[str, PreTrainedModel]:
-    """A prior's text encoders, in float32; raises ValueError unless their weights are all there.
+def _text_encoders(
+    index: dict[str, Any], name_or_path: str | Path, variant: str | None, dtype: torch.dtype
+) -> dict[str, PreTrainedModel]:
+    """A prior's text encoders; raises ValueError unless their weights are all there.
 
     diffusers would fill in those that are not there at random.
     """
     found = {}
     for name, entry in index.items():
         if name.startswith("text_encoder") and entry != [None, None] and entry is not None:
-            encoder, info = _load_text_encoder(getattr(transformers, entry[1]), name_or_path, name, variant)
+            encoder, info = _load_text_encoder(getattr(transformers, entry[1]), name_or_path, name, variant, dtype)
             # Published ones hold more at times, such as a table of positions, which changes nothing.
             check_loaded({**info, "unexpected_keys": []}, f"{name} of the prior {str(name_or_path)!r}")
             found[name] = encoder
@@ -199,7 +209,7 @@ def _text_encoders(index: dict[str, Any], name_or_path: str | Path, variant: str
 
 
 def _load_text_encoder(
-    kind: type[PreTrainedModel], name_or_path: str | Path, part: str, variant: str | None
+    kind: type[PreTrainedModel], name_or_path: str | Path, part: str, variant: str | None, dtype: torch.dtype
 ) -> tuple[PreTrainedModel, dict[str, Any]]:
     """A text encoder and what transformers says of its weights; as in diffusers, plain ones for want of the variant."""
     loaded: Any
@@ -210,13 +220,13 @@ def _load_text_encoder(
             use_safetensors=True,
             output_loading_info=True,
             ignore_mismatched_sizes=True,  # they are in the info, and refused with their names
-            dtype=torch.float32,
+            dtype=dtype,
             variant=variant,
         )
     except OSError:
         if variant is None:
             raise
-        loaded = _load_text_encoder(kind, name_or_path, part, None)
+        loaded = _load_text_encoder(kind, name_or_path, part, None, dtype)
     return loaded
 
 

@@ -21,6 +21,7 @@ from decoct.data.mosaic import compose
 from decoct.data.spec import ImageSpec
 from decoct.igds.information import default_beta
 from decoct.igds.prior import GuidedPrior
+from decoct.pipelines.igds.pipeline import IGDSPipelineOutput
 from decoct.pipelines.igds.text_to_image import FlaggedImages, TextToImagePrior
 from decoct.run.finite import require_finite
 from decoct.run.seeding import item_seed
@@ -111,10 +112,11 @@ def betas_of(ipcs: Sequence[int], beta: float | None) -> dict[int, float]:
 def sample_chunks(pipeline: GuidedPrior, chunks: Sequence[Chunk], settings: SamplingSettings, side: int) -> Dataset:
     """Samples the tiles of chunks of equal beta, each from a generator of its own seed.
 
-    Tiles are compared with those of their own class alone. Where a prior's safety checker blacks out tiles, all are
-    sampled again, with other seeds of those.
+    Tiles are compared with those of their own class alone. Where a prior's safety checker blacks out tiles, their
+    chunks are sampled again, with other seeds of those.
 
     Args:
+        chunks: Of different classes.
         side: Of the tiles, in pixels; samples of another size are resized (bilinear, antialiased).
 
     Returns:
@@ -123,49 +125,70 @@ def sample_chunks(pipeline: GuidedPrior, chunks: Sequence[Chunk], settings: Samp
     Raises:
         ValueError: If pixels or estimates are not finite, or tiles were blacked out again and again.
     """
-    tiles = [(chunk.label, number) for chunk in chunks for number in range(chunk.first, chunk.end)]
     flagged: Counter[tuple[int, int]] = Counter()
-    while True:
+    rows: dict[tuple[int, int], dict[str, Any]] = {}
+    pending = list(chunks)
+    while pending:
+        tiles = _tiles_of(pending)
+        seeds = [
+            item_seed(settings.seed, "sample", *tile, *([flagged[tile]] if flagged[tile] else [])) for tile in tiles
+        ]
+        again: set[int] = set()
         try:
-            return _sampled_once(pipeline, tiles, chunks[0].beta, settings, side, flagged)
+            output = _sampled(pipeline, [label for label, _ in tiles], seeds, pending[0].beta, settings)
         except FlaggedImages as error:
+            output = error.output
             prompts = {tiles[row]: prompt for row, prompt in zip(error.rows, error.prompts, strict=True)}
-            flagged.update(prompts)
-            lost = [tile for tile in prompts if flagged[tile] >= TRIES]
-            if lost:
-                label = lost[0][0]
-                numbers = [number for of, number in lost if of == label]
-                raise ValueError(
-                    f"The prior's safety checker must pass the images of class {label}. Got tiles {numbers} blacked "
-                    f"out with each of {TRIES} seeds: give the class another prompt than {prompts[lost[0]]!r}, in a "
-                    "YAML file --prompts, with --overwrite; or go on without the checker, by the same command with "
-                    '--prior a copy of the folder whose model_index.json has "safety_checker": [null, null].'
-                ) from error
-            for label in dict.fromkeys(of for of, _ in prompts):
-                mine = {number: prompt for (of, number), prompt in prompts.items() if of == label}
-                logger.warning(
-                    "The prior's safety checker blacked out tiles %s of class %d (%r): sampled again with other seeds.",
-                    list(mine), label, next(iter(mine.values())),
-                )  # fmt: skip
+            flagged.update([*prompts])
+            again = {label for label, _ in prompts}
+            for label in sorted(again):
+                _say_flagged(label, {number: text for (of, number), text in prompts.items() if of == label}, flagged)
+        for tile, row in zip(tiles, _rows(output, tiles, seeds, side), strict=True):
+            if tile[0] not in again:
+                rows[tile] = row
+        pending = [chunk for chunk in pending if chunk.label in again]
+    return Dataset.from_list([rows[tile] for tile in _tiles_of(chunks)], features=SAMPLES)
 
 
-def _sampled_once(
-    pipeline: GuidedPrior,
-    tiles: Sequence[tuple[int, int]],
-    beta: float,
-    settings: SamplingSettings,
-    side: int,
-    flagged: Mapping[tuple[int, int], int],
-) -> Dataset:
-    """`sample_chunks` of tiles (class, number), where those that were `flagged` so often have a further seed."""
-    seeds = [item_seed(settings.seed, "sample", *tile, *([flagged[tile]] if flagged[tile] else [])) for tile in tiles]
-    labels = [label for label, _ in tiles]
+def _tiles_of(chunks: Sequence[Chunk]) -> list[tuple[int, int]]:
+    """Class and number of each tile."""
+    return [(chunk.label, number) for chunk in chunks for number in range(chunk.first, chunk.end)]
+
+
+def _say_flagged(label: int, prompts: Mapping[int, str], flagged: Mapping[tuple[int, int], int]) -> None:
+    """Warns of a class's tiles that were blacked out.
+
+    Args:
+        prompts: By the tiles' numbers.
+        flagged: How often each tile was blacked out.
+
+    Raises:
+        ValueError: If it was so with all seeds that are tried.
+    """
+    prompt = next(iter(prompts.values()))
+    if lost := [number for number in prompts if flagged[label, number] >= TRIES]:
+        raise ValueError(
+            f"The prior's safety checker must pass the images of class {label}. Got tiles {lost} blacked "
+            f"out with each of {TRIES} seeds: give the class another prompt than {prompt!r}, in a "
+            "YAML file --prompts, with --overwrite; or go on without the checker, by the same command with "
+            '--prior a copy of the folder whose model_index.json has "safety_checker": [null, null].'
+        )
+    logger.warning(
+        "The prior's safety checker blacked out tiles %s of class %d (%r): sampled again with other seeds.",
+        list(prompts), label, prompt,
+    )  # fmt: skip
+
+
+def _sampled(
+    pipeline: GuidedPrior, labels: Sequence[int], seeds: Sequence[int], beta: float, settings: SamplingSettings
+) -> IGDSPipelineOutput:
+    """A sample of each label, from a generator of its seed."""
     options: dict[str, Any] = {}
     if not isinstance(pipeline, TextToImagePrior):
         options = {"output_type": "pt"}
         if settings.prior_classes:
             options["prior_class_labels"] = [settings.prior_classes[label] for label in labels]
-    output = pipeline(
+    return pipeline(
         class_labels=labels,
         beta=beta,
         guidance_scale=settings.guidance_scale,
@@ -183,6 +206,16 @@ def _sampled_once(
         **options,
     )
 
+
+def _rows(
+    output: IGDSPipelineOutput, tiles: Sequence[tuple[int, int]], seeds: Sequence[int], side: int
+) -> list[dict[str, Any]]:
+    """Rows of `SAMPLES`.
+
+    Raises:
+        ValueError: If pixels or estimates are not finite.
+    """
+
     def place_of(row: int) -> str:
         label, number = tiles[row]
         return f"tile {number} of class {label} (seed {seeds[row]})"
@@ -193,15 +226,11 @@ def _sampled_once(
     if images.shape[-2:] != (side, side):
         images = F.interpolate(images, (side, side), mode="bilinear", align_corners=False, antialias=True)
     pixels = (images * 255).round().clamp(0, 255).to(torch.uint8).cpu()
-    columns = {
-        "label": labels,
-        "number": [number for _, number in tiles],
-        "seed": seeds,
-        "prototype": output.prototype.cpu().tolist(),
-        "contextual": output.contextual.cpu().tolist(),
-        "image": [png_bytes(each) for each in pixels],
-    }
-    return Dataset.from_dict(columns, features=SAMPLES)
+    values = zip(tiles, seeds, output.prototype.tolist(), output.contextual.tolist(), pixels, strict=True)
+    return [
+        dict(zip(SAMPLES, (*tile, seed, prototype, contextual, png_bytes(image)), strict=True))
+        for tile, seed, prototype, contextual, image in values
+    ]
 
 
 class SampledTiles:

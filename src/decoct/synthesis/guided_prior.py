@@ -9,6 +9,8 @@ import json
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import torch
+
 from decoct.data.loading import check_label_names
 from decoct.data.spec import ImageSpec
 from decoct.files import one_line
@@ -35,6 +37,7 @@ __all__ = [
     "check_guidance",
     "check_pipeline",
     "open_pipeline",
+    "place",
     "sampler_networks",
 ]
 
@@ -49,6 +52,8 @@ class PriorSettings:
     prompt: str | None
     prompts: str | None
     prior_variant: str | None
+    prior_dtype: str | None
+    prior_offload: bool
     prior_image_size: int | None
     guidance_vae: str | None
 
@@ -94,6 +99,7 @@ def open_pipeline(settings: PriorSettings, sampling: SamplingSettings) -> Guided
             settings.guidance_vae,
             settings.prior_image_size,
             settings.prior_variant,
+            settings.prior_dtype,
         )
     try:
         check_guidance(pipeline, sampling)
@@ -101,6 +107,19 @@ def open_pipeline(settings: PriorSettings, sampling: SamplingSettings) -> Guided
         remedies = _remedies(pipeline, sampling)
         raise ValueError(f"{error} As options: {', or '.join(remedies)}." if remedies else str(error)) from error
     return pipeline
+
+
+def place(pipeline: GuidedPrior, device: torch.device, offload: bool) -> None:
+    """Brings a prior and its estimator to a device; of one that is offloaded, each network while it computes.
+
+    Raises:
+        ValueError: If there is no GPU to offload for.
+    """
+    if offload:
+        if device.type == "cpu":
+            raise ValueError("prior_offload must be left out without a GPU. Got True, and the device is the CPU.")
+        pipeline.pipeline.enable_model_cpu_offload(device=device)  # text-to-image priors alone have the option
+    pipeline.to(device)
 
 
 def check_guidance(pipeline: GuidedPrior, settings: SamplingSettings) -> None:

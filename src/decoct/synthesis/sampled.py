@@ -29,6 +29,7 @@ from decoct.synthesis.guided_prior import (
     check_guidance,
     check_pipeline,
     open_pipeline,
+    place,
     sampler_networks,
 )
 from decoct.synthesis.inputs import check_classifier, check_source, in_memory, one_ipc, with_options
@@ -39,7 +40,7 @@ __all__ = ["IGDS", "distill_samples", "plan_sampled"]
 
 IN_MEMORY = "in memory"  # what is given in Python, by name
 # Options of a command that opens a prior; a pipeline that is given has been opened.
-SETTLED = ("scheduler", "prior_variant", "prior_image_size", "guidance_vae")
+SETTLED = ("scheduler", "prior_variant", "prior_dtype", "prior_image_size", "guidance_vae")
 
 
 class IGDS:
@@ -133,7 +134,7 @@ def distill_samples(
     run = DistillRun(config, teacher, accelerator)
     if (finished := run.start(images, **sampler_networks(pipeline, config.prior, config.estimator))) is not None:
         return finished
-    pipeline.to(accelerator.device)
+    place(pipeline, accelerator.device, config.prior_offload)
     betas = betas_of(config.ipc, config.beta)
     batches = batches_of(
         chunks_of(spec.num_classes, betas, config.tiles_per_image, config.guidance_batch), config.micro_batch
@@ -168,7 +169,8 @@ def plan_sampled(
     """What `--dry_run` shows: samples, passes, and the seconds they take at the measured speed of a step."""
     spec = teacher.spec
     settings = values_for(SamplingSettings, config)
-    pipeline = open_pipeline(values_for(PriorSettings, config), settings).to(accelerator.device)
+    pipeline = open_pipeline(values_for(PriorSettings, config), settings)
+    place(pipeline, accelerator.device, config.prior_offload)
     check_source(images, config.dataset, teacher, config.tile_rows)
     check_pipeline(pipeline, settings, teacher, config.prior, config.estimator)
     DistillRun(config, teacher, accelerator).check(images, **sampler_networks(pipeline, config.prior, config.estimator))

@@ -26,6 +26,7 @@ from decoct.synthesis.guided_prior import (
     SamplingSettings,
     check_classes,
     open_pipeline,
+    place,
     sampler_networks,
 )
 from decoct.synthesis.tiles import pixels_of
@@ -54,7 +55,7 @@ def draw_samples(config: SampleConfig) -> dict[str, Any]:
     if (folder / "samples.json").is_file():
         return read_object(folder / "samples.json")
 
-    pipeline.to(accelerator.device)
+    place(pipeline, accelerator.device, config.prior_offload)
     side, settings = estimator.config.image_size, values_for(SamplingSettings, config)
     strips: dict[str, list[np.ndarray]] = {}
     terms: dict[str, dict[str, list[float]]] = {}
