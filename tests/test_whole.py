@@ -127,6 +127,24 @@ def test_what_is_held_out_is_planned_as_it_will_be(photos, share, left):
     assert f"of {images} images, one of which is {100 / images:.1f} points" in format_plan(config, plan)
 
 
+def test_tuning_holds_images_out_also_where_there_is_a_test_split(sample_part, trained_teacher, tmp_path):
+    config = WholeConfig(dataset=str(sample_part), tune=True, ipc=[1])
+    plan = make_plan(config)
+    assert (plan.look.eval_split, plan.look.held_out, plan.look.counts) == ("test", 0.1, [22] * 4)
+    teacher, distilled, students = (step.config for step in whole_steps(config, plan))
+    assert {each.validation_fraction for each in (teacher, distilled, students)} == {0.1}
+    assert (teacher.eval_split, students.eval_split) == ("held_out", None) and distilled.tune
+    assert "a class, selected as serves 8 held-out images best (" in format_plan(config, plan)
+    plain = WholeConfig(dataset=str(sample_part), ipc=[1])
+    assert not any(getattr(step.config, "tune", False) for step in whole_steps(plain, make_plan(plain)))
+    with pytest.raises(ValueError, match="^validation_fraction must be above 0 for --tune.* Got none for .*without.$"):
+        make_plan(WholeConfig(dataset=str(sample_part), tune=True, teacher=str(trained_teacher)))
+    with pytest.raises(ValueError, match="^validation_fraction must be above 0 for --tune.* Got 0.$"):
+        make_plan(WholeConfig(dataset=str(sample_part), tune=True, validation_fraction=0.0))
+    with pytest.raises(ValueError, match="^method must be 'infoutil' for --tune. Got 'random'"):
+        WholeConfig(dataset=str(sample_part), tune=True, method="random")
+
+
 def test_a_given_teacher_says_what_is_held_out_where_there_is_no_split_to_measure_on(photos, tmp_path):
     def share(trained: float | None, **options) -> float:
         write_json(tmp_path / "training.json", {"config": {"validation_fraction": trained}})

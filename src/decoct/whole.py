@@ -33,6 +33,7 @@ from decoct.pages.describe import counted
 from decoct.run.outputs import check_output
 from decoct.run.processes import close, device_name, open_accelerator
 from decoct.synthesis.real import forward_passes
+from decoct.synthesis.tune import tuning_budget
 from decoct.training.protocols import epoch_count, load_protocol
 
 __all__ = ["Look", "Plan", "distill_whole", "format_outcome", "look_at", "make_plan", "plan_whole", "whole_steps"]
@@ -123,7 +124,7 @@ def look_at(config: WholeConfig) -> Look:
         eval_split = eval_split_name(config.dataset, config.dataset_config, config.eval_split, config.label_column)
     except ValueError:
         eval_split = HELD_OUT
-    share = held_out_share(config.validation_fraction, config.teacher, eval_split)
+    share = held_out_share(config.validation_fraction, config.teacher, eval_split, config.tune)
     images, *evaluated = (
         load_images(
             config.dataset,
@@ -150,9 +151,9 @@ def look_at(config: WholeConfig) -> Look:
     return Look(measure_spec(images, side), counts, same_size, eval_split, share, len(images) - sum(counts), data)
 
 
-def held_out_share(asked: float | None, teacher: str | None, eval_split: str) -> float:
+def held_out_share(asked: float | None, teacher: str | None, eval_split: str, tune: bool = False) -> float:
     """The share of each class that is held out: as asked, else as of the given teacher's training, else a tenth where
-    students are measured on it and none otherwise.
+    students are measured on it, those of `tune` or all, and none otherwise.
 
     Raises:
         ValueError: If students are to be measured on what is held out, and that is nothing.
@@ -162,13 +163,18 @@ def held_out_share(asked: float | None, teacher: str | None, eval_split: str) ->
     elif teacher is not None:
         share = held_out_of(teacher) or 0.0
     else:
-        share = HELD_OUT_SHARE if eval_split == HELD_OUT else 0.0
+        share = HELD_OUT_SHARE if eval_split == HELD_OUT or tune else 0.0
     if eval_split == HELD_OUT and not share:
         found = f"validation_fraction {asked:g}" if asked is not None else f"{teacher}, of which no share is known"
         raise ValueError(
             "eval_split must be given where a dataset has no test split and nothing is held out of its training "
             f"split: name one with --eval_split, or take a teacher trained with --validation_fraction "
             f"{HELD_OUT_SHARE:g}. Got {found}."
+        )
+    if tune and not share:
+        found = f"{asked:g}" if asked is not None else f"none for {teacher}, which was trained without"
+        raise ValueError(
+            f"validation_fraction must be above 0 for --tune, which measures on these images. Got {found}."
         )
     return share
 
@@ -204,9 +210,13 @@ def make_plan(config: WholeConfig) -> Plan:
     per_image = 1 / training_throughput(build_classifier(model, look.spec).to(accelerator.device))
     device = device_name(accelerator.device)
     close(accelerator)
+    tuned = 0.0
+    if config.tune:
+        budget, trained = DistillConfig.tune_budget, per_image * images
+        tuned = budget * trained * epochs if epochs else per_image * tuning_budget(budget, given, images) / 3
     seconds = (
         per_image * (epochs or 0) * images,
-        per_image * distilling_passes(config, look, tiles, ipcs),
+        per_image * distilling_passes(config, look, tiles, ipcs) + tuned,
         per_image * students_passes(config, look, ipcs),
     )
     offered = [] if config.teacher is not None else fitting_classifiers(look.spec.label_names)
@@ -242,7 +252,7 @@ def whole_steps(config: WholeConfig, plan: Plan) -> list[Step]:
     data["dataset"] = config.dataset
     if not plan.look.same_size:
         data["image_size"] = plan.look.spec.image_size
-    if plan.look.eval_split == HELD_OUT:
+    if plan.look.eval_split == HELD_OUT or config.tune:
         data |= {"validation_fraction": plan.look.held_out}
     teacher, distilled = plan.folder / "teacher", plan.folder / "distilled"
     inputs = (*plan.look.data, *([plan.teacher] if plan.teacher is not None else []))
@@ -266,6 +276,7 @@ def whole_steps(config: WholeConfig, plan: Plan) -> list[Step]:
             teacher=config.teacher or str(teacher),
             ipc=plan.ipcs,
             tiles_per_image=plan.tiles,
+            tune=config.tune,
             allow_weak_teacher=config.allow_weak_teacher,
             output_dir=str(distilled),
             overwrite=config.overwrite,
@@ -300,13 +311,14 @@ def format_plan(config: WholeConfig, plan: Plan) -> str:
         if look.eval_split == HELD_OUT
         else f"the split {look.eval_split}"
     )
+    tuned = f", selected as serves {look.held_out_images:,} held-out images best" if config.tune else ""
     return "\n".join(
         [
             f"{config.dataset}: {sum(counts):,} images of {len(counts)} classes, {each}, {look.spec.image_size} px"
             f"{resized}",
             f"  1. {first}",
             *(f"     or take one that is here and knows these classes: --teacher {name}" for name in plan.offered),
-            f"  2. distil by {method_name(config.method)} to {ipcs} a class ({minutes(distilling)})",
+            f"  2. distil by {method_name(config.method)} to {ipcs} a class{tuned} ({minutes(distilling)})",
             f"  3. train {plan.model} on each set and on as many random images; measure on {where} "
             f"({minutes(students)})",
             f"About {minutes(sum(plan.seconds))} on this machine ({plan.device}). Everything goes to {plan.folder}; "

@@ -28,6 +28,12 @@ class WholeConfig(DataConfig):
     ipc: list[int] = option(
         [], "Images per class. Default: those of 1, 10 and 50 that the smallest class suffices for."
     )
+    tune: bool = option(
+        False,
+        "Choose how InfoUtil selects, of each IPC, by short trainings measured on images that are held out of the "
+        "training split (a tenth, unless --validation_fraction says otherwise), for a tenth of the teacher's training.",
+        group="selection",
+    )
     allow_weak_teacher: bool = option(
         False, "Go on with a teacher that recognises few training images (see `decoct distill --help_all`)."
     )
@@ -43,6 +49,7 @@ class WholeConfig(DataConfig):
         super().__post_init__()
         self.ipc = sorted(set(self.ipc))
         require(all(ipc >= 1 for ipc in self.ipc), "ipc", "numbers from 1 on", self.ipc)
+        require(not self.tune or self.method == "infoutil", "method", "'infoutil' for --tune", self.method)
         require(self.epochs is None or self.epochs >= 1, "epochs", "at least 1", self.epochs)
         few = self.student_epochs is not None and self.student_epochs < 1
         require(not few, "student_epochs", "at least 1", self.student_epochs)
