@@ -37,11 +37,11 @@ __all__ = [
     "tuning_budget",
 ]
 
-RANDOM = "random images"
+DEFAULT = "k-center of the easiest 3x"
 # What is tried; of equal accuracies the earlier one is taken.
 SELECTIONS: dict[str, dict[str, Any]] = {
-    RANDOM: {"selection": "random"},
-    "k-center of the easiest 3x": {"selection": "k_center", "utility_order": "lowest", "pool_factor": 3.0},
+    "random images": {"selection": "random"},
+    DEFAULT: {"selection": "k_center", "utility_order": "lowest", "pool_factor": 3.0},
     "easiest": {"selection": "top", "utility_order": "lowest"},
     "coverage of the easier tenth": {"selection": "coverage", "utility_order": "lowest", "pool_share": 0.1},
     "coverage of the easier half": {"selection": "coverage", "utility_order": "lowest", "pool_share": 0.5},
@@ -161,14 +161,14 @@ def run_trials(
 
 
 def best_of(accuracies: Mapping[str, float], images: int) -> str:
-    """The most accurate of `SELECTIONS`; random images, unless it beats them by a standard error of the difference.
+    """The most accurate of `SELECTIONS`; decoct's default, unless it is beaten by a standard error of the difference.
 
     Args:
         images: That the accuracies were measured on.
     """
     best = max(SELECTIONS, key=lambda name: accuracies[name])
-    variances = [accuracies[name] * (1 - accuracies[name]) / images for name in (best, RANDOM)]
-    return best if accuracies[best] - accuracies[RANDOM] > math.sqrt(sum(variances)) else RANDOM
+    variances = [accuracies[name] * (1 - accuracies[name]) / images for name in (best, DEFAULT)]
+    return best if accuracies[best] - accuracies[DEFAULT] > math.sqrt(sum(variances)) else DEFAULT
 
 
 def tuning_budget(share: float, teacher: Classifier, images: int) -> int:

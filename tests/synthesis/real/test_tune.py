@@ -9,7 +9,7 @@ import pytest
 from datasets import load_dataset
 
 import decoct
-from decoct.config import TeacherConfig
+from decoct.config import DistillConfig, TeacherConfig
 from decoct.pages.describe import describe
 from decoct.synthesis import tune as tuning
 from decoct.synthesis.distill import distill, plan_distill
@@ -128,9 +128,14 @@ def test_the_budget_is_a_share_of_the_teachers_training(cautious, trained_teache
     assert tuning_budget(0.1, in_memory, 100) == round(0.3 * TeacherConfig.epochs * 100)
 
 
-def test_random_images_stay_unless_they_are_beaten_by_a_standard_error():
+def test_the_default_stays_unless_it_is_beaten_by_a_standard_error():
+    default = "k-center of the easiest 3x"
+    assert SELECTIONS[default] == {"selection": "k_center", "utility_order": "lowest", "pool_factor": 3.0}
+    usual = DistillConfig()
+    assert {name: getattr(usual, name) for name in SELECTIONS[default]} == SELECTIONS[default]
     measured = {**dict.fromkeys(SELECTIONS, 0.5), "easiest": 0.56}
-    assert best_of(measured, 100) == "random images"  # the difference has a standard error of 7 points
+    assert best_of(measured, 100) == default  # the difference has a standard error of 7 points
+    assert best_of({**measured, "random images": 0.6}, 400) == "random images"
     assert best_of(measured, 400) == "easiest"
     assert best_of({**measured, "coverage of all": 0.56}, 400) == "easiest"  # the first of equals
 
