@@ -95,7 +95,12 @@ class DistillConfig(SamplingConfig, PublishingConfig, DataConfig):
         )
     )
     grid_size: int = option(4, "Side of the patch grid; its cells are the players.", matters="selection")
-    coalitions: int = option(128, "Coalitions of KernelSHAP, in complementary pairs.", matters="selection")
+    coalitions: int = option(
+        128,
+        "Coalitions of KernelSHAP, in complementary pairs; beyond about 100 the windows of a 4x4 grid are chosen no "
+        "better.",
+        matters="selection",
+    )
     baseline: Literal["mean", "blur"] = option("mean", "What an absent patch shows.", matters="selection")
     value: Literal["logit", "probability"] = option(
         "logit", "Value of a coalition, for the true class.", matters="selection"
