@@ -1,4 +1,4 @@
-"""Reproduces the README's table and picture, and the tables under the papers' protocols, from nothing but the data.
+"""Reproduces the README's table, and the tables under the papers' protocols, from nothing but the data.
 
     python benchmarks/reproduce.py --cifar10 uoft-cs/cifar10 --imagenette path/to/imagenette
     python benchmarks/reproduce.py --cifar10 ... --imagenette ... --dry_run     # the commands; runs none
@@ -8,8 +8,8 @@ Trains the teachers, the prior and the estimator, distils, trains the students a
 in `benchmarks/results/` are not made again, nor is a finished training in `--runs`: the command resumes, and on a
 fresh clone it trains the teachers, measures what the Hub costs on this machine, and finds the rest done.
 `--from_scratch` moves the records that are there to `results/earlier/` first. On one CPU core the sample takes an hour,
-Imagenette about five, the self-contained sets of CIFAR-10 about ten, the rest of it about twenty. The other tables of
-`docs/results.md` have a grid each, whose commands stand at the head of its file in `grids/`.
+Imagenette about five, the self-contained sets of CIFAR-10 about four, the rest of it about twenty. The other tables of
+`docs/results.md`, and the README's picture, have a grid each, whose commands stand at the head of its file in `grids/`.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 # Records that the tables are made from, by group.
 RECORDS = {
-    "self_contained": ("self_contained.json", "label_bytes.json", "other_architectures.json"),
+    "self_contained": ("self_contained.json",),
     "sample": ("beta_sweep_sample.json",),
     "cifar10": ("cifar10.json", "beta_sweep_cifar10.json"),
     "imagenette": ("ablation_imagenette.json",),
@@ -55,7 +55,7 @@ class Step:
 
 
 def self_contained_steps(dataset: str, runs: Path) -> list[Step]:
-    """The README's table and picture: sets that need no teacher, what their bytes buy, and networks of other kinds."""
+    """The README's table: sets that need no teacher."""
     teacher = runs / "cifar10-held-out-teacher"
     training = f"--preset cifar10 --dataset {dataset} --validation_fraction 0.1 --save_epochs 2 5 10"
     common = f"--dataset {dataset} --teacher {teacher} --runs {runs}/cifar10-self-contained"
@@ -64,9 +64,6 @@ def self_contained_steps(dataset: str, runs: Path) -> list[Step]:
         grid("self_contained", f"{common} --ipc 1 --seeds 0 1 2 3 4 5 6 7"),
         grid("self_contained", f"{common} --ipc 10 --seeds 0 1 2"),
         grid("self_contained", f"{common} --ipc 50 --seeds 0 1"),
-        grid("label_bytes", f"{common} --ipc 1 --training 'as it is'"),
-        grid("label_bytes", f"{common} --ipc 10 50 --training '2000 steps'"),
-        grid("other_architectures", f"{common} --students vgg11 mobilenet_v2 --training '2000 steps' --seeds 0 1 2"),
     ]
 
 

@@ -19,6 +19,7 @@ from timing import RESULTS, public_name, write_result
 from torch import Tensor
 
 from decoct.config import TeacherConfig
+from decoct.data.held_out import check_share
 from decoct.data.loading import load_train_and_eval
 from decoct.data.tensors import PixelDataset
 from decoct.models.accuracy import accuracy
@@ -63,9 +64,12 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("--dataset", required=True, help="Hub id or folder")
     parser.add_argument("--teacher", required=True, help="folder or Hub id")
     parser.add_argument("--validation_fraction", type=float, default=0.1, help="share that the teacher never saw")
-    parser.add_argument("--bits", type=int, nargs="+", default=[16, 8, 4], help="bits a weight")
+    parser.add_argument(
+        "--bits", type=int, nargs="+", choices=[*range(2, 9), 16], default=[16, 8, 4], help="bits a weight"
+    )
     parser.add_argument("--output", type=Path, default=RESULTS / "teacher_bytes.json", help="result file")
     args = parser.parse_args(words)
+    check_share(args.teacher, "teacher", args.validation_fraction)
     teacher = load_classifier(args.teacher)
     config = TeacherConfig(dataset=args.dataset, validation_fraction=args.validation_fraction)
     _, held_out = load_train_and_eval(config)

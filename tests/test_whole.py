@@ -17,6 +17,7 @@ from decoct.config import DistillConfig, EvaluateConfig, TeacherConfig, WholeCon
 from decoct.models.zoo import build_classifier
 from decoct.run.folder import write_json
 from decoct.whole import (
+    FLATTERED,
     distilling_passes,
     format_outcome,
     format_plan,
@@ -135,9 +136,11 @@ def test_tuning_holds_images_out_also_where_there_is_a_test_split(sample_part, t
     assert {each.validation_fraction for each in (teacher, distilled, students)} == {0.1}
     assert (teacher.eval_split, students.eval_split) == ("held_out", None) and distilled.tune
     assert "a class, selected as serves 8 held-out images best (" in format_plan(config, plan)
+    assert FLATTERED not in format_plan(config, plan)
+    assert FLATTERED in plan_whole(WholeConfig(dataset=str(sample_part), eval_split="held_out", tune=True, ipc=[1]))
     plain = WholeConfig(dataset=str(sample_part), ipc=[1])
     assert not any(getattr(step.config, "tune", False) for step in whole_steps(plain, make_plan(plain)))
-    with pytest.raises(ValueError, match="^validation_fraction must be above 0 for --tune.* Got none for .*without.$"):
+    with pytest.raises(ValueError, match="^teacher must be trained with --validation_fraction for --tune"):
         make_plan(WholeConfig(dataset=str(sample_part), tune=True, teacher=str(trained_teacher)))
     with pytest.raises(ValueError, match="^validation_fraction must be above 0 for --tune.* Got 0.$"):
         make_plan(WholeConfig(dataset=str(sample_part), tune=True, validation_fraction=0.0))
@@ -258,3 +261,13 @@ def test_students_that_guess_are_told_beside_the_table(accuracy, told, tmp_path,
     text = format_outcome(tmp_path)
     assert ("The best student, convnet3 at IPC 10, recognises 30.0% of the images" in text) == told
     assert ("where chance is 25.0%" in text) == told and "a table" in text
+    assert FLATTERED not in text
+
+
+@pytest.mark.parametrize(("eval_split", "told"), [("held_out", True), ("test", False)])
+def test_a_selection_that_is_chosen_and_measured_by_the_same_images_is_told(eval_split, told, tmp_path, monkeypatch):
+    monkeypatch.setattr("decoct.whole.format_evaluation", lambda records: "a table")
+    write_json(tmp_path / "distilled" / "manifest.json", {"ipcs": [1], "label_names": ["a", "b"], "tuned": {}})
+    record = {"student": "convnet3", "ipc": 1, "accuracy_mean": 0.9, "eval_split": eval_split}
+    write_json(tmp_path / "distilled" / "results.json", [record])
+    assert (FLATTERED in format_outcome(tmp_path)) == told

@@ -33,7 +33,7 @@ from decoct.pages.describe import counted
 from decoct.run.outputs import check_output
 from decoct.run.processes import close, device_name, open_accelerator
 from decoct.synthesis.real import forward_passes
-from decoct.synthesis.tune import tuning_budget
+from decoct.synthesis.tune import passes_of, plan_trials, tuning_budget
 from decoct.training.protocols import epoch_count, load_protocol
 
 __all__ = ["Look", "Plan", "distill_whole", "format_outcome", "look_at", "make_plan", "plan_whole", "whole_steps"]
@@ -43,6 +43,10 @@ LOOKED_AT = 200  # images whose sides are looked at
 PASSES = 1_000_000  # images that a teacher sees, where its epochs are not given
 LONG_SECONDS, QUICK_SIDE = 3600, 64  # a plan that takes longer says what would be quicker
 FEW_IMAGES = 200  # measured on fewer, one image is half a point and more
+FLATTERED = (
+    "The selection is chosen by the images that students are measured on, there being no others, which flatters it "
+    "beside random images: name a split with --eval_split where there is one."
+)
 HELD_OUT_SHARE = 0.1  # of a dataset that has no split to measure on
 
 
@@ -172,9 +176,13 @@ def held_out_share(asked: float | None, teacher: str | None, eval_split: str, tu
             f"{HELD_OUT_SHARE:g}. Got {found}."
         )
     if tune and not share:
-        found = f"{asked:g}" if asked is not None else f"none for {teacher}, which was trained without"
+        if teacher is not None and asked is None:
+            raise ValueError(
+                "teacher must be trained with --validation_fraction for --tune, which measures on images that it has "
+                f"not seen. Got {teacher}, of which no such share is known."
+            )
         raise ValueError(
-            f"validation_fraction must be above 0 for --tune, which measures on these images. Got {found}."
+            f"validation_fraction must be above 0 for --tune, which measures on these images. Got {asked:g}."
         )
     return share
 
@@ -212,8 +220,10 @@ def make_plan(config: WholeConfig) -> Plan:
     close(accelerator)
     tuned = 0.0
     if config.tune:
-        budget, trained = DistillConfig.tune_budget, per_image * images
-        tuned = budget * trained * epochs if epochs else per_image * tuning_budget(budget, given, images) / 3
+        share, classes = DistillConfig.tune_budget, len(look.counts)
+        budget = round(3 * share * epochs * images) if epochs else tuning_budget(share, given, images)
+        trials = plan_trials(ipcs, classes, budget, look.held_out_images)
+        tuned = per_image * passes_of(trials, classes, look.held_out_images) / 3
     seconds = (
         per_image * (epochs or 0) * images,
         per_image * distilling_passes(config, look, tiles, ipcs) + tuned,
@@ -328,6 +338,7 @@ def format_plan(config: WholeConfig, plan: Plan) -> str:
                 if few
                 else []
             ),
+            *([FLATTERED] if config.tune and look.eval_split == HELD_OUT else []),
             *([f"Smaller images are far quicker: --image_size {QUICK_SIDE}"] if long else []),
         ]
     )
@@ -351,6 +362,7 @@ def format_outcome(folder: Path) -> str:
             format_evaluation(records),
             "",
             *([fault, ""] if fault else []),
+            *([FLATTERED, ""] if "tuned" in manifest and records[0].get("eval_split") == HELD_OUT else []),
             f"See      {(distilled / 'report.html').resolve()}",
             f'Load     load_dataset("{distilled}", "ipc_{ipc}", split="train")',
             f"Publish  decoct publish {distilled} --push_to_hub USER/{folder.name}",

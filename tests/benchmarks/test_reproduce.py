@@ -8,7 +8,10 @@ from types import ModuleType
 
 import pytest
 
+from decoct.evaluation.grid import agrees, known_of
+
 from .loading import load
+from .test_grids import cells, committed
 
 
 @pytest.fixture(scope="module")
@@ -36,6 +39,15 @@ def test_every_command_of_the_reproduction_is_valid(reproduce, tmp_path, monkeyp
                 args = grids.parser().parse_args(step.arguments)
                 assert grids.read(args).sets and str(args.runs).startswith(str(tmp_path))
     assert seen == {*classes, "grids", "hub"}
+
+
+def test_a_fresh_clone_has_the_self_contained_records(reproduce):
+    """They are not made again by a teacher that is trained anew."""
+    grids, found = load("grids"), [known_of(record) for record in committed("self_contained")]
+    runs = [step for step in reproduce.self_contained_steps("data/cifar10", Path("runs")) if "grids" in step.script]
+    wanted = [cell for step in runs for cell in cells(grids, step.arguments, "data/cifar10")]
+    assert len(wanted) == len(found) == 26
+    assert all(any(agrees(record, cell.identity) for record in found) for cell in wanted)
 
 
 def test_dry_run_shows_the_commands_and_runs_none(reproduce, capsys, monkeypatch):

@@ -159,6 +159,7 @@ def test_an_offloaded_prior_needs_a_gpu_and_is_moved_by_diffusers(config, tmp_pa
     options = {"prompt": "a {label}", "scheduler": "ddim"}
     with pytest.raises(ValueError, match="prior_offload must be left out without a GPU. Got True"):
         distill(config(**options, prior_offload=True))
+    assert not (tmp_path / "run").exists()
     for name, value in (("prior_offload", True), ("prior_dtype", "float16")):
         with pytest.raises(ValueError, match=f"^{name} must be .* for a prior without --prompt or --prompts. Got"):
             config(**{name: value})
@@ -283,7 +284,7 @@ def test_a_run_goes_on_with_a_copy_of_the_prior_without_its_safety_checker(confi
         distill(config(**options))
     assert len(seen) == 11
     copy = without_checker(tmp_path / "prior", tmp_path / "copy")
-    assert len(list((tmp_path / "run/shards").glob("samples-*.parquet"))) == 1  # of the first class
+    assert len(list((tmp_path / "run/shards").glob("sampled-*.parquet"))) == 1  # of the first class
     plan_distill(config(**options, prior=str(copy)))
     manifest = distill(config(**options, prior=str(copy)))
     assert (manifest["prior"]["name"], manifest["config"]["prior"]) == (str(copy), str(copy))
@@ -364,6 +365,7 @@ def test_in_python_a_pipeline_keeps_what_it_has_settled(config, image_folder, tm
         ("guidance_vae", "vae"),
         ("prior_variant", "x"),
         ("prior_dtype", "float16"),
+        ("prior_offload", True),
     ):
         with pytest.raises(ValueError, match=f"^{name} must be set where the pipeline is made.*Got {value!r} beside a"):
             IGDS(prior.pipeline, teacher, estimator=estimator, prompt="a {label}", **{name: value}, **options)

@@ -12,6 +12,7 @@ from diffusers import DDPMPipeline, DDPMScheduler
 from PIL import Image
 
 from decoct.config import PriorConfig
+from decoct.data.held_out import held_out_of
 from decoct.data.spec import ImageSpec
 from decoct.files import read_json
 from decoct.training import prior as stages
@@ -94,11 +95,12 @@ def test_grids_of_samples_show_a_row_per_class(config, tmp_path):
 
 
 def test_early_priors_are_folders_of_their_own_and_change_nothing_else(config, tmp_path):
-    train_prior(config(output_dir=str(tmp_path / "plain")))
-    train_prior(config(save_epochs=[1, 2]))
+    train_prior(config(validation_fraction=0.25, output_dir=str(tmp_path / "plain")))
+    train_prior(config(validation_fraction=0.25, save_epochs=[1, 2]))
     early = tmp_path / "prior" / "epoch_1"
     assert [path.name for path in early.parent.glob("epoch_*")] == ["epoch_1"], "the last epoch's is the prior itself"
     assert same(weights(early.parent), weights(tmp_path / "plain")) and not same(weights(early), weights(early.parent))
+    assert held_out_of(str(early)) == 0.25
     record = read_json(early / "training.json")
     assert (record["epoch"], record["label_names"]) == (1, ["T-shirt/top", "Trouser", "Pullover", "Dress"])
     assert record["loss"] == read_json(early.parent / "training.json")["epochs"][0]["loss"]

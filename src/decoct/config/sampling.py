@@ -47,8 +47,8 @@ class SamplingConfig(RunConfig):
     )
     prior_offload: bool = option(
         False,
-        "Keep a text-to-image prior's networks in main memory, and on the GPU only the one that computes: slower, for "
-        "GPUs that do not hold all.",
+        "Keep a text-to-image prior's networks in main memory, and on the GPU only the one that computes, beside the "
+        "estimator and the VAE that guide: slower, for GPUs that do not hold all.",
         matters="command",
         group="sampling",
     )

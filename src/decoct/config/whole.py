@@ -31,7 +31,8 @@ class WholeConfig(DataConfig):
     tune: bool = option(
         False,
         "Choose how InfoUtil selects, of each IPC, by short trainings measured on images that are held out of the "
-        "training split (a tenth, unless --validation_fraction says otherwise), for a tenth of the teacher's training.",
+        "training split (a tenth, unless --validation_fraction says otherwise), for a tenth of the teacher's training, "
+        "or what an epoch of each student costs.",
         group="selection",
     )
     allow_weak_teacher: bool = option(

@@ -43,7 +43,7 @@ SAMPLES = Features(
     }
 )
 BATCHES_HELD = 8
-BATCH = 32  # tiles that are sampled together of several classes, at most; more would leave other processes idle
+BATCH = 32  # tiles that are sampled together of several classes, at most; more would leave more processes idle
 TRIES = 10  # seeds of a tile that a safety checker is shown
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
+from accelerate import PartialState
 
 from decoct.data.loading import check_label_names
 from decoct.data.spec import ImageSpec
@@ -84,8 +85,10 @@ def open_pipeline(settings: PriorSettings, sampling: SamplingSettings) -> Guided
 
     Raises:
         ValueError: As `load_pipeline` and `load_text_to_image`, or if the scheduler does not carry the guidance; the
-            options that help are named.
+            options that help are named. Also if there is no GPU to offload for.
     """
+    if settings.prior_offload and PartialState().device.type == "cpu":
+        raise ValueError("prior_offload must be left out without a GPU. Got True, and the device is the CPU.")
     estimator = load_estimator(settings.estimator)
     pipeline: GuidedPrior
     if settings.prompt is None and settings.prompts is None:
@@ -110,14 +113,8 @@ def open_pipeline(settings: PriorSettings, sampling: SamplingSettings) -> Guided
 
 
 def place(pipeline: GuidedPrior, device: torch.device, offload: bool) -> None:
-    """Brings a prior and its estimator to a device; of one that is offloaded, each network while it computes.
-
-    Raises:
-        ValueError: If there is no GPU to offload for.
-    """
+    """Brings a prior and its estimator to a device; of one that is offloaded, each network while it computes."""
     if offload:
-        if device.type == "cpu":
-            raise ValueError("prior_offload must be left out without a GPU. Got True, and the device is the CPU.")
         pipeline.pipeline.enable_model_cpu_offload(device=device)  # text-to-image priors alone have the option
     pipeline.to(device)
 

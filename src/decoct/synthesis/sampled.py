@@ -40,7 +40,7 @@ __all__ = ["IGDS", "distill_samples", "plan_sampled"]
 
 IN_MEMORY = "in memory"  # what is given in Python, by name
 # Options of a command that opens a prior; a pipeline that is given has been opened.
-SETTLED = ("scheduler", "prior_variant", "prior_dtype", "prior_image_size", "guidance_vae")
+SETTLED = ("scheduler", "prior_variant", "prior_dtype", "prior_offload", "prior_image_size", "guidance_vae")
 
 
 class IGDS:
@@ -145,7 +145,7 @@ def distill_samples(
         with autocast(accelerator.device, config.mixed_precision):
             return sample_chunks(pipeline, batches[start], settings, side)
 
-    shards = run_shards(run.shards, "samples", len(batches), 1, accelerator, compute, run.share)
+    shards = run_shards(run.shards, "sampled", len(batches), 1, accelerator, compute, run.share)
     tiles = SampledTiles(shards, batches, spec)
     accuracies = {
         ipc: run.label(ipc, ipc * spec.num_classes, functools.partial(tiles.mosaics, ipc, config.tiles_per_image))
@@ -181,16 +181,19 @@ def plan_sampled(
     per_second = throughput(teacher.to(accelerator.device), config.mixed_precision, config.batch_size)
     with autocast(accelerator.device, config.mixed_precision):
         per_step = seconds_per_step(pipeline, settings, tiles, spec.image_size // config.tile_rows)
-    seconds = tiles * config.sampling_steps * per_step + labelled / per_second
+    chunks = chunks_of(spec.num_classes, betas, config.tiles_per_image, config.guidance_batch)
+    batches = len(batches_of(chunks, config.micro_batch))
+    sampling = tiles * config.sampling_steps * per_step / min(accelerator.num_processes, batches)
+    seconds = sampling + labelled / per_second / accelerator.num_processes
     return {
         "method": config.method,
         "betas": {f"IPC {ipc}": beta for ipc, beta in betas.items()},
         "distilled_images": distilled,
         "tiles": tiles,
-        "chunks": len(chunks_of(spec.num_classes, betas, config.tiles_per_image, config.guidance_batch)),
+        "batches": batches,
         "prior_passes": tiles * config.sampling_steps,
         "label_passes": labelled,
-        "estimated_seconds": round(seconds / accelerator.num_processes, 1),
+        "estimated_seconds": round(seconds, 1),
         "label_bytes": label_bytes(distilled, spec.num_classes, values_for(StoredLabels, config)),
         "output_dir": config.output_dir,
     }

@@ -209,7 +209,8 @@ def _train(
         if accelerator.is_main_process:
             tqdm.write(f"epoch {epoch}/{config.epochs}: loss {loss:.5f}")
             if epoch in (config.save_epochs or ()) and epoch < config.epochs:
-                save(folder / f"epoch_{epoch}", {"epoch": epoch, "loss": loss, "label_names": label_names})
+                early = {"epoch": epoch, "loss": loss, "validation_fraction": config.validation_fraction or 0}
+                save(folder / f"epoch_{epoch}", {**early, "label_names": label_names})
             if config.sample_every and (epoch % config.sample_every == 0 or epoch == config.epochs):
                 path = folder / "samples" / f"epoch_{epoch:04d}.png"
                 sample_grid(path, averaged(unet, average), scheduler, spec, config.sample_steps, config.seed)

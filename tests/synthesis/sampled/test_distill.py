@@ -320,7 +320,7 @@ def test_bad_settings(config, options, message):
 
 def test_a_dry_run_plans_and_writes_nothing(config, tmp_path):
     plan = plan_distill(config(tiles_per_image=4))
-    assert (plan["distilled_images"], plan["tiles"], plan["chunks"]) == (16, 48, 20)
+    assert (plan["distilled_images"], plan["tiles"], plan["batches"]) == (16, 48, 5)
     assert plan["prior_passes"] == 48 * STEPS
     assert plan["label_passes"] == 16 * (8 + VIEWS)
     assert plan["betas"] == {"IPC 1": default_beta(1), "IPC 3": default_beta(3)}
