@@ -29,7 +29,9 @@ from decoct.run.versions import installed_versions
 
 
 def rounded(weight: Tensor, bits: int) -> Tensor:
-    """A weight `(out, ...)` as `bits` a value, 16 being float16, can say it."""
+    """A weight `(out, ...)` as `bits` a value can say it, 16 being float16 and 32 the weight as it is."""
+    if bits == 32:
+        return weight
     if bits == 16 or weight.ndim < 2:
         return weight.half().float()
     most = 2 ** (bits - 1) - 1
@@ -39,6 +41,8 @@ def rounded(weight: Tensor, bits: int) -> Tensor:
 
 def bytes_of(weight: Tensor, bits: int) -> int:
     """Bytes of a weight so stored, with a scale of two bytes an output channel."""
+    if bits == 32:
+        return 4 * weight.numel()
     if bits == 16 or weight.ndim < 2:
         return 2 * weight.numel()
     return weight.numel() * bits // 8 + 2 * len(weight)
@@ -48,9 +52,8 @@ def measure(teacher: Classifier, images: PixelDataset, bits: Sequence[int]) -> d
     """Accuracy and bytes by bits a weight; 32 is the network as it is. The teacher's weights are those of the last."""
     weights = {name: weight.detach().clone() for name, weight in teacher.model.named_parameters()}
     statistics = sum(4 * each.numel() for each in teacher.model.buffers() if each.is_floating_point())
-    found = {"32": {"accuracy": accuracy(teacher, images), "bytes": 4 * sum(map(Tensor.numel, weights.values()))}}
-    found["32"]["bytes"] += statistics
-    for each in bits:
+    found = {}
+    for each in (32, *bits):
         with torch.no_grad():
             for name, parameter in teacher.model.named_parameters():
                 parameter.copy_(rounded(weights[name], each))

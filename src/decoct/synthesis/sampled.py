@@ -135,10 +135,7 @@ def distill_samples(
     if (finished := run.start(images, **sampler_networks(pipeline, config.prior, config.estimator))) is not None:
         return finished
     place(pipeline, accelerator.device, config.prior_offload)
-    betas = betas_of(config.ipc, config.beta)
-    batches = batches_of(
-        chunks_of(spec.num_classes, betas, config.tiles_per_image, config.guidance_batch), config.micro_batch
-    )
+    betas, batches = planned_batches(config, spec.num_classes)
     side = spec.image_size // config.tile_rows
 
     def compute(start: int, end: int) -> Dataset:
@@ -163,6 +160,13 @@ def distill_samples(
     )
 
 
+def planned_batches(config: DistillConfig, classes: int) -> tuple[dict[int, float], list[list[Chunk]]]:
+    """The weight of the contextual information by IPC, and the chunks that are sampled together."""
+    betas = betas_of(config.ipc, config.beta)
+    chunks = chunks_of(classes, betas, config.tiles_per_image, config.guidance_batch)
+    return betas, batches_of(chunks, config.micro_batch)
+
+
 def plan_sampled(
     config: DistillConfig, images: Dataset, teacher: Classifier, accelerator: Accelerator
 ) -> dict[str, Any]:
@@ -174,23 +178,21 @@ def plan_sampled(
     check_source(images, config.dataset, teacher, config.tile_rows)
     check_pipeline(pipeline, settings, teacher, config.prior, config.estimator)
     DistillRun(config, teacher, accelerator).check(images, **sampler_networks(pipeline, config.prior, config.estimator))
-    betas = betas_of(config.ipc, config.beta)
+    betas, batches = planned_batches(config, spec.num_classes)
     tiles = spec.num_classes * max(config.ipc) * config.tiles_per_image
     distilled = spec.num_classes * sum(config.ipc)
     labelled = label_passes(distilled, len(config.label_teacher), values_for(StoredLabels, config))
     per_second = throughput(teacher.to(accelerator.device), config.mixed_precision, config.batch_size)
     with autocast(accelerator.device, config.mixed_precision):
         per_step = seconds_per_step(pipeline, settings, tiles, spec.image_size // config.tile_rows)
-    chunks = chunks_of(spec.num_classes, betas, config.tiles_per_image, config.guidance_batch)
-    batches = len(batches_of(chunks, config.micro_batch))
-    sampling = tiles * config.sampling_steps * per_step / min(accelerator.num_processes, batches)
+    sampling = tiles * config.sampling_steps * per_step / min(accelerator.num_processes, len(batches))
     seconds = sampling + labelled / per_second / accelerator.num_processes
     return {
         "method": config.method,
         "betas": {f"IPC {ipc}": beta for ipc, beta in betas.items()},
         "distilled_images": distilled,
         "tiles": tiles,
-        "batches": batches,
+        "batches": len(batches),
         "prior_passes": tiles * config.sampling_steps,
         "label_passes": labelled,
         "estimated_seconds": round(seconds, 1),
